@@ -25,6 +25,7 @@ _PUBLIC = {
     "select": "circuitfind.api",
     "evaluate": "circuitfind.api",
     "render": "circuitfind.api",
+    "replay_decisions": "circuitfind.replay",
     "open_bridge": "circuitfind.models",
     "check_model": "circuitfind.models",
     "Circuit": "circuitfind.circuit",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from circuitfind.decisions import DecisionLog
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
 from circuitfind.execution.batches import with_clean_logits
@@ -98,6 +99,10 @@ class Problem:
         """The metric turned so that more is better: logits (..., prompts, d_vocab) to (..., prompts)."""
         return lambda logits: self.metric.sign * self.metric(logits, batch.targets)
 
+    def loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """The metric turned so that less is better: logits (..., prompts, d_vocab) to (..., prompts)."""
+        return -self.metric.sign * self.metric(logits, batch.targets)
+
     def add_up(self, steps: Sequence[Any], contribute: Callable[[Any], Contribution], label: str) -> EdgeScores:
         """Sum what every step contributes and divide by the number of prompts; resumable, with a progress bar.
 
@@ -115,9 +120,15 @@ class Problem:
         parts = None if not self.parts else sums.astype(np.float32)
         return self.scores(sums.sum(0) / len(self.pairs), parts)
 
-    def scores(self, values: np.ndarray[Any, Any], parts: np.ndarray[Any, Any] | None = None) -> EdgeScores:
+    def scores(
+        self,
+        values: np.ndarray[Any, Any],
+        parts: np.ndarray[Any, Any] | None = None,
+        decisions: tuple[DecisionLog, ...] = (),
+    ) -> EdgeScores:
         """Scores of this problem with its provenance. ``parts`` are not divided by the number of prompts."""
-        return EdgeScores(self.graph, np.asarray(values, dtype=np.float64), self.provenance, parts, self.parts)
+        whole = np.asarray(values, dtype=np.float64)
+        return EdgeScores(self.graph, whole, self.provenance, parts, self.parts, decisions)
 
 
 def _within_memory(step: Any, contribute: Callable[[Any], Contribution]) -> list[Contribution]:
@@ -145,6 +156,8 @@ class Algorithm:
         parts: the axes along which it can keep scores apart (``"prompt"``, ``"position"``).
         cost: one sentence about its cost.
         forwards: ``(graph, options)`` to the cost of one prompt in forward passes, for the estimate before a run.
+        metric: the metric it uses where none is asked for; "" for the task's.
+        worst_case: ``forwards`` is an upper bound that runs rarely come near, and all prompts are held in memory.
     """
 
     name: str
@@ -155,6 +168,8 @@ class Algorithm:
     parts: tuple[str, ...] = ()
     cost: str = ""
     forwards: Callable[[ComputationGraph, Mapping[str, Any]], float] = lambda graph, options: 0
+    metric: str = ""
+    worst_case: bool = False
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -220,7 +235,13 @@ class Algorithm:
             raise
 
 
-_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "one or more numbers, separated by commas",
+}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -228,6 +249,9 @@ def _as_kind(kind: type, value: Any) -> Any:
     """A value, or its text from the command line, as the type of an option's default."""
     if kind is bool:
         return _TRUTH[str(value).lower()]
+    if kind is tuple:
+        several = value.strip("()[] ").rstrip(",").split(",") if isinstance(value, str) else np.ravel(value)
+        return tuple(float(part) for part in several)
     converted = kind(value)
     if not isinstance(value, str) and converted != value:
         raise ValueError

@@ -12,7 +12,7 @@ import torch
 
 from circuitfind import models, rendering
 from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.circuit import Circuit, edges_above, greedy_edges, to_eap_ig, top_edges
+from circuitfind.circuit import Circuit, decided_edges, edges_above, greedy_edges, to_eap_ig, top_edges
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import Evaluation, PairReport, evaluate_circuit, report_pairs
 from circuitfind.execution import ABLATIONS
@@ -112,7 +112,7 @@ def discover(
     """
     task = load_task(task, model=model)
     chosen = ALGORITHMS[algorithm]
-    resolved = as_metric(metric or task.metric)
+    resolved = as_metric(metric or chosen.metric or task.metric)
     pairs = (
         tokenized_pairs(model, task, split="train", n=n, seed=seed, **(task_options or {})) if pairs is None else pairs
     )
@@ -143,7 +143,10 @@ def select(
     pairs: TokenPairs | Sequence[TokenPairs] | None = None,
     batch_size: int | None = None,
 ) -> Circuit:
-    """A circuit from scores, by one rule; without any, the smallest prefix with faithfulness 0.85 on train prompts.
+    """A circuit from scores, by one rule.
+
+    Without any, it is the circuit that the algorithm itself decided on (ACDC at one threshold); where it only ranks, the
+    smallest prefix with faithfulness 0.85 on train prompts.
 
     Args:
         model, task: needed by the faithfulness rule, which runs the model on prompts of :func:`choosing_pairs`.
@@ -161,6 +164,8 @@ def select(
         return edges_above(scores, threshold, absolute=absolute)
     if greedy is not None:
         return greedy_edges(scores, greedy, absolute=absolute)
+    if faithfulness is None and scores.decided is not None:
+        return decided_edges(scores)
     if model is None or (task is None and pairs is None):
         raise OptionError(
             "choosing by faithfulness runs the model: give model and task, or top=, threshold= or greedy="
@@ -309,6 +314,8 @@ def _selection_words(circuit: Circuit) -> str:
         return f"{s['rule']} {s['n']} by {by}"
     if s.get("rule") == "threshold":
         return f"{by} >= {s['threshold']:g}"
+    if s.get("rule") == "decided":
+        return f"edges kept at threshold {s['threshold']:g}" + (" by |delta|" if s["absolute"] else "")
     return str(s.get("rule", ""))
 
 

@@ -265,6 +265,21 @@ def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circui
     return _circuit(scores, kept, {"rule": "greedy", "n": n, "absolute": absolute})
 
 
+def decided_edges(scores: EdgeScores) -> Circuit:
+    """The edges that the algorithm itself kept, pruned.
+
+    Raises:
+        OptionError: it ranked the edges only, or decided about them at several thresholds.
+    """
+    if scores.decided is None:
+        n, name = len(scores.decisions), scores.provenance.algorithm or "the algorithm"
+        reason = f"decided at {n} thresholds" if n else "ranks edges and keeps none itself"
+        raise OptionError(f"{name} {reason}, so there is no one circuit of its own; give top=, threshold= or greedy=")
+    log = scores.decisions[0]
+    rule = {"rule": "decided", "threshold": log.threshold, "absolute": log.absolute}
+    return _circuit(scores, scores.decided, rule)
+
+
 def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Edges left after pruning the best n, for every n from 0 to all: (edges + 1,), in one pass over the graph."""
     from circuitfind import kernels

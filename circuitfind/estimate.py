@@ -20,16 +20,21 @@ def estimate(
     """One line: edges, forward-equivalents per prompt, seconds and memory.
 
     The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents; they are
-    an estimate to within a factor of about two.
+    an estimate to within a factor of about two. An algorithm that knows a bound only gets a line that says so.
     """
     batches = make_batches(model, pairs, batch_size)
     chosen = ALGORITHMS[algorithm]
     forwards = chosen.forwards(model.graph, chosen.resolve(options))
     seconds = _forward_seconds(model, batches[0].clean, batches[0].answer) * forwards * len(pairs) / len(batches[0])
-    tokens = max(batch.clean.numel() for batch in batches)
+    tokens = [batch.clean.numel() for batch in batches]
+    memory = _memory(model, _searching(model) * sum(tokens) if chosen.worst_case else _attributing(model) * max(tokens))
+    at_most, bound = "", ""
+    if chosen.worst_case:
+        at_most, seconds = "at most ", max(1, seconds)
+        bound = f"; {algorithm} usually needs a small part of it: the cost follows the circuit"
     return (
-        f"{algorithm}: {model.graph.n_edges:,} edges, about {forwards:,.0f} forward passes for each of {len(pairs)} "
-        f"prompts, {_count(len(batches), 'micro-batch')}; the scores should take {_time(seconds)} and {_memory(model, tokens)}"
+        f"{algorithm}: {model.graph.n_edges:,} edges, {at_most}about {forwards:,.0f} forward passes for each of {len(pairs)} "
+        f"prompts, {_count(len(batches), 'micro-batch')}; the scores should take {at_most}{_time(seconds)} and {memory}{bound}"
     )
 
 
@@ -53,9 +58,20 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _memory(model: Transformer, tokens: int) -> str:
-    """Senders' outputs twice, one layer's receiver gradients, and the activations kept for the backward pass."""
+def _attributing(model: Transformer) -> int:
+    """Numbers per token: senders' outputs twice, one layer's receiver gradients, and what the backward pass keeps."""
     c, graph = model.config, model.graph
-    width = 2 * graph.n_senders + 3 * graph.n_heads * 2 + c.n_layers * (5 + c.d_mlp // c.d_model)
-    megabytes = width * c.d_model * model.dtype.itemsize * tokens / 2**20
+    return (2 * graph.n_senders + 3 * graph.n_heads * 2 + c.n_layers * (5 + c.d_mlp // c.d_model)) * c.d_model
+
+
+def _searching(model: Transformer) -> int:
+    """Numbers per token: senders' outputs twice, the stream at every block, a constant for every receiver; q, k and v."""
+    c, graph = model.config, model.graph
+    vectors = 2 * graph.n_senders + len(graph.blocks) + len(graph.receiver_names)
+    return vectors * c.d_model + 3 * c.n_layers * c.n_heads * c.d_head
+
+
+def _memory(model: Transformer, numbers: int) -> str:
+    """The size of so many numbers of the model's precision."""
+    megabytes = numbers * model.dtype.itemsize / 2**20
     return f"{max(1, megabytes):,.0f} MB above the model"

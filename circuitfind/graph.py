@@ -221,7 +221,7 @@ class ComputationGraph:
         if target not in self._receiver_number:
             raise UnknownNameError(f"receiver in edge {name!r}:", target, self.receiver_names)
         sender, receiver = self._sender_number[source], self._receiver_number[target]
-        block = self._block_of(receiver)
+        block = self.block_of(receiver)
         if sender >= block.n_senders:
             raise CircuitError(f"edge {name!r}: {source} comes after {target}, so it cannot feed it")
         return block.first_edge + (receiver - block.first_receiver) * block.n_senders + sender
@@ -234,7 +234,8 @@ class ComputationGraph:
     def _receiver_number(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.receiver_names)}
 
-    def _block_of(self, receiver: int) -> Block:
+    def block_of(self, receiver: int) -> Block:
+        """The block a receiver is in."""
         return next(b for b in self.blocks if b.first_receiver <= receiver < b.first_receiver + b.n_receivers)
 
     def mask(self, names: Iterable[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:

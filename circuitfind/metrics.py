@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,6 +29,15 @@ class Targets:
     correct: Tensor
     incorrect: Tensor
     clean_logits: Tensor | None = None
+
+    @cached_property
+    def clean_log_probs(self) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and probabilities of the full model on the clean prompts, each (prompts, d_vocab)."""
+        if self.clean_logits is None:
+            raise OptionError("the metric compares with the full model; Targets.clean_logits must be given")
+        with torch.inference_mode(False), torch.no_grad():  # a backward pass may come later and save them
+            log_probs = self.clean_logits.to(_at_least_float32(self.clean_logits.dtype)).log_softmax(-1)
+            return log_probs, log_probs.exp()
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Metric:
         Raises:
             OptionError: the function gives something else.
         """
-        values = self.function(logits.float() if logits.dtype.itemsize < 4 else logits, targets)
+        values = self.function(logits.to(_at_least_float32(logits.dtype)), targets)
         if not isinstance(values, Tensor) or values.shape != logits.shape[:-1]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise OptionError(
@@ -69,6 +79,10 @@ class Metric:
     def sign(self) -> int:
         """+1 if larger is better, else -1."""
         return 1 if self.larger_is_better else -1
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def _answers(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,10 +120,10 @@ def prob_diff(logits: Tensor, targets: Targets) -> Tensor:
 
 def kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
     """KL(full model on clean || these logits) over the whole vocabulary, in nats (Conmy et al. 2023, section 3)."""
-    if targets.clean_logits is None:
-        raise OptionError("the metric 'kl' compares with the full model; Targets.clean_logits must be given")
-    reference = targets.clean_logits.log_softmax(-1)
-    return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+    log_probs, probs = targets.clean_log_probs
+    assert targets.clean_logits is not None
+    change = logits - targets.clean_logits  # small near the full model, so nothing cancels there
+    return (log_probs + change).logsumexp(-1) - torch.linalg.vecdot(probs, change)
 
 
 def nll(logits: Tensor, targets: Targets) -> Tensor:

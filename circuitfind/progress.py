@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,31 @@ def track(items: Sequence[Item], label: str, *, start: int = 0) -> Iterator[Item
         for item in items[done:]:
             yield item
             progress.advance(task)
+
+
+class Meter:
+    """A bar for work whose pieces differ in size: shown on a terminal after two seconds, with the time left."""
+
+    def __init__(self, total: int, label: str, done: int = 0) -> None:
+        self.total, self._label, self._done = total, label, done
+        self._wanted = sys.stderr.isatty() and not os.environ.get("CIRCUITFIND_QUIET")
+        self._begun = time.monotonic()
+        self._stack = ExitStack()
+        self._bar: Any = None
+
+    def show(self, done: int, label: str) -> None:
+        """So much is done, in these words."""
+        if not self._wanted or (self._bar is None and time.monotonic() - self._begun < SECONDS_BEFORE_A_BAR):
+            return
+        if self._bar is None:
+            self._bar = self._stack.enter_context(_bar(self._label, self.total))
+        progress, task = self._bar
+        progress.update(task, completed=done, description=label)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._stack.close()
+        self._bar = None
 
 
 @dataclass

@@ -5,6 +5,9 @@
     circuit.json       the kept edges and where they are from    circuit.dot, .svg, .png
     versions.json      libraries, machine, seconds            summary.txt       the verdict in sentences
 
+Where the algorithm decides edge by edge (ACDC) there are also ``decisions.csv``, every decision in order, which
+``circuitfind replay`` makes again; and of a sweep ``thresholds.csv``: edges kept and tests made at each threshold.
+
 How the folder is written and continued is :mod:`circuitfind.run_folder`'s business.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +25,7 @@ from typing import Any
 
 from circuitfind import api
 from circuitfind.circuit import Circuit, check_size
+from circuitfind.decisions import DecisionLog
 from circuitfind.errors import CircuitfindError, OptionError, PairsError
 from circuitfind.evaluation import CHANCE, FEW_PROMPTS, Evaluation, clean_accuracy, verdict
 from circuitfind.run_folder import RunFolder
@@ -38,7 +42,8 @@ class RunConfig:
 
     Attributes:
         task: a task's name or a file of pairs. model: a specification for :func:`circuitfind.load_model`.
-        rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number.
+        rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number; ``default`` is
+            the algorithm's own circuit where it decides on one, which needs no number, and else ``faithfulness``.
         absolute: rank by size of score.
         metric: None for the task's.
         n_prompts, n_held_out, n_random, seed: sizes of the splits and of the control.
@@ -51,7 +56,7 @@ class RunConfig:
     algorithm: str = "eap-ig-inputs"
     ablation: str = "corrupted"
     metric: str | None = None
-    rule: str = "faithfulness"
+    rule: str = "default"
     value: float = api.FAITHFULNESS
     absolute: bool = True
     n_prompts: int = api.N_PROMPTS
@@ -135,8 +140,10 @@ def run(
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
+    sentences += _about_decisions(scores, circuit)
     with _timed(seconds, "draw"):
         _write_results(folder, circuit, evaluation, task, sentences)
+    _write_decisions(folder.partial, scores.decisions)
     if task.fixed is not None:
         api.write_pairs(task.fixed, folder.partial / "pairs.jsonl")
     folder.write_json("versions.json", {**versions(model), "seconds": seconds})
@@ -189,7 +196,7 @@ def _refuse_early(config: RunConfig) -> None:
     ):
         if value is not None and value < least:
             raise OptionError(f"--{name} {value}: give at least {least}")
-    if config.rule == "faithfulness" and not 0 < config.value <= 2:
+    if config.rule in ("default", "faithfulness") and not 0 < config.value <= 2:
         raise OptionError(f"--faithfulness {config.value:g}: give a share, such as 0.85")
     if config.rule in ("top", "greedy") and config.value < 1:
         raise OptionError(f"cannot keep {config.value:g} edges; give at least 1")
@@ -206,7 +213,9 @@ def _pairs(model: Transformer, task: Task, config: RunConfig, split: str) -> Tok
 
 def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig) -> Circuit:
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
-    rule: dict[str, Any] = {config.rule: value}
+    name = "faithfulness" if config.rule == "default" else config.rule
+    own = config.rule == "default" and scores.decided is not None
+    rule: dict[str, Any] = {} if own else {name: value}
     return api.select(scores, model, task, absolute=config.absolute, batch_size=config.batch_size, **rule)
 
 
@@ -242,6 +251,32 @@ def _write_results(
     (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
     for suffix in ("dot", "svg", "png"):
         api.render(circuit, place / f"circuit.{suffix}", evaluation=evaluation, task=task)
+
+
+def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
+    """Sentences about an algorithm's own decisions, and what pruning left of them; none where it only ranks."""
+    sentences = [line for log in scores.decisions for line in log.summary()]
+    chosen = circuit.selection
+    dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
+    if dropped and circuit.provenance.ablation == "corrupted":
+        edges, were, carry = ("edges are", "were", "they carry") if dropped > 1 else ("edge is", "was", "it carries")
+        sentences.append(
+            f"{dropped:,} kept {edges} on no path from the input and {were} pruned: under corrupted ablation {carry} nothing."
+        )
+    return sentences
+
+
+def _write_decisions(place: Path, logs: Sequence[DecisionLog]) -> None:
+    """``decisions.csv``, all logs one below the other, and of a sweep ``thresholds.csv``."""
+    if not logs:
+        return
+    import pandas
+
+    pandas.concat([log.to_frame() for log in logs]).to_csv(place / "decisions.csv", index=False)
+    if len(logs) > 1:
+        columns = {"threshold": [log.threshold for log in logs], "kept": [int(log.kept.sum()) for log in logs]}
+        columns["tests"] = [int(log.tested.sum()) for log in logs]
+        pandas.DataFrame(columns).to_csv(place / "thresholds.csv", index=False)
 
 
 def versions(model: Transformer | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The folder of a run while it is being made: written whole or not at all, continued after an interruption."""
+"""The folder of a run: written whole or not at all, continued after an interruption, opened again when it is finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuitfind.errors import OptionError
+from circuitfind.circuit import Circuit
+from circuitfind.errors import CircuitError, OptionError
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
 
@@ -113,6 +114,39 @@ class RunFolder:
             os.replace(self.out, old)
         os.replace(self.partial, self.out)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
+    """A circuit, and the configuration of its run where it lies in a run folder; ``task`` is then the run's own pairs.
+
+    Args:
+        path: a run folder, or a circuit's JSON file in one or anywhere.
+
+    Raises:
+        CircuitError: no readable circuit or configuration.
+    """
+    file = path / "circuit.json" if path.is_dir() else path
+    config = file.parent / "config.json"
+    if file.name != "circuit.json" or not config.exists():
+        return Circuit.load(file), {}
+    settings = read_object(config)
+    own = file.parent / "pairs.jsonl"
+    return Circuit.load(file), {**settings, "task": str(own)} if own.exists() else settings
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder.
+
+    Raises:
+        CircuitError: it cannot be read.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CircuitError(f"{path} is not readable JSON ({error}); is the run folder complete?") from None
+    if not isinstance(values, dict):
+        raise CircuitError(f"{path} holds no JSON object; is the run folder complete?")
+    return values
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from circuitfind.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.errors import CircuitError, NumericalError
 from circuitfind.graph import ComputationGraph
 
@@ -61,6 +62,7 @@ class EdgeScores:
         parts: the summands of ``values`` times the number of prompts: float32 (prompts, edges) or (positions, edges), where
             asked for. A prompt's row is that prompt's own score.
         parts_axis: ``"prompt"`` or ``"position"`` or ``""``.
+        decisions: the logs of an algorithm that decides edge by edge, one for each threshold.
 
     Raises:
         CircuitError: wrong shape.
@@ -72,6 +74,7 @@ class EdgeScores:
     provenance: Provenance = field(default_factory=Provenance)
     parts: np.ndarray[Any, np.dtype[np.float32]] | None = None
     parts_axis: str = ""
+    decisions: tuple[DecisionLog, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.shape != (self.graph.n_edges,):
@@ -82,6 +85,11 @@ class EdgeScores:
                 f"{len(bad)} edge scores are NaN or infinite, first {self.graph.edge_name(int(bad[0]))}; "
                 "check the model with 'circuitfind check-model' and the prompts with 'circuitfind check-pairs'"
             )
+
+    @property
+    def decided(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """The edges the algorithm itself kept, boolean (edges,); None where it only ranks or swept several thresholds."""
+        return self.decisions[0].kept if len(self.decisions) == 1 else None
 
     def ranking(self, absolute: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Edge numbers from most to least important, by score or by its size; ties by edge number."""
@@ -95,6 +103,7 @@ class EdgeScores:
         tensors: dict[str, np.ndarray[Any, Any]] = {"scores": self.values}
         if self.parts is not None:
             tensors["parts"] = self.parts
+        tensors |= as_tensors(self.decisions)
         shape = {
             "n_layers": self.graph.n_layers,
             "n_heads": self.graph.n_heads,
@@ -128,10 +137,12 @@ class EdgeScores:
             raise CircuitError(f"{path} is not a readable score file: {error}") from None
         if about.get("schema") != SCHEMA:
             raise CircuitError(f"{path} is not a circuitfind score file (schema {about.get('schema')!r})")
+        graph = ComputationGraph(**about["graph"])
         return cls(
-            ComputationGraph(**about["graph"]),
+            graph,
             tensors["scores"],
             Provenance.from_dict(about["provenance"]),
             tensors.get("parts"),
             about["parts_axis"],
+            from_tensors(graph, tensors),
         )

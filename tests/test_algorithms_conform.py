@@ -48,15 +48,16 @@ def test_it_says_what_it_is_where_it_is_from_and_what_it_costs(algorithm):
     assert set(algorithm.ablations) <= set(ABLATIONS)
     assert set(algorithm.parts) <= set(PARTS) - {""}
     assert algorithm.forwards(MODEL.graph, algorithm.options) >= 0
-    assert estimate(MODEL, PAIRS, algorithm.name, {}).startswith(
-        f"{algorithm.name}: {MODEL.graph.n_edges} edges, about "
-    )
+    line = estimate(MODEL, PAIRS, algorithm.name, {})
+    assert line.startswith(f"{algorithm.name}: {MODEL.graph.n_edges} edges, {'at most ' * algorithm.worst_case}about ")
+    assert line.count("at most") == 2 * algorithm.worst_case
+    assert line.endswith("the cost follows the circuit") == algorithm.worst_case
 
 
 @every
 def test_options_can_be_given_as_text(algorithm):
     for name, default in algorithm.options.items():
-        assert type(default) in (int, float, bool, str)
+        assert type(default) in (int, float, bool, str, tuple)
         assert algorithm.resolve({name: str(default)}) == algorithm.resolve({}) == dict(algorithm.options)
 
 

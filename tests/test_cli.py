@@ -61,6 +61,16 @@ def folder(tmp_path_factory):
     return make(config, tmp_path_factory.mktemp("cli") / "run").folder
 
 
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """A finished run folder of an algorithm that decides edge by edge."""
+    from circuitfind.report import RunConfig
+    from circuitfind.report import run as make
+
+    config = RunConfig("induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0)
+    return make(config, tmp_path_factory.mktemp("cli") / "decided").folder
+
+
 @pytest.fixture
 def pairs_csv(tmp_path):
     """Twelve prompts of one's own, as a spreadsheet saves them."""
@@ -154,6 +164,20 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(run, refused, tmp_path, m
     assert run(*words, "--out", "whole")[0] == 0
     circuits = [(tmp_path / name / "circuit.json").read_bytes() for name in ("found", "whole")]
     assert circuits[0] == circuits[1]
+
+
+def test_the_default_rule_is_the_algorithms_own_circuit(run, tmp_path):
+    words = ("discover", "induction", "--model", "induction-2l", "-a", "acdc", "-o", "threshold=0.03", *FEW)
+    code, out, err = run(*words, "--out", "own")
+    assert (code, err) == (0, "")
+    assert re.search(r"acdc: 257 edges, at most about .* usually needs a small part of it: the cost follows", out)
+    assert "threshold 0.03: " in out
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["rule"] == "default"
+    circuit = Circuit.load(tmp_path / "own" / "circuit.json")
+    assert (circuit.selection["rule"], circuit.selection["threshold"]) == ("decided", 0.03)
+    assert "edges kept at threshold 0.03" in html.unescape((tmp_path / "own" / "circuit.dot").read_text())
+    assert run(*words, "--faithfulness", "0.5", "--out", "other")[0] == 0
+    assert Circuit.load(tmp_path / "other" / "circuit.json").selection["target"] == 0.5
 
 
 # --- evaluate, render, export -----------------------------------------------------------------------------------------
@@ -271,6 +295,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "{folder}", "--prompts", "4", "--random", "1"),
     "render": ("render", "{folder}", "picture.svg"),
     "export": ("export", "{folder}", "graph.json"),
+    "replay": ("replay", "{decided}", "--steps", "3"),
     "tasks": ("tasks", "ioi", "--show", "1"),
     "models": ("models", "induction-2l"),
     "algorithms": ("algorithms",),
@@ -280,8 +305,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_one_json_value(run, folder, pairs_csv, command):
-    words = [word.format(folder=folder, pairs=pairs_csv) for word in COMMANDS[command]]
+def test_every_command_prints_one_json_value(run, folder, decided, pairs_csv, command):
+    words = [word.format(folder=folder, decided=decided, pairs=pairs_csv) for word in COMMANDS[command]]
     code, out, _ = run(*words, "--json")
     assert code == 0
     assert json.loads(out)
@@ -413,6 +438,9 @@ def test_options_that_are_none_are_refused_in_one_message(refused, words, reason
         (("render", "{folder}", "--top", "-1"), "cannot draw -1 edges"),
         (("render", "mine.csv"), "not a readable JSON"),
         (("export", "{folder}", "nowhere/graph.json"), "nowhere/graph.json"),
+        (("replay", "{folder}"), "is a run of eap, which makes no decisions to replay"),
+        (("replay", "mine.csv"), "is not a run folder: it has no config.json"),
+        (("replay", "nowhere"), "there is no nowhere; give a run folder of acdc"),
         (("tasks", "ioy"), "Did you mean 'ioi'"),
         (("tasks", "ioi", "--show", "-1"), "cannot make -1 pairs"),
         (("models", "tasks-4"), "Did you mean 'tasks-4l'"),

@@ -1,6 +1,7 @@
 """The command line: ``circuitfind COMMAND``. Every command prints text for people, or with ``--json`` one JSON value.
 
-Exit codes: 0 done, 2 something about the input is wrong (one clear message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 a replay that does not agree, 2 something about the input is wrong (one clear message, no traceback),
+130 interrupted.
 """
 
 from __future__ import annotations

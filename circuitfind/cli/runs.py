@@ -1,8 +1,7 @@
-"""Commands that make or use a circuit: discover, evaluate, render, export."""
+"""Commands that make or use a circuit: discover, evaluate, render, export, replay."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import Bos, Device, Dtype, Json, Model, app, print_result, read_settings
-from circuitfind.errors import CircuitError, OptionError
+from circuitfind.errors import OptionError
 
 
 def _rule(
@@ -20,7 +19,7 @@ def _rule(
     given = {name: float(value) for name, value in rules.items() if value is not None}
     if len(given) > 1:
         raise OptionError("give one of --faithfulness, --edges, --threshold and --greedy, not several")
-    return next(iter(given.items()), ("faithfulness", 0.85))
+    return next(iter(given.items()), ("default", 0.85))
 
 
 @app.command()
@@ -43,7 +42,9 @@ def discover(
     ablation: Annotated[str, typer.Option(help="corrupted, zero, mean or mean-positional.")] = "corrupted",
     faithfulness: Annotated[
         float | None,
-        typer.Option(help="Keep the smallest circuit that reaches this on the train split [default: 0.85]."),
+        typer.Option(
+            help="Keep the smallest circuit that reaches this on the train split [default: 0.85; acdc's is its own]."
+        ),
     ] = None,
     edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
@@ -135,8 +136,9 @@ def evaluate(
     """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
     from circuitfind import api
     from circuitfind.evaluation import verdict
+    from circuitfind.run_folder import open_run
 
-    loaded, settings = _load_circuit(circuit)
+    loaded, settings = open_run(circuit)
     spec = model or settings.get("model") or loaded.provenance.model
     chosen = task or settings.get("task") or loaded.provenance.task
     if not spec or not chosen:
@@ -158,28 +160,6 @@ def evaluate(
     print_result(measured.to_json(), as_json, verdict(loaded, measured))
 
 
-def _load_circuit(path: Path) -> tuple[Any, dict[str, Any]]:
-    """A circuit, and the configuration of its run where it lies in a run folder."""
-    from circuitfind.circuit import Circuit
-
-    file = path / "circuit.json" if path.is_dir() else path
-    config = file.parent / "config.json"
-    if file.name != "circuit.json" or not config.exists():
-        return Circuit.load(file), {}
-    settings = _read_object(config)
-    own = file.parent / "pairs.jsonl"
-    return Circuit.load(file), {**settings, "task": str(own)} if own.exists() else settings
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CircuitError(f"{path} is not readable JSON ({error}); is the run folder complete?") from None
-    return values
-
-
 @app.command()
 def render(
     circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
@@ -192,14 +172,15 @@ def render(
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
     from circuitfind import api
+    from circuitfind.run_folder import open_run, read_object
 
-    loaded, settings = _load_circuit(circuit)
+    loaded, settings = open_run(circuit)
     folder = circuit if circuit.is_dir() else circuit.parent
     measured = folder / "evaluation.json"
     path = api.render(
         api.strongest(loaded, top) if top is not None else loaded,
         folder / "circuit.svg" if out is None else out,
-        evaluation=_read_object(measured) if settings and measured.exists() else None,
+        evaluation=read_object(measured) if settings and measured.exists() else None,
         detail=detail,
     )
     print_result({"picture": str(path)}, as_json, [str(path)])
@@ -213,11 +194,32 @@ def export(
 ) -> None:
     """Write a circuit in EAP-IG's graph JSON, the format of MIB submissions (all edges, where a run folder has scores)."""
     from circuitfind import api
+    from circuitfind.run_folder import open_run
 
-    loaded, settings = _load_circuit(circuit)
+    loaded, settings = open_run(circuit)
     scores = circuit / "scores.safetensors" if circuit.is_dir() else circuit.with_name("scores.safetensors")
     if not (spec := settings.get("model") or loaded.provenance.model):
         raise OptionError(f"{circuit} does not say its model, whose width the format asks for; give a run folder")
     model = api.load_model(spec)
     api.write_eap_ig(loaded, out, d_model=model.config.d_model, scores=scores if scores.exists() else None)
     print_result({"file": str(out)}, as_json, [str(out)])
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder of acdc, or the decisions.csv in it.")],
+    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep [default: all].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Only the first N tests.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float64",
+    as_json: Json = False,
+) -> None:
+    """Make every decision of a run again, one plain forward pass for each (exit code 1 if one does not agree)."""
+    from circuitfind.replay import replay_decisions
+
+    replays = replay_decisions(run, threshold=threshold, steps=steps, dtype=dtype, device=device)
+    passed = all(replay.passed for replay in replays)
+    lines = [sentence for replay in replays for sentence in replay.sentences()]
+    print_result({"passed": passed, "thresholds": [replay.to_json() for replay in replays]}, as_json, lines)
+    if not passed:
+        raise typer.Exit(1)

@@ -196,11 +196,25 @@ class Transformer:
             out = out + (b if heads is None else b[heads])
         return out
 
+    def project_head(self, layer: int, port: str, head: int, x: Tensor) -> Tensor:
+        """One port of one head from its normed input: (..., d_model) to (..., d_head)."""
+        W, b = self.port_weights(layer, port)
+        columns = slice(head * self.config.d_head, (head + 1) * self.config.d_head)
+        return F.linear(x, W[:, columns].T, None if b is None else b[columns])
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The attention core: q, k, v (..., heads, prompts, positions, d_head) to mixed values of the same shape."""
         q, k, flat_v = (part.flatten(0, -4) for part in (q, k, v))
         z = F.scaled_dot_product_attention(q, k, flat_v, is_causal=True, scale=self.config.attention_scale)
         return z.view(v.shape)
+
+    def attend_at(self, layer: int, q: Tensor, k: Tensor, v: Tensor, answer: Tensor) -> Tensor:
+        """The attention core for one query per prompt: q (..., prompts, 1, d_head) at positions ``answer`` (prompts,), with
+        k and v of all positions, to mixed values (..., prompts, 1, d_head).
+        """
+        scores = (q @ k.transpose(-1, -2)) * self.config.attention_scale
+        future = torch.arange(k.shape[-2], device=k.device) > answer[:, None]
+        return scores.masked_fill(future[:, None], -torch.inf).softmax(-1) @ v
 
     def attention_pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
         """Attention probabilities (..., heads, prompts, positions of q, positions of k)."""
@@ -213,6 +227,11 @@ class Transformer:
         W = self.weights[f"layers.{layer}.W_O"].view(self.config.n_heads, self.config.d_head, self.config.d_model)
         W = W if heads is None else W[heads]
         return torch.matmul(z.flatten(-3, -2), W).unflatten(-2, z.shape[-3:-1])
+
+    def write_head(self, layer: int, head: int, z: Tensor) -> Tensor:
+        """What one head writes, without the output bias: (..., d_head) to (..., d_model)."""
+        rows = slice(head * self.config.d_head, (head + 1) * self.config.d_head)
+        return z @ self.weights[f"layers.{layer}.W_O"][rows]
 
     def write_heads(self, layer: int, z: Tensor, out: Tensor) -> Tensor:
         """Fill ``out`` (heads, prompts, positions, d_model) with what each head writes; their sum with the output bias."""
@@ -247,9 +266,18 @@ class Transformer:
         """What the MLP writes, bias included: (..., d_mlp) to (..., d_model)."""
         return F.linear(hidden, self.weights[f"layers.{layer}.W_out"].T, self._get(f"layers.{layer}.b_out"))
 
-    def unembed(self, x: Tensor) -> Tensor:
-        """Logits (..., d_vocab) of a last-stream input (..., d_model); the final norm is applied here."""
-        return F.linear(self.norm("ln_final", x), self.weights["W_U"].T, self._get("b_U"))
+    def unembed(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Logits (..., d_vocab) of a last-stream input (..., d_model); the final norm is applied here.
+
+        Args:
+            out: where to write them, contiguous; for callers that do this often and want no fresh memory.
+        """
+        x, W, b = self.norm("ln_final", x), self.weights["W_U"], self._get("b_U")
+        if out is None:
+            return F.linear(x, W.T, b)
+        rows, flat = x.flatten(0, -2), out.view(-1, self.config.d_vocab)
+        torch.mm(rows, W, out=flat) if b is None else torch.addmm(b, rows, W, out=flat)
+        return out
 
     # ---------------------------------------------------------------- the plain forward
 

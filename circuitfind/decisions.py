@@ -1,0 +1,225 @@
+"""The decisions of a greedy search, edge by edge in the order they were made: what ACDC did, and how surely.
+
+A **candidate** is what is decided at once: an edge, the three edges from a sender to q, k and v of a head, or a whole port
+(the original's DIRECT_COMPUTATION edge). The log is a row of numbers per candidate and can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitfind.graph import ComputationGraph
+
+if TYPE_CHECKING:
+    import pandas
+
+WHOLE_PORT = -1
+"""In the place of a sender: the candidate is the port itself."""
+HOW = (
+    "tested",
+    "tested in float64",
+    "nothing reads the node",
+    "its port was cut",
+    "same value in clean and ablated run",
+)
+"""How a decision was made; the first two are tests, the others cut without one."""
+TESTED, TESTED_AGAIN, UNREAD, PORT_CUT, SAME_VALUE = range(len(HOW))
+COLUMNS = ("before", "after", "kept", "how", "seconds")
+BEFORE, AFTER, KEPT, HOW_COLUMN, SECONDS = range(len(COLUMNS))
+FRAGILE = 1e-4
+"""A margin below this may turn out otherwise with other prompts, another machine or another precision."""
+Values = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is decided, in order.
+
+    Attributes:
+        graph: the whole graph.
+        receiver: receiver of every candidate, shape (candidates,); the q port where q, k and v are cut together.
+        sender: its sender, or :data:`WHOLE_PORT`.
+        together: edges into q, k and v of a head are one candidate.
+    """
+
+    graph: ComputationGraph
+    receiver: Ints
+    sender: Ints
+    together: bool = False
+
+    def __len__(self) -> int:
+        return len(self.receiver)
+
+    def receivers(self, candidate: int) -> list[int]:
+        """The receivers whose edges a candidate holds."""
+        first, heads = int(self.receiver[candidate]), self.graph.n_heads
+        one = not self.together or not self.graph.receiver_names[first].endswith("<q>")
+        return [first] if one else [first, first + heads, first + 2 * heads]
+
+    def visits(self) -> Iterator[tuple[list[int], slice]]:
+        """Receivers in order, each with its candidates."""
+        whole = self.sender == WHOLE_PORT
+        new = np.flatnonzero((np.diff(self.receiver) != 0) | (np.diff(whole) != 0)) + 1
+        for start, stop in zip([0, *new], [*new, len(self)], strict=True):
+            yield self.receivers(int(start)), slice(int(start), int(stop))
+
+    def edges(self, candidate: int) -> list[int]:
+        """Numbers of the edges a candidate holds."""
+        found: list[int] = []
+        for receiver in self.receivers(candidate):
+            block = self.graph.block_of(receiver)
+            first = block.first_edge + (receiver - block.first_receiver) * block.n_senders
+            sender = int(self.sender[candidate])
+            found += range(first, first + block.n_senders) if sender == WHOLE_PORT else [first + sender]
+        return found
+
+    def name(self, candidate: int) -> str:
+        """``sender->receiver``; the receiver without its port where all three go together, and ``a1.h2<q>->a1.h2`` for a
+        whole port.
+        """
+        receiver, sender = self.graph.receiver_names[self.receiver[candidate]], int(self.sender[candidate])
+        if sender == WHOLE_PORT:
+            return f"{receiver}->{receiver[:-3]}"
+        target = receiver[:-3] if self.together and receiver.endswith(">") else receiver
+        return f"{self.graph.sender_names[sender]}->{target}"
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionLog:
+    """One search at one threshold.
+
+    Attributes:
+        candidates: what was decided, in order.
+        threshold, absolute: a candidate is cut if its delta (or its size) is below the threshold.
+        values: float64 (candidates, :data:`COLUMNS`): loss before and after the cut (equal, where nothing was tested),
+            1 for kept and 0 for cut, a number of :data:`HOW`, and seconds since the search began.
+    """
+
+    candidates: Candidates
+    threshold: float
+    absolute: bool
+    values: Values
+
+    @property
+    def delta(self) -> Values:
+        """Loss after minus before: what cutting costs, float64 (candidates,)."""
+        return np.asarray(self.values[:, AFTER] - self.values[:, BEFORE])
+
+    @property
+    def tested(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which candidates were decided by a test."""
+        return np.asarray(self.values[:, HOW_COLUMN] <= TESTED_AGAIN)
+
+    @property
+    def margin(self) -> Values:
+        """By how much a test missed the threshold; positive where the candidate was kept."""
+        return np.asarray((np.abs(self.delta) if self.absolute else self.delta) - self.threshold)
+
+    @property
+    def kept_candidates(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which candidates were kept."""
+        return self.values[:, KEPT] == 1
+
+    @property
+    def kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which edges were kept, boolean (edges,)."""
+        kept = np.zeros(self.candidates.graph.n_edges, dtype=bool)
+        for candidate in np.flatnonzero(self.kept_candidates & (self.candidates.sender != WHOLE_PORT)):
+            kept[self.candidates.edges(int(candidate))] = True
+        return kept
+
+    @property
+    def edge_delta(self) -> Values:
+        """Delta of every kept edge, 0 elsewhere; float64 (edges,)."""
+        values = np.zeros(self.candidates.graph.n_edges)
+        for candidate in np.flatnonzero(self.kept_candidates & (self.candidates.sender != WHOLE_PORT)):
+            values[self.candidates.edges(int(candidate))] = self.delta[candidate]
+        return values
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The log as a table: step, threshold, edge, before, after, delta, margin, decision, how, seconds.
+
+        Delta and margin of what was not tested are empty.
+        """
+        import pandas
+
+        tested = self.tested
+        return pandas.DataFrame(
+            {
+                "step": np.arange(1, len(self.candidates) + 1),
+                "threshold": self.threshold,
+                "edge": [self.candidates.name(number) for number in range(len(self.candidates))],
+                "before": self.values[:, BEFORE],
+                "after": self.values[:, AFTER],
+                "delta": np.where(tested, self.delta, np.nan),
+                "margin": np.where(tested, self.margin, np.nan),
+                "decision": np.where(self.kept_candidates, "kept", "cut"),
+                "how": np.array(HOW)[self.values[:, HOW_COLUMN].astype(int)],
+                "seconds": self.values[:, SECONDS].round(3),
+            }
+        )
+
+    # ---------------------------------------------------------------- how surely
+
+    def summary(self) -> list[str]:
+        """Sentences: counts, then what makes the result doubtful."""
+        tested, again = int(self.tested.sum()), int((self.values[:, HOW_COLUMN] == TESTED_AGAIN).sum())
+        n, kept = len(self.candidates), int(self.kept_candidates.sum())
+        lines = [
+            f"threshold {self.threshold:g}: {kept:,} of {n:,} kept after {tested:,} tests; {n - tested:,} cut untested "
+            f"because what they feed was cut" + (f"; {again:,} close calls decided in float64" if again else "")
+        ]
+        if fragile := int((np.abs(self.margin[self.tested]) < FRAGILE).sum()):
+            lines.append(
+                f"{fragile:,} of {tested:,} tests are fragile: they missed the threshold by less than {FRAGILE:g}, so other "
+                "prompts may decide them otherwise."
+            )
+        if contested := self.contested():
+            lines.append(
+                f"{len(contested):,} edges from heads were cut at more than half the threshold while another head of their "
+                f"layer stayed (first: {contested[0]}); which of them stays may depend on the order: compare with the other "
+                "heads= order."
+            )
+        return lines
+
+    def contested(self) -> list[str]:
+        """Edges cut at more than half the threshold beside a kept edge from another head of the same layer."""
+        c, graph = self.candidates, self.candidates.graph
+        layer = np.where(c.sender > 0, (c.sender - 1) // graph.senders_per_layer, -1)
+        is_head = (c.sender > 0) & ((c.sender - 1) % graph.senders_per_layer < graph.n_heads)
+        group = c.receiver.astype(np.int64) * (graph.n_layers + 1) + layer
+        stays = set(group[is_head & self.kept_candidates].tolist())
+        near = is_head & self.tested & ~self.kept_candidates & (self.margin + self.threshold > self.threshold / 2)
+        return [c.name(int(number)) for number in np.flatnonzero(near) if int(group[number]) in stays]
+
+
+def as_tensors(logs: Sequence[DecisionLog]) -> dict[str, np.ndarray[Any, Any]]:
+    """What a score file stores of the logs of a sweep."""
+    if not logs:
+        return {}
+    candidates = logs[0].candidates
+    return {
+        "decisions": np.stack([log.values for log in logs]),
+        "decisions.receiver": candidates.receiver,
+        "decisions.sender": candidates.sender,
+        "decisions.threshold": np.array([log.threshold for log in logs]),
+        "decisions.flags": np.array([candidates.together, logs[0].absolute]),
+    }
+
+
+def from_tensors(graph: ComputationGraph, tensors: dict[str, np.ndarray[Any, Any]]) -> tuple[DecisionLog, ...]:
+    """The logs of a sweep from a score file's tensors; none, where it has none."""
+    if "decisions" not in tensors:
+        return ()
+    together, absolute = map(bool, tensors["decisions.flags"])
+    candidates = Candidates(graph, tensors["decisions.receiver"], tensors["decisions.sender"], together)
+    thresholds = tensors["decisions.threshold"]
+    return tuple(
+        DecisionLog(candidates, float(threshold), absolute, values)
+        for threshold, values in zip(thresholds, tensors["decisions"], strict=True)
+    )

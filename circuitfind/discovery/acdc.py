@@ -1,0 +1,153 @@
+"""Automatic Circuit DisCovery (Conmy et al. 2023, arXiv:2304.14997, Algorithm 1), exact.
+
+Receivers are visited from the logits down. Each edge into a receiver is cut in turn; if the loss grows by less than the
+threshold, the edge stays cut, otherwise it comes back for good:
+
+    for every receiver, from the logits down:
+        for every sender before it, from the nearest to the input:
+            delta = loss(circuit without the edge) - loss(circuit);  cut the edge if delta < threshold
+
+A cut edge carries its sender's ablated output, a kept edge what its sender writes in the current circuit. Order and rule are
+those of the authors' code (``TLACDCExperiment``), which is more precise than the paper: the logits, then per layer the MLP
+and the heads' v, k and q ports; senders layer by layer, the MLP first, then the heads, the input last; ``delta < threshold``
+is strict, and a cut that *improves* the metric is always made, unless ``absolute``. A node that nothing reads any more loses
+its edges untested. The loss is KL(full model || circuit), or minus a metric of which more is better.
+
+Deviations: (1) every prompt counts, not the first batch alone, at its answer position. (2) A loss that is NaN stops the run;
+the original keeps the edge. (3) A loss is not computed anew where the circuit is the same. (4) Where float32 cannot tell a
+delta from the threshold, float64 decides. (5) A sender that writes its ablated value anyway has delta 0 without a test. (6)
+Edges are those of :mod:`circuitfind.graph`; with ``direct_edges`` the original's DIRECT_COMPUTATION edges (port -> head) too.
+
+Scores: at one threshold each kept edge's delta, 0 where it was cut; of several the largest at which it was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.decisions import UNREAD, WHOLE_PORT, Candidates
+from circuitfind.errors import OptionError
+from circuitfind.execution.incremental import CloseCalls, CurrentCircuit, LogBook, Width, cut_in_turn
+from circuitfind.graph import Block, ComputationGraph
+from circuitfind.scores import EdgeScores
+
+ORDERS = ("high-to-low", "low-to-high")
+
+
+def acdc(
+    problem: Problem,
+    *,
+    threshold: tuple[float, ...] = (0.01,),
+    absolute: bool = False,
+    heads: str = ORDERS[0],
+    split_qkv: bool = True,
+    direct_edges: bool = False,
+    width: int = 0,
+) -> EdgeScores:
+    """Cut every edge that is not needed.
+
+    Args:
+        threshold: tau, one or several; each is a search of its own.
+        absolute: cut where the *size* of delta is below the threshold.
+        heads: order of the heads among the senders of a layer, ``high-to-low`` or ``low-to-high``.
+        split_qkv: False cuts a sender from q, k and v of a head together.
+        direct_edges: also try to cut each port as a whole, before its edges.
+        width: most cuts tested in one batch, 0 chooses; changes the time, never a decision.
+    """
+    if not threshold or not all(0 <= tau < np.inf for tau in threshold):
+        raise OptionError(f"threshold {threshold}: give one or more numbers, 0 or more, such as 0.01")
+    if width < 0:
+        raise OptionError(f"width {width}: give the most cuts to test in one batch, or 0 to let circuitfind choose")
+    candidates = visiting_order(problem.graph, heads, split_qkv, direct_edges)
+    book = LogBook(candidates, sorted(set(threshold), reverse=True), absolute, problem.checkpoint)
+    for tau in book.unfinished():
+        with torch.inference_mode(), book.search():
+            search(problem, book, tau, absolute, width)
+    logs = book.logs()
+    survived = np.max([log.threshold * log.kept for log in logs], axis=0)
+    return problem.scores(logs[0].edge_delta if len(logs) == 1 else survived, decisions=logs)
+
+
+def search(problem: Problem, book: LogBook, tau: float, absolute: bool, width: int) -> CurrentCircuit:
+    """Algorithm 1 at one threshold; decisions that are in the book already are made again untested."""
+
+    def margin(before: float, after: float) -> float:
+        delta = after - before
+        return (abs(delta) if absolute else delta) - tau
+
+    batches = problem.batches()
+    circuit = CurrentCircuit(problem.model, batches, problem.prepared_ablation(batches), problem.loss)
+    close_calls = CloseCalls(problem.model, problem.pairs, problem.metric, problem.ablation)
+    widths = Width(width)
+    for receivers, senders, known in book.visits():
+        visit = circuit.visit(receivers)
+        if visit is None:
+            circuit.drop(receivers)
+            book.write([(circuit.loss, circuit.loss, 0, UNREAD)] * (len(senders) - len(known)))
+            continue
+        for decided in cut_in_turn(visit, senders, known, margin, widths, close_calls):
+            book.write(decided)
+        visit.finish()
+    return circuit
+
+
+def visiting_order(graph: ComputationGraph, heads: str, split_qkv: bool, direct_edges: bool) -> Candidates:
+    """Every decision in order: receivers from the logits down, and for each the senders before it.
+
+    Raises:
+        OptionError: options that do not exist or do not go together.
+    """
+    if heads not in ORDERS:
+        raise OptionError(f"heads={heads!r}: use {' or '.join(ORDERS)}")
+    if direct_edges and not split_qkv:
+        raise OptionError("direct_edges are those from a port to its head; they need split_qkv=true")
+    receiver, sender = list[int](), list[int]()
+    for block in reversed(graph.blocks):
+        receivers, senders = receivers_of(graph, block, split_qkv), senders_before(graph, block, heads)
+        if direct_edges and block.kind == "attention":
+            receiver, sender = receiver + receivers, sender + [WHOLE_PORT] * len(receivers)
+        receiver += np.repeat(receivers, len(senders)).tolist()
+        sender += senders * len(receivers)
+    return Candidates(graph, np.array(receiver, np.int32), np.array(sender, np.int32), not split_qkv)
+
+
+def receivers_of(graph: ComputationGraph, block: Block, split_qkv: bool) -> list[int]:
+    """A block's receivers in order: v, k, q, and within a port the heads from high to low, whatever the senders' order."""
+    n = graph.n_heads if block.kind == "attention" and not split_qkv else block.n_receivers
+    return [block.first_receiver + row for row in reversed(range(n))]
+
+
+def senders_before(graph: ComputationGraph, block: Block, heads: str) -> list[int]:
+    """Senders into a block in order: by layer from high to low, in a layer the MLP, then the heads; the input last."""
+    nearest_first = list(reversed(range(block.n_senders)))
+
+    def place(sender: int) -> tuple[int, bool, int]:
+        layer, number = divmod(sender - 1, graph.senders_per_layer)
+        return -layer, number < graph.n_heads, number
+
+    return nearest_first if heads == ORDERS[0] else [*sorted(nearest_first[:-1], key=place), 0]
+
+
+def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
+    """At most: every edge tested at every threshold, each from its receiver on, about half a pass."""
+    tests = graph.n_edges / (1 if options["split_qkv"] else 3)
+    return 0.5 * tests * len(options["threshold"])
+
+
+ALGORITHMS.add(
+    Algorithm(
+        name="acdc",
+        run=acdc,
+        description="Greedy exact pruning from the logits down; its circuit is what it keeps.",
+        paper="Conmy et al. 2023, arXiv:2304.14997 (Algorithm 1)",
+        cost="follows the circuit: a partial forward pass for every edge into a node that matters",
+        forwards=forward_passes,
+        metric="kl",
+        worst_case=True,
+    )
+)

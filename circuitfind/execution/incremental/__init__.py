@@ -1,0 +1,12 @@
+"""Change the input of one receiver and compute again only what that reaches.
+
+:mod:`.reach` says what that is, :mod:`.state` holds the activations and runs the change, :mod:`.circuit` is the circuit of a
+greedy search, :mod:`.in_turn` tests many cuts in one batch, :mod:`.logbook` writes down what was decided.
+"""
+
+from circuitfind.execution.incremental.circuit import CurrentCircuit, Visit
+from circuitfind.execution.incremental.in_turn import CloseCalls, cut_in_turn
+from circuitfind.execution.incremental.logbook import LogBook
+from circuitfind.execution.incremental.width import Width
+
+__all__ = ["CloseCalls", "CurrentCircuit", "LogBook", "Visit", "Width", "cut_in_turn"]

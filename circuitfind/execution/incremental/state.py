@@ -1,0 +1,181 @@
+"""The current circuit's activations on one micro-batch, and how a change runs through them.
+
+Kept, and brought up to date when a receiver is finished: what every sender writes in the current circuit minus its ablated
+output, and q, k and v of every head. A test reads these, computes again only what its change reaches, and writes nothing.
+
+Axes: circuits (tested together), prompts, positions or 1 (the answer position alone), vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from circuitfind.execution.batches import Batch
+from circuitfind.execution.incremental.reach import MLP, Reach, Reading, Step
+from circuitfind.graph import PORTS
+from circuitfind.transformer import Transformer, base_streams
+
+HIDDEN_BYTES = 16 * 2**20
+"""Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
+Constants = Mapping[tuple[int, str], Tensor]
+
+
+class State:
+    """Activations of one micro-batch in the current circuit; at first that is the full model.
+
+    Attributes:
+        batch: the prompts.
+        ablated: ablated outputs, broadcastable to (senders, prompts, positions, d_model).
+        bases: the stream of ablated senders at every block, each (prompts, positions, d_model).
+        delta: current minus ablated output of every sender, (senders, prompts, positions, d_model); not current at nodes
+            that matter at the answer position only.
+        delta_at_answer: the same at the answer position, (senders, prompts, 1, d_model).
+        ports: q, k and v of every layer in the current circuit, each (heads, prompts, positions, d_head).
+    """
+
+    def __init__(self, model: Transformer, batch: Batch, ablated: Tensor) -> None:
+        self.model, self.batch, self.ablated = model, batch, ablated
+        graph = model.graph
+        stream = model.embed(batch.clean)
+        self.bases = list(base_streams(model, ablated, stream))
+        self.delta = stream.new_empty((graph.n_senders, *stream.shape))
+        self.delta[0] = stream
+        self.ports: list[dict[str, Tensor]] = []
+        for layer in range(graph.n_layers):
+            x = model.norm(f"layers.{layer}.ln1", stream)
+            self.ports.append({port: model.project_all(layer, port, x).contiguous() for port in PORTS})
+            z = model.attend(layer, *self.ports[layer].values())
+            stream = stream + model.write_heads(layer, z, self.delta[graph.heads(layer)])
+            if graph.has_mlp:
+                self.delta[graph.mlp(layer)] = model.mlp_block(layer, stream)
+                stream = stream + self.delta[graph.mlp(layer)]
+        self.delta.sub_(ablated)
+        self.delta_at_answer = batch.at_answer(self.delta)[:, :, None].contiguous()
+        self._rows = torch.arange(len(batch), device=stream.device)
+
+    def same_value(self) -> Tensor:
+        """Where delta is zero for every prompt, at all positions and at the answer position: boolean (2, senders)."""
+        everywhere = torch.stack([(row == 0).all() for row in self.delta])
+        return torch.stack([everywhere, (self.delta_at_answer == 0).flatten(1).all(1)])
+
+    def _at(self, x: Tensor, answer_only: bool) -> Tensor:
+        """(..., prompts, positions, vector) at the answer position, if only that is wanted and the rest is there."""
+        return self.batch.at_answer(x)[..., None, :] if answer_only and x.shape[-2] > 1 else x
+
+    def _ablated(self, sender: int) -> Tensor:
+        return self.ablated[sender].expand(self.delta.shape[1:])
+
+    # ---------------------------------------------------------------- inputs of receivers
+
+    def input(self, block: int, senders: Sequence[int], answer_only: bool) -> Tensor:
+        """What a receiver reads through kept edges from ``senders``: (prompts, positions or 1, d_model)."""
+        x = self._at(self.bases[block], answer_only).clone()
+        for sender in senders:
+            x += self._delta(answer_only)[sender]
+        return x
+
+    def _delta(self, answer_only: bool) -> Tensor:
+        return self.delta_at_answer if answer_only else self.delta
+
+    def inputs_without(self, x: Tensor, senders: Sequence[int], answer_only: bool) -> Tensor:
+        """An input without the first, the first two, ... of ``senders``: (circuits, prompts, positions or 1, d_model)."""
+        out = x.new_empty((len(senders), *x.shape))
+        for number, sender in enumerate(senders):
+            torch.sub(out[number - 1] if number else x, self._delta(answer_only)[sender], out=out[number])
+        return out
+
+    def constants(self, reach: Reach) -> Constants:
+        """For every port that reads a change, what it reads besides the changed outputs, which are added to it."""
+        found = {}
+        for step in reach.steps[1:]:
+            for port, reading in step.ports.items():
+                found[step.node, port] = self._constant(reading, step.reads_answer_only(port))
+        if reach.steps:
+            found[-1, ""] = self._constant(reach.logits, True)
+        return found
+
+    def _constant(self, reading: Reading, answer_only: bool) -> Tensor:
+        x = self.input(reading.block, reading.unchanged, answer_only)
+        for sender in reading.changed:  # a changed output is added whole, so its ablated value leaves the base
+            x -= self._at(self._ablated(sender), answer_only)
+        return x
+
+    # ---------------------------------------------------------------- running a change
+
+    def run(self, reach: Reach, inputs: Mapping[str, Tensor], constants: Constants, *, keep: bool = False) -> Tensor:
+        """The logits' input at the answer positions, (circuits, prompts, d_model), after a change.
+
+        Args:
+            inputs: the changed inputs of the first step's ports (``""`` where the logits' own input changes).
+            keep: make the change permanent; there must be one circuit.
+        """
+        if not reach.steps:
+            return inputs[""][:, :, 0]
+        outputs: dict[int, Tensor] = {}
+        for step in reach.steps:
+            if outputs:
+                inputs = {port: self._read(step, port, constants, outputs) for port in step.ports}
+            outputs[step.node] = out = self._compute(step, inputs, keep)
+            if keep:
+                self._keep_output(step, out)
+            for node in step.last_uses:
+                del outputs[node]
+        final = constants[-1, ""][None]
+        for sender in reach.logits.changed:
+            final = final + self._at(outputs[sender], True)
+        return final[:, :, 0]
+
+    def _read(self, step: Step, port: str, constants: Constants, outputs: Mapping[int, Tensor]) -> Tensor:
+        answer_only = step.reads_answer_only(port)
+        first, *others = step.ports[port].changed
+        x = constants[step.node, port] + self._at(outputs[first], answer_only)
+        for sender in others:
+            x += self._at(outputs[sender], answer_only)
+        return x
+
+    def _compute(self, step: Step, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
+        """What a node writes, (circuits, prompts, positions or 1, d_model), if the given ports read something new."""
+        if step.head is None:
+            return self._mlp(step.layer, inputs[MLP])
+        model, layer, head = self.model, step.layer, step.head
+        ports = {}
+        for port in PORTS:
+            if port in inputs:
+                ports[port] = model.project_head(layer, port, head, model.norm(f"layers.{layer}.ln1", inputs[port]))
+                if keep:
+                    self._keep_port(step, port, ports[port][0])
+            else:
+                ports[port] = self._at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
+        n = max(len(part) for part in ports.values())
+        q, k, v = (part.expand(n, *part.shape[1:]) for part in ports.values())
+        z = model.attend_at(layer, q, k, v, self.batch.answer) if step.at_answer else model.attend(layer, q, k, v)
+        return model.write_head(layer, head, z)
+
+    def _mlp(self, layer: int, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        per_row = self.model.config.d_mlp * x.element_size()
+        rows = max(1, HIDDEN_BYTES // per_row) if x.device.type == "cpu" else len(flat)
+        if len(flat) <= rows:
+            return self.model.mlp_block(layer, x)
+        out = torch.empty_like(flat)
+        for part, place in zip(flat.split(rows), out.split(rows), strict=True):
+            place.copy_(self.model.mlp_block(layer, part))
+        return out.view(x.shape)
+
+    # ---------------------------------------------------------------- making a change permanent
+
+    def _keep_port(self, step: Step, port: str, value: Tensor) -> None:
+        place = self.ports[step.layer][port][step.head]
+        if step.reads_answer_only(port):
+            place[self._rows, self.batch.answer] = value[:, 0]
+        else:
+            place.copy_(value)
+
+    def _keep_output(self, step: Step, out: Tensor) -> None:
+        ablated = self._ablated(step.node)
+        if not step.at_answer:
+            torch.sub(out[0], ablated, out=self.delta[step.node])
+        torch.sub(self._at(out[0], True), self._at(ablated, True), out=self.delta_at_answer[step.node])
