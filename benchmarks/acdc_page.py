@@ -165,7 +165,7 @@ def zoo_line(row: Row) -> str:
     """A row while it is measured."""
     return (
         f"{row['model']} {row['task']} at {row['threshold']:g}: kept {row['kept']} after {row['tests']} tests, "
-        f"{span(row['seconds'])} s; sequential {naive_words(row)} s; same circuit: {same_words(row) or 'not asked'}"
+        f"{span(row['seconds'])} s; sequential {naive_words(row)}; same circuit: {same_words(row) or 'not asked'}"
     )
 
 
@@ -219,7 +219,7 @@ def draw(result: Row, folder: Path) -> None:
         _axes(axes)
         if peer := result.get("autocircuit"):
             _line(axes, peer["seconds"])
-        figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1.5)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, handletextpad=0.1, columnspacing=1.2)
         figure.savefig(folder / f"{PICTURE}.png")
         figure.savefig(folder / f"{PICTURE}.svg", metadata={"Date": None})
         pyplot.close(figure)
@@ -229,9 +229,9 @@ def _points(axes: Any, result: Row) -> None:
     zoo = [row for row in result.get("zoo", {}).get("rows", []) if row["model"] == "tasks-4l"]
     naive, gpt2 = [row for row in zoo if row["naive_measured"]], result.get("gpt2", {}).get("rows", [])
     for rows, key, label, color, marker in (
-        (zoo, "seconds", "tasks-4l, all tasks", HELPS, "o"),
-        (naive, "naive_seconds", "tasks-4l, sequential search", HURTS, "^"),
-        (gpt2, "seconds", "GPT-2-small shape", INK, "s"),
+        (zoo, "seconds", "circuitfind, tasks-4l", HELPS, "o"),
+        (naive, "naive_seconds", "sequential search, tasks-4l", HURTS, "^"),
+        (gpt2, "seconds", "circuitfind, GPT-2-small shape", INK, "s"),
     ):
         if rows:
             x, y = [max(0.5, row["kept"]) for row in rows], [row[key] for row in rows]
@@ -255,5 +255,6 @@ def _line(axes: Any, seconds: float) -> None:
     """What AutoCircuit takes, whatever is kept."""
     axes.axhline(seconds, color=MUTED, linestyle="--", linewidth=1.2)
     words = f"AutoCircuit on the GPT-2-small shape, extrapolated: {seconds / 3600:.1f} hours"
-    axes.annotate(words, (0.4, seconds), xytext=(0, 4), textcoords="offset points", color=MUTED)
+    plain = {"color": "white", "pad": 0.5}
+    axes.annotate(words, (0.4, seconds), xytext=(0, 5), textcoords="offset points", color=MUTED, bbox=plain)
     axes.set_ylim(top=4 * seconds)

@@ -19,7 +19,6 @@ what ``result.json`` has of it.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import json
 import os
@@ -29,6 +28,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -47,10 +48,10 @@ from circuitfind import load_model
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.api import tokenized_pairs
 from circuitfind.decisions import HOW_COLUMN, UNREAD, DecisionLog
-from circuitfind.discovery.acdc import search, visiting_order
+from circuitfind.discovery import acdc
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
-from circuitfind.execution.incremental import LogBook
+from circuitfind.execution.incremental import CurrentCircuit
 from circuitfind.metrics import METRICS
 from circuitfind.report import versions
 from circuitfind.task import TASKS
@@ -73,22 +74,21 @@ def zoo_rows(arguments: argparse.Namespace) -> list[Row]:
         problem = Problem(model, tokens, KL)
         forward, dense = forward_seconds(problem), dense_seconds(problem)
         for tau in arguments.thresholds:
-            row: Row = {"model": model_name, "task": task, "threshold": tau, "forward_seconds": forward}
-            row |= our_search(problem, tau)
-            row |= (
-                naive_search(problem, tau, row["same_as"])
-                if task in arguments.naive_tasks
-                else {"naive_measured": False}
-            )
-            row.setdefault("naive_seconds", row["naive_tests"] * dense)
-            del row["same_as"]
+            row: Row = {"model": model_name, "task": task, "threshold": tau}
+            row |= our_search(problem, tau) | {"naive_measured": task in arguments.naive_tasks}
+            ours = row.pop("kept_edges")
+            if row["naive_measured"]:
+                row |= naive_search(problem, tau, ours)
+            else:
+                row["naive_seconds"] = row["naive_tests"] * dense
             rows.append(row)
+            row |= {"forward_seconds": forward, "dense_seconds": dense}
             show(zoo_line(row))
     return rows
 
 
 def our_search(problem: Problem, tau: float) -> Row:
-    """Our seconds, counts, and the kept edges' names in ``same_as``."""
+    """Our seconds, counts, and the kept edges' names."""
     logs: list[DecisionLog] = []
 
     def once() -> None:
@@ -101,7 +101,7 @@ def our_search(problem: Problem, tau: float) -> Row:
         "tests": int(logs[-1].tested.sum()),
         "naive_tests": int((logs[-1].values[:, HOW_COLUMN] != UNREAD).sum()),
         "seconds": seconds,
-        "same_as": set(problem.graph.edge_names(np.flatnonzero(kept))),
+        "kept_edges": set(problem.graph.edge_names(np.flatnonzero(kept))),
     }
 
 
@@ -116,7 +116,6 @@ def naive_search(problem: Problem, tau: float, ours: set[str]) -> Row:
         kept, deltas = naive.acdc(problem.model, problem.pairs, KL, tau)
     seconds = time.perf_counter() - begun
     return {
-        "naive_measured": True,
         "naive_tests": len(deltas),
         "naive_seconds": seconds,
         "differing_edges": len(kept ^ ours),
@@ -164,22 +163,25 @@ def gpt2_rows(arguments: argparse.Namespace) -> list[Row]:
 def one_gpt2(tau: float) -> Row:
     """The search at one threshold: what it found, seconds, operations, megabytes above the loaded model."""
     problem = Problem(Transformer.random(SHAPE, seed=0), random_pairs(N_PROMPTS), KL)
-    candidates = visiting_order(problem.graph, high_to_low=True, split_qkv=True, direct_edges=False)
-    gc.collect()
+    circuits: list[CurrentCircuit] = []
+
+    def search(*given: Any) -> CurrentCircuit:
+        circuits.append(plain_search(*given))
+        return circuits[0]
+
+    plain_search = acdc.search
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak to what is resident now
     before, begun = _resident_peak(), time.perf_counter()
-    book = LogBook(candidates, [tau], False, problem.checkpoint)
-    with torch.inference_mode():
-        circuit = search(problem, candidates, tau, False, 0, book)
-    (log,) = book.logs()
+    with patch.object(acdc, "search", search):
+        log = ALGORITHMS["acdc"](problem, threshold=tau).decisions[0]
     seconds, after = time.perf_counter() - begun, _resident_peak()
     return {
         "threshold": tau,
         "kept": int(log.kept.sum()),
         "tests": int(log.tested.sum()),
-        "thrown_away": circuit.thrown_away,
+        "thrown_away": circuits[0].thrown_away,
         "seconds": seconds,
-        "operations": circuit.operations,
+        "operations": circuits[0].operations,
         "megabytes": (after - before) / 1024,
         "forward_seconds": forward_seconds(problem),
         "matrix_speed": matrix_speed(),

@@ -25,7 +25,7 @@ from circuitfind.decisions import SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT, 
 from circuitfind.discovery.acdc import visiting_order
 from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution import incremental
-from circuitfind.execution.incremental import in_turn
+from circuitfind.execution.incremental import close_calls
 from circuitfind.graph import ComputationGraph
 from circuitfind.metrics import METRICS, Metric
 from circuitfind.progress import Checkpoint
@@ -199,7 +199,7 @@ def test_a_delta_too_close_to_the_threshold_for_float32_is_decided_in_float64():
 def test_float32_alone_decides_one_of_the_two_wrongly(monkeypatch):
     """So the test above means something."""
     exact = first_delta("float64")
-    monkeypatch.setattr(in_turn, "CLOSE", 0.0)
+    monkeypatch.setattr(close_calls, "CLOSE", 0.0)
     found = [
         ACDC(zoo_problem(), threshold=exact * share).decisions[0].kept_candidates[0] for share in (1 - 1e-9, 1 + 1e-9)
     ]

@@ -1,11 +1,13 @@
 """Change the input of one receiver and compute again only what that reaches.
 
 :mod:`.reach` says what that is, :mod:`.state` holds the activations and runs the change, :mod:`.circuit` is the circuit of a
-greedy search, :mod:`.in_turn` tests many cuts in one batch, :mod:`.logbook` writes down what was decided.
+greedy search, :mod:`.in_turn` tests many cuts in one batch (:mod:`.width` says how many), :mod:`.close_calls` decides what
+float32 cannot, :mod:`.logbook` writes down what was decided.
 """
 
 from circuitfind.execution.incremental.circuit import CurrentCircuit, Visit
-from circuitfind.execution.incremental.in_turn import CloseCalls, cut_in_turn
+from circuitfind.execution.incremental.close_calls import CloseCalls
+from circuitfind.execution.incremental.in_turn import cut_in_turn
 from circuitfind.execution.incremental.logbook import LogBook
 from circuitfind.execution.incremental.width import Width
 

@@ -6,54 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuitfind.decisions import PORT_CUT, SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT
 from circuitfind.errors import NumericalError
-from circuitfind.execution.ablation import prepare_ablation
-from circuitfind.execution.batches import make_batches
-from circuitfind.execution.circuits import measure_circuits
 from circuitfind.execution.incremental.circuit import Visit
+from circuitfind.execution.incremental.close_calls import CloseCalls
 from circuitfind.execution.incremental.width import Width
-from circuitfind.metrics import Metric
-from circuitfind.task import TokenPairs
-from circuitfind.transformer import Transformer
 
 Rule = Callable[[float, float], float]
 """From the loss before and after a cut to its margin: negative cuts, 0 or more keeps."""
 Row = tuple[float, float, float, float]
 """Loss before and after, 1 for kept, how: the first columns of :data:`circuitfind.decisions.COLUMNS`."""
-CLOSE = 5e-6
-"""A float32 margin smaller than this times the size of the losses (at least 1) is decided again in float64."""
-
-
-class CloseCalls:
-    """Losses in float64, for tests whose float32 margin is too small to be trusted.
-
-    Each is a run of the sparse engine on the whole circuit, so the decision is that of a float64 search whatever the
-    micro-batches, the width or the number of threads. Models that are not in float32 are left alone: float64 needs no
-    second opinion, and bfloat16 could not be helped by one.
-    """
-
-    def __init__(self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str) -> None:
-        self.wanted = model.dtype == torch.float32 and model.device.type != "mps"  # which has no float64
-        self._given = model, pairs, metric, ablation
-        self._ready: tuple[Any, ...] | None = None
-
-    def too_close(self, before: float, after: float, margin: float) -> bool:
-        """Whether float32 cannot decide."""
-        return self.wanted and abs(margin) < CLOSE * max(1.0, abs(before), abs(after))
-
-    def losses(self, masks: Sequence[np.ndarray[Any, Any]]) -> list[float]:
-        """Mean loss of the circuits with these kept edges."""
-        model, pairs, metric, ablation = self._given
-        if self._ready is None:
-            wide = model.to(dtype=torch.float64)
-            size = max(1, len(make_batches(wide, pairs)[0]) // 2)
-            self._ready = wide, prepare_ablation(ablation, wide, make_batches(wide, pairs, size)), size
-        wide, prepared, size = self._ready
-        values = measure_circuits(wide, pairs, np.stack(list(masks)), [metric], prepared, batch_size=size)[metric.name]
-        return [float(-metric.sign * row.mean()) for row in values]
 
 
 def cut_in_turn(
@@ -97,7 +60,7 @@ def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Row]:
 
 def _window(visit: Visit, senders: Sequence[int], width: Width) -> Sequence[int]:
     """The next senders to test in one batch: as many as the width, up to one that needs no test."""
-    most = width.choose(visit.most_at_once)
+    most = width.choose(visit.most_at_once, visit.overhead)
     stop = next((n for n, s in enumerate(senders[:most]) if n and s != WHOLE_PORT and visit.is_same_value(s)), most)
     return senders[:stop]
 
@@ -112,8 +75,8 @@ def _test_window(visit: Visit, senders: Sequence[int], rule: Rule, width: Width,
         cut = visit.senders if whole else [sender]
         margin = rule(before, after)
         if close_calls.too_close(before, after, margin):
-            exact = close_calls.losses([visit.circuit.kept, visit.kept_without(cut)])
-            margin, (before, after), how = rule(*exact), exact, TESTED_AGAIN
+            before, after = close_calls.loss(visit.circuit.kept), close_calls.loss(visit.kept_without(cut))
+            margin, how = rule(before, after), TESTED_AGAIN
         if not np.isfinite(margin):
             raise NumericalError(
                 f"the loss is {after} without {visit.name(sender)}, so no decision can be made; the run can be resumed after "

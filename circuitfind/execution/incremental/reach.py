@@ -19,6 +19,8 @@ from circuitfind.transformer import TransformerConfig
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MLP = "mlp"
 """The one port of an MLP."""
+OPERATIONS_PER_WEIGHT, OPERATIONS_PER_STEP = 60, 10**7
+"""Floating-point operations in the time that it takes to read a weight from memory, and to make the calls of a step."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,14 @@ class Reach:
         """Floating-point operations of one test: the floor of any implementation that recomputes exactly this."""
         unembedding = 2 * prompts * config.d_model * config.d_vocab
         return unembedding + sum(step.operations(config, prompts, positions) for step in self.steps)
+
+    def overhead(self, config: TransformerConfig) -> int:
+        """What a batch of tests costs whatever their number, in operations: calls, and reading every weight once."""
+        weights = config.d_model * config.d_vocab
+        for step in self.steps:
+            width = config.d_mlp if step.head is None else config.d_head * (len(step.ports) + 1) // 2
+            weights += 2 * config.d_model * width
+        return OPERATIONS_PER_WEIGHT * weights + OPERATIONS_PER_STEP * (1 + len(self.steps))
 
     def most_at_once(self, positions: int) -> int:
         """How many vectors per prompt are held at the same time, at most."""
