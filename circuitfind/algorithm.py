@@ -156,6 +156,7 @@ class Algorithm:
         parts: the axes along which it can keep scores apart (``"prompt"``, ``"position"``).
         cost: one sentence about its cost.
         forwards: ``(graph, options)`` to the cost of one prompt in forward passes, for the estimate before a run.
+        check: refuses options (all of them, resolved) that make no sense, before anything is loaded.
         metric: the metric it uses where none is asked for; "" for the task's.
         worst_case: ``forwards`` is an upper bound that runs rarely come near, and all prompts are held in memory.
     """
@@ -168,6 +169,7 @@ class Algorithm:
     parts: tuple[str, ...] = ()
     cost: str = ""
     forwards: Callable[[ComputationGraph, Mapping[str, Any]], float] = lambda graph, options: 0
+    check: Callable[[Mapping[str, Any]], None] = lambda options: None
     metric: str = ""
     worst_case: bool = False
 
@@ -192,6 +194,7 @@ class Algorithm:
                 resolved[name] = _as_kind(kind, value)
             except (ValueError, TypeError, KeyError):
                 raise OptionError(f"option {name} of {self.name!r} is {value!r}; it should be {_WORDS[kind]}") from None
+        self.check(resolved)
         return resolved
 
     def refuse(self, ablation: str, parts: str) -> None:

@@ -26,12 +26,12 @@ HOW = (
     "its port was cut",
     "same value in clean and ablated run",
 )
-"""How a decision was made; the first two are tests, the others cut without one."""
+"""How a decision was made; the first two are tests, the others need none."""
 TESTED, TESTED_AGAIN, UNREAD, PORT_CUT, SAME_VALUE = range(len(HOW))
 COLUMNS = ("before", "after", "kept", "how", "seconds")
 BEFORE, AFTER, KEPT, HOW_COLUMN, SECONDS = range(len(COLUMNS))
 FRAGILE = 1e-4
-"""A margin below this may turn out otherwise with other prompts, another machine or another precision."""
+"""A margin below this may turn out otherwise with other prompts."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -136,9 +136,9 @@ class DecisionLog:
     @property
     def edge_delta(self) -> Values:
         """Delta of every kept edge, 0 elsewhere; float64 (edges,)."""
-        values = np.zeros(self.candidates.graph.n_edges)
+        values, delta = np.zeros(self.candidates.graph.n_edges), self.delta
         for candidate in np.flatnonzero(self.kept_candidates & (self.candidates.sender != WHOLE_PORT)):
-            values[self.candidates.edges(int(candidate))] = self.delta[candidate]
+            values[self.candidates.edges(int(candidate))] = delta[candidate]
         return values
 
     def to_frame(self) -> pandas.DataFrame:
@@ -168,12 +168,16 @@ class DecisionLog:
 
     def summary(self) -> list[str]:
         """Sentences: counts, then what makes the result doubtful."""
-        tested, again = int(self.tested.sum()), int((self.values[:, HOW_COLUMN] == TESTED_AGAIN).sum())
-        n, kept = len(self.candidates), int(self.kept_candidates.sum())
-        lines = [
-            f"threshold {self.threshold:g}: {kept:,} of {n:,} kept after {tested:,} tests; {n - tested:,} cut untested "
-            f"because what they feed was cut" + (f"; {again:,} close calls decided in float64" if again else "")
-        ]
+        how = self.values[:, HOW_COLUMN]
+        tested, again, same = int(self.tested.sum()), int((how == TESTED_AGAIN).sum()), int((how == SAME_VALUE).sum())
+        kept, n = int(self.kept_candidates.sum()), len(self.candidates)
+        line = (
+            f"threshold {self.threshold:g}: {kept:,} of {n:,} kept after {tested:,} tests; {n - tested - same:,} cut untested, "
+            "because what they feed was cut"
+        )
+        line += f"; {same:,} settled untested, because cutting them changes nothing" if same else ""
+        line += f"; {again:,} close calls decided in float64" if again else ""
+        lines = [line]
         if fragile := int((np.abs(self.margin[self.tested]) < FRAGILE).sum()):
             lines.append(
                 f"{fragile:,} of {tested:,} tests are fragile: they missed the threshold by less than {FRAGILE:g}, so other "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +66,15 @@ class Meter:
         self._stack = ExitStack()
         self._bar: Any = None
 
-    def show(self, done: int, label: str) -> None:
+    def show(self, done: int, label: Callable[[], str]) -> None:
         """So much is done, in these words."""
         if not self._wanted or (self._bar is None and time.monotonic() - self._begun < SECONDS_BEFORE_A_BAR):
             return
         if self._bar is None:
             self._bar = self._stack.enter_context(_bar(self._label, self.total))
+            self._bar[0].update(self._bar[1], completed=self._done)
         progress, task = self._bar
-        progress.update(task, completed=done, description=label)
+        progress.update(task, completed=done, description=label())
 
     def end(self) -> None:
         """Take the bar away."""

@@ -337,7 +337,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(opti
             break
         except KeyboardInterrupt:
             interruptions += 1
-    assert interruptions >= 4
+    assert interruptions >= 3
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert (resumed.values == expected.values).all()
     for one, two in zip(resumed.decisions, expected.decisions, strict=True):
@@ -384,7 +384,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_what_was_decided(t
     pairs = random_pairs(model)
     place = Checkpoint(tmp_path / "checkpoint.safetensors", "this run")
     problem = Problem(model, pairs, Metric("breaks", "nats", breaks, larger_is_better=False), checkpoint=place)
-    with pytest.raises(NumericalError, match=r"the loss is nan without .*->.*; the run can be resumed"):
+    with pytest.raises(
+        NumericalError, match=r"the loss is nan without .*->.* and .* with it, so no decision can be made"
+    ):
         ACDC(problem, threshold=0.01, width=1)
     assert (tmp_path / "checkpoint.safetensors").exists()
     mended = replace(problem, metric=METRICS["nll"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,6 +217,12 @@ def test_nothing_is_pickled(module: Module) -> None:
     assert not [call.lineno for call in calls for keyword in call.keywords if keyword.arg == "allow_pickle"]
     from_torch = [node for node in ast.walk(module.tree) if isinstance(node, ast.ImportFrom) and node.module == "torch"]
     assert "load" not in {alias.name for node in from_torch for alias in node.names}
+
+
+def test_every_folder_of_modules_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "circuitfind").rglob("*.py")}
+    assert listed == {".".join(folder.parts) for folder in folders} | {"circuitfind.tasks"}
 
 
 @every(ALL)

@@ -44,6 +44,13 @@ def test_shell_example_finds_measures_and_draws(folder):
         assert (folder / "runs/mine" / name).stat().st_size > 100
 
 
+def test_acdc_example_decides_and_replays(folder):
+    for line in example("example: acdc").splitlines():
+        out = run([sys.executable, "-m", *shlex.split(line, comments=True)], folder)
+    assert (folder / "runs/acdc/decisions.csv").stat().st_size > 100_000
+    assert "decisions agree (40 tests made again" in out
+
+
 def test_python_example_finds_measures_and_draws(folder):
     out = run([sys.executable, "-c", example("example: python")], folder)
     assert "Circuit(" in out

@@ -59,10 +59,6 @@ def acdc(
         direct_edges: also try to cut each port as a whole, before its edges.
         width: most cuts tested in one batch, 0 chooses; changes the time, never a decision.
     """
-    if not threshold or not all(0 <= tau < np.inf for tau in threshold):
-        raise OptionError(f"threshold {threshold}: give one or more numbers, 0 or more, such as 0.01")
-    if width < 0:
-        raise OptionError(f"width {width}: give the most cuts to test in one batch, or 0 to let circuitfind choose")
     candidates = visiting_order(problem.graph, heads, split_qkv, direct_edges)
     book = LogBook(candidates, sorted(set(threshold), reverse=True), absolute, problem.checkpoint)
     for tau in book.unfinished():
@@ -97,15 +93,7 @@ def search(problem: Problem, book: LogBook, tau: float, absolute: bool, width: i
 
 
 def visiting_order(graph: ComputationGraph, heads: str, split_qkv: bool, direct_edges: bool) -> Candidates:
-    """Every decision in order: receivers from the logits down, and for each the senders before it.
-
-    Raises:
-        OptionError: options that do not exist or do not go together.
-    """
-    if heads not in ORDERS:
-        raise OptionError(f"heads={heads!r}: use {' or '.join(ORDERS)}")
-    if direct_edges and not split_qkv:
-        raise OptionError("direct_edges are those from a port to its head; they need split_qkv=true")
+    """Every decision in order: receivers from the logits down, and for each the senders before it."""
     receiver, sender = list[int](), list[int]()
     for block in reversed(graph.blocks):
         receivers, senders = receivers_of(graph, block, split_qkv), senders_before(graph, block, heads)
@@ -133,10 +121,17 @@ def senders_before(graph: ComputationGraph, block: Block, heads: str) -> list[in
     return nearest_first if heads == ORDERS[0] else [*sorted(nearest_first[:-1], key=place), 0]
 
 
-def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
-    """At most: every edge tested at every threshold, each from its receiver on, about half a pass."""
-    tests = graph.n_edges / (1 if options["split_qkv"] else 3)
-    return 0.5 * tests * len(options["threshold"])
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that make no sense."""
+    threshold, heads, width = options["threshold"], options["heads"], options["width"]
+    if not threshold or not all(0 <= tau < np.inf for tau in threshold):
+        raise OptionError(f"threshold {threshold}: give one or more numbers, 0 or more, such as 0.01")
+    if heads not in ORDERS:
+        raise OptionError(f"heads={heads!r}: use {' or '.join(ORDERS)}")
+    if options["direct_edges"] and not options["split_qkv"]:
+        raise OptionError("direct_edges are those from a port to its head; they need split_qkv=true")
+    if width < 0:
+        raise OptionError(f"width {width}: give the most cuts to test in one batch, or 0 to let circuitfind choose")
 
 
 ALGORITHMS.add(
@@ -146,7 +141,8 @@ ALGORITHMS.add(
         description="Greedy exact pruning from the logits down; its circuit is what it keeps.",
         paper="Conmy et al. 2023, arXiv:2304.14997 (Algorithm 1)",
         cost="follows the circuit: a partial forward pass for every edge into a node that matters",
-        forwards=forward_passes,
+        forwards=lambda graph, options: 0.5 * graph.n_edges * len(options["threshold"]),
+        check=check,
         metric="kl",
         worst_case=True,
     )

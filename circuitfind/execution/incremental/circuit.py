@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.decisions import AFTER, HOW_COLUMN, KEPT, PORT_CUT, TESTED_AGAIN, WHOLE_PORT
+from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.incremental.reach import Positions, Reach, what_is_reached
@@ -50,6 +51,7 @@ class CurrentCircuit:
         loss: mean loss over all prompts of the current circuit.
         operations: floating-point operations (matrix products) of the tests made so far, thrown-away ones not counted.
         thrown_away: tests computed in a batch after a cut that was refused.
+        logit_size: about the largest size of a logit of the full model.
         same_value: whether every sender's clean and ablated output are the same number by number, on every prompt; at all
             positions (row 0) and at the answer position (row 1).
     """
@@ -65,9 +67,15 @@ class CurrentCircuit:
         self.same_value = same.cpu().numpy()
         self._logits = self.states[0].delta.new_empty(0)
         self._loss = loss
-        self._positions = Positions(self.graph)
-        sums = [loss(batch, _clean_logits(model, batch)[None]).double().sum() for batch in batches]
-        self.loss = float(torch.stack(sums).sum()) / self.n_prompts
+        self.positions = Positions(self.graph)
+        last, everything = len(self.graph.blocks) - 1, range(self.graph.n_senders)
+        sums = [self.summed_losses(s, s.input(last, everything, True)[None, :, 0]) for s in self.states]
+        self.loss = float(torch.cat(sums).sum()) / self.n_prompts
+        self.logit_size = float(self._logits.abs().max())
+        if not np.isfinite(self.loss):
+            raise NumericalError(
+                f"the loss of the full model is {self.loss}; check the model, the prompts and the metric"
+            )
 
     def visit(self, receivers: Sequence[int]) -> Visit | None:
         """Begin with the edges into ``receivers``, ports of one node; None if nothing reads that node.
@@ -75,7 +83,7 @@ class CurrentCircuit:
         Receivers must be visited from the logits down, layer by layer.
         """
         node = int(self.graph.receiver_node[receivers[0]])
-        if node < self.graph.n_senders and not self._positions.learn(self.kept, node):
+        if node < self.graph.n_senders and not self.positions.learn(self.kept, node):
             return None
         return Visit(self, receivers)
 
@@ -85,11 +93,11 @@ class CurrentCircuit:
             block = self.graph.block_of(receiver)
             block.matrix(self.kept)[receiver - block.first_receiver] = False
 
-    def _losses(self, state: State, final: Tensor) -> Tensor:
+    def summed_losses(self, state: State, final: Tensor) -> Tensor:
         """Summed losses (circuits,) from the logits' input (circuits, prompts, d_model), some circuits at a time."""
         per_circuit = final.shape[1] * self.model.config.d_vocab
-        at_once = max(1, LOGITS_AT_ONCE[self._kind] // per_circuit)  # a wide product is faster,
-        piece = max(1, METRIC_AT_ONCE[self._kind] // per_circuit)  # but a metric's own tensors better stay in the cache
+        at_once = max(1, LOGITS_AT_ONCE[self.kind] // per_circuit)  # a wide product is faster,
+        piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors better stay in the cache
         if self._logits.numel() < (needed := min(at_once, len(final)) * per_circuit):
             self._logits = final.new_empty(needed)
         sums = []
@@ -100,7 +108,8 @@ class CurrentCircuit:
         return torch.cat(sums)
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
+        """Whose sizes to use, of those at the top of this file."""
         return "cpu" if self.model.device.type == "cpu" else "cuda"
 
 
@@ -115,7 +124,7 @@ class Visit:
         graph, self.circuit, self.receivers = circuit.graph, circuit, list(receivers)
         self._block = graph.block_of(receivers[0])
         self._number = graph.blocks.index(self._block)
-        self._reach: Reach = what_is_reached(graph, circuit.kept, circuit._positions, self.receivers, self._number)
+        self._reach: Reach = what_is_reached(graph, circuit.kept, circuit.positions, self.receivers, self._number)
         self._constants = [state.constants(self._reach) for state in circuit.states]
         self._ports = list(self._reach.steps[0].ports) if self._reach.steps else [""]
         self._answer_only = not self._reach.steps or all(map(self._reach.steps[0].reads_answer_only, self._ports))
@@ -133,7 +142,7 @@ class Visit:
         return len(circuit.states) * self._reach.overhead(circuit.model.config) / self._operations
 
     def _fitting(self, state: State) -> int:
-        kind, (prompts, positions) = self.circuit._kind, state.batch.clean.shape
+        kind, (prompts, positions) = self.circuit.kind, state.batch.clean.shape
         vector = prompts * self.circuit.model.config.d_model * state.delta.element_size()
         widest = vector * (1 if self._answer_only else positions)
         held = vector * self._reach.most_at_once(1 if self._answer_only else positions)
@@ -181,24 +190,24 @@ class Visit:
         circuit, sums = self.circuit, []
         for state, constants in zip(circuit.states, self._constants, strict=True):
             final = state.run(self._reach, self._by_port(state, inputs(state)), constants)
-            sums.append(circuit._losses(state, final))
+            sums.append(circuit.summed_losses(state, final))
         return np.asarray(torch.stack(sums).sum(0).cpu().numpy()) / circuit.n_prompts
 
     def _by_port(self, state: State, x: Tensor) -> dict[str, Tensor]:
         """The same input for every port of the visit, at the positions that the port needs."""
         first = self._reach.steps[0] if self._reach.steps else None
-        return {port: state._at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
+        return {port: state.at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
 
     def made(self, tests: int, thrown_away: int = 0) -> None:
         """Count tests whose result was used, and those that were computed for nothing."""
         self.circuit.operations += tests * self._operations
         self.circuit.thrown_away += thrown_away
 
-    def cut(self, senders: Sequence[int] | slice, loss: float | None = None) -> None:
-        """Cut the edges from ``senders`` for good; ``loss`` is what the circuit then has (the same, if None)."""
+    def cut(self, senders: Sequence[int], loss: float) -> None:
+        """Cut the edges from ``senders`` for good; ``loss`` is what the circuit then has."""
         for row in self._rows:
             self._kept[row, senders] = False
-        self.circuit.loss = self.circuit.loss if loss is None else loss
+        self.circuit.loss = loss
         self._changed = True
 
     def repeat(self, senders: Sequence[int], rows: np.ndarray[Any, Any], width: Width) -> None:
@@ -217,8 +226,3 @@ class Visit:
                 inputs = self._by_port(state, self._input(state, kept)[None])
                 state.run(self._reach, inputs, constants, keep=True)
         self._constants.clear()
-
-
-def _clean_logits(model: Transformer, batch: Batch) -> Tensor:
-    known = batch.targets.clean_logits
-    return model.logits(batch.clean, batch.answer) if known is None else known

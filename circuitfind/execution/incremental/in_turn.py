@@ -53,7 +53,7 @@ def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Row]:
     if sender != WHOLE_PORT and visit.is_same_value(sender):
         kept = rule(loss, loss) >= 0
         if not kept:
-            visit.cut([sender])
+            visit.cut([sender], loss)
         return [(loss, loss, float(kept), SAME_VALUE)]
     return []
 
@@ -74,13 +74,13 @@ def _test_window(visit: Visit, senders: Sequence[int], rule: Rule, width: Width,
         before, how = visit.circuit.loss, TESTED
         cut = visit.senders if whole else [sender]
         margin = rule(before, after)
-        if close_calls.too_close(before, after, margin):
+        if close_calls.too_close(before, after, margin, visit.circuit.logit_size):
             before, after = close_calls.loss(visit.circuit.kept), close_calls.loss(visit.kept_without(cut))
             margin, how = rule(before, after), TESTED_AGAIN
         if not np.isfinite(margin):
             raise NumericalError(
-                f"the loss is {after} without {visit.name(sender)}, so no decision can be made; the run can be resumed after "
-                "the metric or the model has been mended"
+                f"the loss is {after} without {visit.name(sender)}, and {before} with it, so no decision can be made; those "
+                "made before are kept, and the same run goes on from there"
             )
         rows.append((before, after, float(margin >= 0), how))
         width.learn(margin >= 0)

@@ -57,7 +57,8 @@ class LogBook:
             yield
         except BaseException:
             self._meter.end()
-            self._checkpoint.save(self._values, self._total, now=True)
+            if self._total:
+                self._checkpoint.save(self._values, self._total, now=True)
             raise
         self._search, self.done, self._earlier = self._search + 1, 0, 0.0
         self._begun, self._tests = time.monotonic(), 0
@@ -79,7 +80,7 @@ class LogBook:
         self._tests += sum(row[-1] <= TESTED_AGAIN for row in rows)
         self.done = stop
         self._checkpoint.save(self._values, self._total)
-        self._meter.show(self._total, self._words(seconds))
+        self._meter.show(self._total, lambda: self._words(seconds))
 
     def _words(self, seconds: float) -> str:
         done = self.values[: self.done]

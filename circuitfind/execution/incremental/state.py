@@ -61,7 +61,7 @@ class State:
         everywhere = torch.stack([(row == 0).all() for row in self.delta])
         return torch.stack([everywhere, (self.delta_at_answer == 0).flatten(1).all(1)])
 
-    def _at(self, x: Tensor, answer_only: bool) -> Tensor:
+    def at(self, x: Tensor, answer_only: bool) -> Tensor:
         """(..., prompts, positions, vector) at the answer position, if only that is wanted and the rest is there."""
         return self.batch.at_answer(x)[..., None, :] if answer_only and x.shape[-2] > 1 else x
 
@@ -72,7 +72,7 @@ class State:
 
     def input(self, block: int, senders: Sequence[int], answer_only: bool) -> Tensor:
         """What a receiver reads through kept edges from ``senders``: (prompts, positions or 1, d_model)."""
-        x = self._at(self.bases[block], answer_only).clone()
+        x = self.at(self.bases[block], answer_only).clone()
         for sender in senders:
             x += self._delta(answer_only)[sender]
         return x
@@ -100,7 +100,7 @@ class State:
     def _constant(self, reading: Reading, answer_only: bool) -> Tensor:
         x = self.input(reading.block, reading.unchanged, answer_only)
         for sender in reading.changed:  # a changed output is added whole, so its ablated value leaves the base
-            x -= self._at(self._ablated(sender), answer_only)
+            x -= self.at(self._ablated(sender), answer_only)
         return x
 
     # ---------------------------------------------------------------- running a change
@@ -116,24 +116,24 @@ class State:
             return inputs[""][:, :, 0]
         outputs: dict[int, Tensor] = {}
         for step in reach.steps:
-            if outputs:
-                inputs = {port: self._read(step, port, constants, outputs) for port in step.ports}
-            outputs[step.node] = out = self._compute(step, inputs, keep)
+            first = step is reach.steps[0]
+            read = inputs if first else {port: self._read(step, port, constants, outputs) for port in step.ports}
+            outputs[step.node] = out = self._compute(step, read, keep)
             if keep:
                 self._keep_output(step, out)
             for node in step.last_uses:
                 del outputs[node]
         final = constants[-1, ""][None]
         for sender in reach.logits.changed:
-            final = final + self._at(outputs[sender], True)
+            final = final + self.at(outputs[sender], True)
         return final[:, :, 0]
 
     def _read(self, step: Step, port: str, constants: Constants, outputs: Mapping[int, Tensor]) -> Tensor:
         answer_only = step.reads_answer_only(port)
         first, *others = step.ports[port].changed
-        x = constants[step.node, port] + self._at(outputs[first], answer_only)
+        x = constants[step.node, port] + self.at(outputs[first], answer_only)
         for sender in others:
-            x += self._at(outputs[sender], answer_only)
+            x += self.at(outputs[sender], answer_only)
         return x
 
     def _compute(self, step: Step, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
@@ -148,7 +148,7 @@ class State:
                 if keep:
                     self._keep_port(step, port, ports[port][0])
             else:
-                ports[port] = self._at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
+                ports[port] = self.at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
         n = max(len(part) for part in ports.values())
         q, k, v = (part.expand(n, *part.shape[1:]) for part in ports.values())
         z = model.attend_at(layer, q, k, v, self.batch.answer) if step.at_answer else model.attend(layer, q, k, v)
@@ -178,4 +178,4 @@ class State:
         ablated = self._ablated(step.node)
         if not step.at_answer:
             torch.sub(out[0], ablated, out=self.delta[step.node])
-        torch.sub(self._at(out[0], True), self._at(ablated, True), out=self.delta_at_answer[step.node])
+        torch.sub(self.at(out[0], True), self.at(ablated, True), out=self.delta_at_answer[step.node])
