@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from circuitfind.decisions import HOW, TESTED_AGAIN
+from circuitfind.decisions import DECISIONS, HOW, TESTED_AGAIN
 from circuitfind.errors import CircuitError, CircuitfindError
 from circuitfind.graph import PORTS, ComputationGraph
 
 NUMBERS = ("before", "after", "delta")
 COLUMNS = ("step", "threshold", "edge", *NUMBERS, "decision", "how")
-DECISIONS = ("cut", "kept")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ HOW = (
 )
 """How a decision was made; the first two are tests, the others need none."""
 TESTED, TESTED_AGAIN, UNREAD, PORT_CUT, SAME_VALUE = range(len(HOW))
+DECISIONS = ("cut", "kept")
 COLUMNS = ("before", "after", "kept", "how", "seconds")
 BEFORE, AFTER, KEPT, HOW_COLUMN, SECONDS = range(len(COLUMNS))
 FRAGILE = 1e-4
@@ -158,7 +159,7 @@ class DecisionLog:
                 "after": self.values[:, AFTER],
                 "delta": np.where(tested, self.delta, np.nan),
                 "margin": np.where(tested, self.margin, np.nan),
-                "decision": np.where(self.kept_candidates, "kept", "cut"),
+                "decision": np.array(DECISIONS)[self.kept_candidates.astype(int)],
                 "how": np.array(HOW)[self.values[:, HOW_COLUMN].astype(int)],
                 "seconds": self.values[:, SECONDS].round(3),
             }

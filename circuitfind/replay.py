@@ -26,8 +26,8 @@ import torch
 
 from circuitfind import api
 from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.decision_table import DECISIONS, NUMBERS, Row, read_table
-from circuitfind.decisions import PORT_CUT, SAME_VALUE, UNREAD
+from circuitfind.decision_table import NUMBERS, Row, read_table
+from circuitfind.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.discovery.acdc import visiting_order
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.execution import run_masked

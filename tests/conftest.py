@@ -1,6 +1,7 @@
 """Small random models and prompt pairs that every test file may use."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -54,3 +55,19 @@ def model(request) -> Transformer:
 @pytest.fixture
 def pairs(model) -> TokenPairs:
     return random_pairs(model)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Run ``circuitfind WORDS`` in this process: exit code, standard output, standard error."""
+    from circuitfind import cli
+
+    def call(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["circuitfind", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stop.value.code or 0), said.out, said.err
+
+    return call

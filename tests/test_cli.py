@@ -12,7 +12,7 @@ from test_report import FILES, interrupt
 from typer.main import get_command
 
 import circuitfind as cf
-from circuitfind import api, cli
+from circuitfind import api
 from circuitfind.circuit import Circuit, to_eap_ig
 from circuitfind.cli.options import app
 
@@ -21,19 +21,10 @@ TOP = (*FEW, "--algorithm", "eap", "--edges", "40")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(command_line, monkeypatch, tmp_path):
     """Run a command in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["circuitfind", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        said = capsys.readouterr()
-        return int(stop.value.code or 0), said.out, said.err
-
-    return call
+    return command_line
 
 
 @pytest.fixture

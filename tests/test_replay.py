@@ -3,16 +3,16 @@
 import csv
 import json
 import shutil
-import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import small_model
 
 import circuitfind as cf
-from circuitfind import api, cli
+from circuitfind import api
 from circuitfind.decision_table import COLUMNS, Row, edges_called, read_table
 from circuitfind.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
 from circuitfind.discovery.acdc import visiting_order
@@ -387,18 +387,9 @@ def test_a_run_without_decisions_is_refused(copy, tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command_line):
     """Run ``circuitfind replay``: exit code, standard output, standard error."""
-
-    def call(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["circuitfind", "replay", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        said = capsys.readouterr()
-        return int(stop.value.code or 0), said.out, said.err
-
-    return call
+    return partial(command_line, "replay")
 
 
 def test_the_command_exits_with_0_if_all_agrees(command, made):
