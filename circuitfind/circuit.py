@@ -11,6 +11,7 @@ what cannot matter is pruned afterwards:
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "circuitfind-circuit/1"
+MOST_IN_JSON = 5_000_000
+"""Edges up to which EAP-IG's format, an object for every edge of the graph, is written: about a gigabyte."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -59,36 +62,31 @@ class Circuit:
         if self.scores is not None and self.scores.shape != self.kept.shape:
             raise CircuitError(f"scores have shape {self.scores.shape}; the graph has {self.graph.n_edges} edges")
 
-        if self.scores is not None and self.scores.shape != self.kept.shape:
-            raise CircuitError(f"scores of {self.scores.shape[0]} edges do not fit a graph of {self.graph.n_edges}")
-
     @property
     def n_edges(self) -> int:
         """Kept edges."""
-        return int(self.kept.sum())
+        return int(np.count_nonzero(self.kept))
 
     @property
     def edges(self) -> list[dict[str, Any]]:
         """The kept edges by decreasing size of score: ``name, source, target, port, score``."""
+        columns = self.columns()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def columns(self, most: int | None = None) -> dict[str, list[Any]]:
+        """:attr:`edges` by column, or those of the ``most`` first."""
         numbers = np.flatnonzero(self.kept)
         if self.scores is not None:
             numbers = numbers[np.argsort(-np.abs(self.scores[numbers]), kind="stable")]
-        return [self._row(int(edge)) for edge in numbers]
-
-    def _row(self, edge: int) -> dict[str, Any]:
-        receiver = self.graph.receiver_names[self.graph.edge_receiver[edge]]
-        return {
-            "name": self.graph.edge_name(edge),
-            "source": self.graph.sender_names[self.graph.edge_sender[edge]],
-            "target": self.graph.node_name(int(self.graph.edge_target[edge])),
-            "port": receiver[-2] if receiver.endswith(">") else None,
-            "score": None if self.scores is None else float(self.scores[edge]),
-        }
+        numbers = numbers[:most]
+        score = [None] * len(numbers) if self.scores is None else self.scores[numbers].tolist()
+        return {**self.graph.edge_columns(numbers.tolist()), "score": score}
 
     @cached_property
     def nodes(self) -> list[str]:
         """Nodes with a kept edge, in execution order."""
-        used = np.union1d(self.graph.edge_sender[self.kept], self.graph.edge_target[self.kept])
+        senders, receivers = self.graph.ends(np.flatnonzero(self.kept))
+        used = np.union1d(senders, self.graph.receiver_node[receivers])
         return [self.graph.node_name(int(node)) for node in used]
 
     def __contains__(self, edge_name: str) -> bool:
@@ -106,11 +104,11 @@ class Circuit:
 
     # ---------------------------------------------------------------- other forms
 
-    def to_frame(self) -> pandas.DataFrame:
-        """The kept edges as a table."""
+    def to_frame(self, most: int | None = None) -> pandas.DataFrame:
+        """The kept edges as a table, or the ``most`` of them with the largest scores."""
         import pandas
 
-        return pandas.DataFrame(self.edges, columns=["name", "source", "target", "port", "score"])
+        return pandas.DataFrame(self.columns(most))
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The circuit as a graph; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
@@ -178,7 +176,7 @@ class Circuit:
             provenance = Provenance.from_dict(values.get("provenance", {}))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CircuitError(f"this JSON is not a circuit of schema {SCHEMA!r}: {_reason(error)}") from None
-        if not np.isfinite(scores).all():
+        if not np.isfinite(scores[numbers]).all():
             raise CircuitError("this JSON has scores that are NaN or infinite")
         return cls(graph, kept, scores if scored else None, values.get("selection", {}), provenance)
 
@@ -211,15 +209,12 @@ def _reason(error: Exception) -> str:
 
 def prune(graph: ComputationGraph, kept: Mask, ablation: str) -> Mask:
     """The kept edges that matter under this ablation (see the module's first lines)."""
-    from circuitfind import kernels
-
-    pruned = kernels.prune(graph.edge_sender, graph.edge_target, kept, graph.n_nodes, ablation == "corrupted")
-    return np.asarray(pruned)
+    return graph.prune(kept, from_input=ablation == "corrupted")
 
 
 def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any]) -> Circuit:
     pruned = prune(scores.graph, kept, scores.provenance.ablation)
-    asked = {**selection, "asked": int(kept.sum()), "kept": int(pruned.sum())}
+    asked = {**selection, "asked": int(np.count_nonzero(kept)), "kept": int(np.count_nonzero(pruned))}
     return Circuit(scores.graph, pruned, scores.values, asked, scores.provenance)
 
 
@@ -238,17 +233,48 @@ def top_edges(
         ranking: ``scores.ranking(absolute)``, for callers that ask many times.
     """
     check_size(scores.graph, n)
-    kept = np.zeros(scores.graph.n_edges, dtype=bool)
-    kept[(scores.ranking(absolute) if ranking is None else ranking)[:n]] = True
+    if ranking is None:
+        kept = scores.best(n, absolute=absolute)
+    else:
+        kept = np.zeros(scores.graph.n_edges, dtype=bool)
+        kept[ranking[:n]] = True
     return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute})
+
+
+def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
+    """The fewest best edges of which pruning leaves at least ``n``, pruned: the first such :func:`top_edges`.
+
+    Found without a ranking, in a few passes over the graph: see :func:`circuitfind.kernels.bottleneck_rows`.
+    """
+    from circuitfind import kernels
+
+    graph, rule = scores.graph, {"rule": "top", "n": 0, "absolute": absolute}
+    check_size(graph, n)
+    if n == 0:
+        return _circuit(scores, np.zeros(graph.n_edges, dtype=bool), rule)
+    cost = np.negative(np.abs(scores.values) if absolute else scores.values)
+    from_input = scores.provenance.ablation == "corrupted"
+    through = kernels.bottleneck_rows(graph.first_edge, graph.receiver_node, cost, graph.n_nodes, from_input)
+    through.partition(n - 1)
+    last = -float(through[n - 1])
+    del through, cost
+    kept = scores.above(last, absolute=absolute, strictly=True)
+    equal = np.flatnonzero(scores.above(last, absolute=absolute) & ~kept)
+
+    def large_enough(ties: int) -> bool:
+        kept[equal[:ties]], kept[equal[ties:]] = True, False
+        return bool(np.count_nonzero(prune(graph, kept, scores.provenance.ablation)) >= n)
+
+    large_enough(1 + bisect_left(range(1, len(equal)), True, key=large_enough))
+    return _circuit(scores, kept, {**rule, "n": int(np.count_nonzero(kept))})
 
 
 def edges_above(scores: EdgeScores, threshold: float, *, absolute: bool = True) -> Circuit:
     """The edges whose score (or its size) is at least ``threshold``, pruned."""
     if np.isnan(threshold):
         raise OptionError("threshold nan: give a number")
-    key = np.abs(scores.values) if absolute else scores.values
-    return _circuit(scores, key >= threshold, {"rule": "threshold", "threshold": threshold, "absolute": absolute})
+    kept = scores.above(threshold, absolute=absolute)
+    return _circuit(scores, kept, {"rule": "threshold", "threshold": threshold, "absolute": absolute})
 
 
 def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
@@ -257,11 +283,8 @@ def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circui
 
     graph = scores.graph
     check_size(graph, n)
-    rank = np.empty(graph.n_edges, dtype=np.int64)
-    rank[scores.ranking(absolute)] = np.arange(graph.n_edges)
-    order = kernels.grow_greedily(graph.edge_sender, graph.edge_target, rank, graph.n_nodes)
     kept = np.zeros(graph.n_edges, dtype=bool)
-    kept[order[:n]] = True
+    kept[kernels.grow_rows(graph.first_edge, graph.receiver_node, scores.values, graph.n_nodes, absolute, n)] = True
     return _circuit(scores, kept, {"rule": "greedy", "n": n, "absolute": absolute})
 
 
@@ -281,15 +304,18 @@ def decided_edges(scores: EdgeScores) -> Circuit:
 
 
 def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Edges left after pruning the best n, for every n from 0 to all: (edges + 1,), in one pass over the graph."""
+    """Edges left after pruning the best n, for every n from 0 to all: (edges + 1,), in one pass over the graph.
+
+    Where one size is asked for, :func:`smallest_prefix` finds its n without a ranking.
+    """
     from circuitfind import kernels
 
     graph = scores.graph
-    rank = np.empty(graph.n_edges, dtype=np.int64)
-    rank[scores.ranking(absolute)] = np.arange(graph.n_edges)
+    length = np.empty(graph.n_edges, dtype=np.int32)
+    length[scores.ranking(absolute)] = np.arange(1, graph.n_edges + 1, dtype=np.int32)
     from_input = scores.provenance.ablation == "corrupted"
-    after = kernels.alive_after(graph.edge_sender, graph.edge_target, rank, graph.n_nodes, from_input)
-    return np.asarray(kernels.alive_counts(after))
+    after = kernels.bottleneck_rows(graph.first_edge, graph.receiver_node, length, graph.n_nodes, from_input)
+    return kernels.alive_counts(after)
 
 
 # -------------------------------------------------------------------- EAP-IG's file format
@@ -301,10 +327,19 @@ def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True) -> dict
     Args:
         d_model: the model's width, which that format asks for.
         all_edges: write every edge with its score (importances); otherwise only the kept ones.
+
+    Raises:
+        OptionError: all edges are more than :data:`MOST_IN_JSON`.
     """
     graph = circuit.graph
-    scores = np.zeros(graph.n_edges) if circuit.scores is None else circuit.scores
-    edges: Iterable[int] = range(graph.n_edges) if all_edges else np.flatnonzero(circuit.kept)
+    if all_edges and graph.n_edges > MOST_IN_JSON:
+        raise OptionError(
+            f"all {graph.n_edges:,} edges are too many for EAP-IG's JSON, which is written for up to {MOST_IN_JSON:,}: "
+            "write the kept edges only, or the scores with EdgeScores.to_parquet"
+        )
+    edges = np.arange(graph.n_edges) if all_edges else np.flatnonzero(circuit.kept)
+    scores = np.zeros(len(edges)) if circuit.scores is None else circuit.scores[edges]
+    rows = zip(graph.edge_names(edges.tolist()), scores.tolist(), circuit.kept[edges].tolist(), strict=True)
     used = set(circuit.nodes)
     cfg = {
         "n_layers": graph.n_layers,
@@ -315,9 +350,7 @@ def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True) -> dict
     return {
         "cfg": cfg,
         "nodes": {graph.node_name(node): {"in_graph": graph.node_name(node) in used} for node in range(graph.n_nodes)},
-        "edges": {
-            graph.edge_name(int(e)): {"score": float(scores[e]), "in_graph": bool(circuit.kept[e])} for e in edges
-        },
+        "edges": {name: {"score": score, "in_graph": kept} for name, score, kept in rows},
     }
 
 

@@ -10,12 +10,14 @@ Names and edge set are those of EAP-IG and MIB:
 Everything is numbered in execution order. Receivers come in **blocks** (the q, k and v ports of a layer, its MLP, the
 logits); all receivers of a block read the same senders, and these are always the first ``n_senders``. So the edges of a
 block are a dense matrix (receivers x senders) laid flat, and any per-edge array is cut into per-block matrices by
-:meth:`Block.matrix` without copying. No Python object exists per edge.
+:meth:`Block.matrix` without copying. No Python object exists per edge, and what is asked about a few edges
+(:meth:`ComputationGraph.ends`, their names) needs no array of all.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 PORTS = ("q", "k", "v")
 Ints = np.ndarray[Any, np.dtype[np.int32]]
+Longs = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 PerEdge = TypeVar("PerEdge", "np.ndarray[Any, Any]", "torch.Tensor")
 _NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)\.h(?P<head>\d+))")
 
@@ -145,16 +149,29 @@ class ComputationGraph:
     @cached_property
     def edge_sender(self) -> Ints:
         """Sender of every edge, shape (edges,)."""
-        return np.concatenate([np.tile(np.arange(b.n_senders, dtype=np.int32), b.n_receivers) for b in self.blocks])
+        senders = np.empty(self.n_edges, dtype=np.int32)
+        for block in self.blocks:
+            block.matrix(senders)[:] = np.arange(block.n_senders, dtype=np.int32)
+        return senders
 
     @cached_property
     def edge_receiver(self) -> Ints:
         """Receiver of every edge, shape (edges,)."""
-        parts = [
-            np.repeat(np.arange(b.first_receiver, b.first_receiver + b.n_receivers, dtype=np.int32), b.n_senders)
-            for b in self.blocks
-        ]
-        return np.concatenate(parts)
+        return np.repeat(np.arange(self.n_receivers, dtype=np.int32), np.diff(self.first_edge))
+
+    @cached_property
+    def first_edge(self) -> Longs:
+        """The edge from sender 0 to every receiver, and the number of edges: shape (receivers + 1,).
+
+        The edges into a receiver stand together, by sender, so ``first_edge[receiver] + sender`` is an edge's number.
+        """
+        n_senders = [n for block in self.blocks for n in [block.n_senders] * block.n_receivers]
+        return np.cumsum([0, *n_senders], dtype=np.int64)
+
+    def ends(self, edges: Longs) -> tuple[Longs, Longs]:
+        """Senders and receivers of some edges, given by number: two arrays of their shape."""
+        receivers = np.searchsorted(self.first_edge, edges, side="right") - 1
+        return edges - self.first_edge[receivers], receivers
 
     @cached_property
     def receiver_node(self) -> Ints:
@@ -170,7 +187,7 @@ class ComputationGraph:
     @cached_property
     def edge_target(self) -> Ints:
         """Node every edge leads to, shape (edges,)."""
-        return np.asarray(self.receiver_node[self.edge_receiver])
+        return np.repeat(self.receiver_node, np.diff(self.first_edge))
 
     # ---------------------------------------------------------------- names
 
@@ -201,11 +218,26 @@ class ComputationGraph:
 
     def edge_name(self, edge: int) -> str:
         """``sender->receiver``."""
-        return f"{self.sender_names[self.edge_sender[edge]]}->{self.receiver_names[self.edge_receiver[edge]]}"
+        return self.edge_names([edge])[0]
 
     def edge_names(self, edges: Iterable[int] | None = None) -> list[str]:
-        """Names of some edges, or of all in order."""
-        return [self.edge_name(int(edge)) for edge in (range(self.n_edges) if edges is None else edges)]
+        """Names of some edges, or of all in order: 100 bytes each, which for large models is gigabytes."""
+        return self.edge_columns(range(self.n_edges) if edges is None else edges)["name"]
+
+    def edge_columns(self, edges: Iterable[int]) -> dict[str, list[Any]]:
+        """What names some edges, as columns of a table: ``name``, ``source``, ``target`` (nodes) and ``port``.
+
+        The port is ``q``, ``k``, ``v``, or None for an MLP and the logits.
+        """
+        senders, receivers = (part.tolist() for part in self.ends(np.fromiter(edges, dtype=np.int64)))
+        names, target = self.receiver_names, [self.node_name(int(node)) for node in self.receiver_node]
+        source = [self.sender_names[sender] for sender in senders]
+        return {
+            "name": [f"{sender}->{names[receiver]}" for sender, receiver in zip(source, receivers, strict=True)],
+            "source": source,
+            "target": [target[receiver] for receiver in receivers],
+            "port": [names[receiver][-2] if names[receiver][-1] == ">" else None for receiver in receivers],
+        }
 
     def edge_index(self, name: str) -> int:
         """Number of the edge called ``name``.
@@ -221,10 +253,10 @@ class ComputationGraph:
         if target not in self._receiver_number:
             raise UnknownNameError(f"receiver in edge {name!r}:", target, self.receiver_names)
         sender, receiver = self._sender_number[source], self._receiver_number[target]
-        block = self.block_of(receiver)
-        if sender >= block.n_senders:
+        first = int(self.first_edge[receiver])
+        if sender >= int(self.first_edge[receiver + 1]) - first:
             raise CircuitError(f"edge {name!r}: {source} comes after {target}, so it cannot feed it")
-        return block.first_edge + (receiver - block.first_receiver) * block.n_senders + sender
+        return first + sender
 
     @cached_property
     def _sender_number(self) -> dict[str, int]:
@@ -235,19 +267,43 @@ class ComputationGraph:
         return {name: number for number, name in enumerate(self.receiver_names)}
 
     def block_of(self, receiver: int) -> Block:
-        """The block a receiver is in."""
-        return next(b for b in self.blocks if b.first_receiver <= receiver < b.first_receiver + b.n_receivers)
+        """The block a receiver is in.
 
-    def mask(self, names: Iterable[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        Raises:
+            CircuitError: there is no such receiver.
+        """
+        if not 0 <= receiver < self.n_receivers:
+            raise CircuitError(f"receiver {receiver}: this graph has receivers 0 to {self.n_receivers - 1}")
+        return self.blocks[bisect_right(self._first_receivers, receiver) - 1]
+
+    @cached_property
+    def _first_receivers(self) -> list[int]:
+        return [block.first_receiver for block in self.blocks]
+
+    def mask(self, names: Iterable[str]) -> Mask:
         """Boolean array (edges,) that is true at the named edges."""
         kept = np.zeros(self.n_edges, dtype=bool)
         kept[[self.edge_index(name) for name in names]] = True
         return kept
 
+    # ---------------------------------------------------------------- passes
+
+    def prune(self, kept: Mask, *, from_input: bool) -> Mask:
+        """The kept edges that lie on a kept path to the logits.
+
+        Args:
+            kept: boolean (edges,).
+            from_input: the path must begin at the input. Right under corrupted ablation only: elsewhere what no input
+                reaches has an output that differs from what replaces it.
+        """
+        from circuitfind import kernels
+
+        return kernels.prune_rows(self.first_edge, self.receiver_node, kept, self.n_nodes, from_input)
+
     # ---------------------------------------------------------------- networkx
 
     def to_networkx(
-        self, kept: np.ndarray[Any, Any] | None = None, scores: np.ndarray[Any, Any] | None = None
+        self, kept: Mask | None = None, scores: np.ndarray[Any, Any] | None = None
     ) -> networkx.MultiDiGraph:
         """The graph, or the part of it under ``kept``, as a ``networkx.MultiDiGraph``.
 
@@ -258,7 +314,7 @@ class ComputationGraph:
         number), ``port``, and ``score`` where scores are given.
 
         Args:
-            kept: boolean (edges,), all edges if None.
+            kept: boolean (edges,), all edges if None: a kilobyte each, so a million is a gigabyte.
             scores: float (edges,), optional.
         """
         import networkx
@@ -266,25 +322,17 @@ class ComputationGraph:
         graph = networkx.MultiDiGraph(
             n_layers=self.n_layers, n_heads=self.n_heads, has_mlp=self.has_mlp, parallel=self.parallel
         )
-        for node in range(self.n_nodes):
-            graph.add_node(self.node_name(node), **_node_attributes(self.node_name(node)))
-        edges = range(self.n_edges) if kept is None else np.flatnonzero(kept)
-        for edge in edges:
-            receiver = self.receiver_names[self.edge_receiver[edge]]
-            port = receiver[-2] if receiver.endswith(">") else ""
-            attributes: dict[str, Any] = {"name": self.edge_name(int(edge)), "index": int(edge), "port": port}
-            if scores is not None:
-                attributes["score"] = float(scores[edge])
-            graph.add_edge(
-                self.sender_names[self.edge_sender[edge]],
-                self.node_name(int(self.edge_target[edge])),
-                port,
-                **attributes,
-            )
+        graph.add_nodes_from((name, _node_attributes(name)) for name in map(self.node_name, range(self.n_nodes)))
+        edges = np.arange(self.n_edges) if kept is None else np.flatnonzero(kept)
+        columns = self.edge_columns(edges.tolist())
+        values = [{}] * len(edges) if scores is None else [{"score": score} for score in scores[edges].tolist()]
+        for index, name, source, target, port, value in zip(edges.tolist(), *columns.values(), values, strict=True):
+            attributes = {"name": name, "index": index, "port": port or "", **value}
+            graph.add_edge(source, target, port or "", **attributes)
         return graph
 
     @classmethod
-    def from_networkx(cls, graph: networkx.MultiDiGraph) -> tuple[ComputationGraph, np.ndarray[Any, Any]]:
+    def from_networkx(cls, graph: networkx.MultiDiGraph) -> tuple[ComputationGraph, Mask]:
         """The shape and the kept edges (boolean) of a graph made by :meth:`to_networkx`, maybe edited since.
 
         Only nodes and keyed edges are read, so edges may be removed or added with

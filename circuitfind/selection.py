@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -99,14 +98,18 @@ def _prefix_reach(
             "faithfulness is undefined; these prompts do not show the behaviour"
         )
 
-    @cache
-    def reach_of(kept: bytes) -> Reached:
-        values = measure(np.frombuffer(kept, dtype=bool))
-        (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
-        return Reached(float(faithfulness(values, empty, full)), sure)
+    ranking, found = scores.ranking(absolute), dict[int, Reached]()
 
-    ranking = scores.ranking(absolute)
-    return lambda n: reach_of(top_edges(scores, n, ranking=ranking).kept.tobytes())  # many prefixes prune to the same
+    def reach(n: int) -> Reached:
+        circuit = top_edges(scores, n, ranking=ranking)
+        # Of two prefixes, one holds the other, also when pruned: if they are of one size, they are the same.
+        if circuit.n_edges not in found:
+            values = measure(circuit.kept)
+            (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
+            found[circuit.n_edges] = Reached(float(faithfulness(values, empty, full)), sure)
+        return found[circuit.n_edges]
+
+    return reach
 
 
 def _growing(n_edges: int) -> list[int]:

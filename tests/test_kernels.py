@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import naive_graph
 import numpy as np
@@ -299,8 +300,10 @@ def test_arguments_are_left_as_they_were_and_may_be_read_only_or_strided():
 
 def test_an_installation_that_nobody_can_write_to_still_works(tmp_path):
     # Files in the place of every cache folder: not even the superuser can write there.
-    shutil.copy(kernels.__file__, tmp_path / "kernels.py")
-    (tmp_path / "__pycache__").write_text("")
+    package = tmp_path / "circuitfind"
+    shutil.copytree(Path(kernels.__file__).parent, package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__init__.py").write_text("")
+    (package / "kernels" / "__pycache__").write_text("")
     (tmp_path / "home").write_text("")
     home = str(tmp_path / "home")
     hidden = {
@@ -311,9 +314,9 @@ def test_an_installation_that_nobody_can_write_to_still_works(tmp_path):
         "NUMBA_DISABLE_JIT": "0",
     }
     program = (
-        "import kernels, numpy as np\n"
+        "from circuitfind import kernels\nimport numpy as np\n"
         "print(kernels.reached_from_input(np.array([0]), np.array([1]), np.array([True]), 2))\n"
-        "print(type(kernels._reached._cache).__name__)"
+        "print(type(kernels.edges._reached._cache).__name__)"
     )
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

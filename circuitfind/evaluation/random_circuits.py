@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import alive_counts, top_edges
+from circuitfind.circuit import smallest_prefix
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
@@ -26,6 +26,5 @@ def random_circuits(
     for number in range(n):
         values = np.random.default_rng([seed, number]).random(graph.n_edges)
         scores = EdgeScores(graph, values, Provenance(ablation=ablation))
-        length = int(np.searchsorted(alive_counts(scores), n_edges))
-        masks[number] = top_edges(scores, min(length, graph.n_edges)).kept
+        masks[number] = smallest_prefix(scores, n_edges).kept
     return masks

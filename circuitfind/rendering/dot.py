@@ -9,7 +9,7 @@ from itertools import groupby, pairwise
 import graphviz
 
 from circuitfind.rendering import style
-from circuitfind.rendering.drawing import INPUT, LOGITS, MLP, CircuitDrawing, is_head, place_of
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_head, place_of
 from circuitfind.rendering.labels import BODY, bar_label, margin_label, node_label, printable
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, Stroke, picture_of
@@ -55,13 +55,14 @@ def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
     Args:
         drawing: the circuit.
         detail: `"ports"` draws the q, k and v edges of a head apart, `"heads"` merges them into one with the sum of
-            their scores, `"auto"` takes ports up to 60 edges and heads beyond.
+            their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
+            `"auto"` takes ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
 
     Raises:
         OptionError: another detail.
     """
     picture = picture_of(drawing, detail)
-    rows = list(_rows(drawing))
+    rows = list(_rows(picture))
     graph = {**_GRAPH, **_spacing(picture, rows), "label": legend_label(picture)}
     dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=_NODE)
     _add_margin(dot, rows)
@@ -78,15 +79,25 @@ def _spacing(picture: Picture, rows: Sequence[Row]) -> dict[str, str]:
     return {"ranksep": "0.26" if len(rows) > TALL and not picture.crowded else "0.36"}
 
 
-def _rows(drawing: CircuitDrawing) -> Iterator[Row]:
+def _rows(picture: Picture) -> Iterator[Row]:
     below = -1
-    for index, (_, group) in enumerate(groupby(drawing.nodes, key=lambda node: place_of(node)[:2])):
+    for index, (row, group) in enumerate(groupby(picture.nodes, key=picture.row)):
         nodes = tuple(group)
-        layer, sublayer, _ = place_of(nodes[0])
-        here = drawing.n_layers if nodes[0] == LOGITS else int(layer)
-        words = "" if nodes[0] in (INPUT, LOGITS) else f"layer {here} {'MLP' if sublayer == MLP else 'attention'}"
-        yield Row(f"row {index}", margin_label(words, _left_out(below, here)), nodes)
-        below = here
+        first, last = picture.layers(nodes[0])
+        words = "" if nodes[0] in (INPUT, LOGITS) else _row_words(first, last, nodes[0])
+        inside = picture.inside.get(row, 0)
+        yield Row(f"row {index}", margin_label(words, _inside(inside) or _left_out(below, first)), nodes)
+        below = last
+
+
+def _row_words(first: int, last: int, node: str) -> str:
+    if last > first:
+        return f"layers {first}–{last}"
+    return f"layer {first} {'attention' if is_head(node) else 'MLP'}"
+
+
+def _inside(n_edges: int) -> str:
+    return f"{n_edges:,} edge{'s' * (n_edges != 1)} inside" if n_edges else ""
 
 
 def _left_out(below: int, above: int) -> str:
@@ -123,6 +134,8 @@ def _add_node(rank: graphviz.Digraph, node: str, picture: Picture) -> None:
         # Wide where many edges meet, so that they meet at different points.
         width = f"{min(0.6 + 0.15 * picture.degree(node), 3.2):.2f}"
         rank.node(node, bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
+    elif picture.bands is not None:
+        rank.node(node, node_label(picture.bands.name(node), picture.contents(node), fill, None), **names)
     elif is_head(node):
         layer, _, head = place_of(node)
         ports = picture.entered(node) if picture.ports else None
@@ -143,7 +156,16 @@ def _add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture) -> None
         arrowsize=f"{0.35 + 0.06 * width:.2f}",
         edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}")),
         id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))),
+        **_count(stroke, picture),
     )
+
+
+def _count(stroke: Stroke, picture: Picture) -> dict[str, str]:
+    """The number of edges, written at the strongest arrows between boxes."""
+    if stroke not in picture.counted:
+        return {}
+    color = style.edge_color(stroke.score)
+    return {"label": f"{len(stroke.edges):,}", "fontname": style.FONT, "fontsize": "8", "fontcolor": color}
 
 
 def _end(node: str, port: str | None) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from circuitfind.errors import CircuitError
 
@@ -19,7 +20,11 @@ _NODE = re.compile(rf"a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})|m(?P<mlp>{_NUM
 Place = tuple[float, int, int]
 """Layer, sub-layer (`ATTENTION` or `MLP`) and head of a node; sorting places sorts nodes from input to logits."""
 
+Row = tuple[float, int]
+"""The first two of a place: nodes of one row stand side by side."""
 
+
+@cache
 def place_of(node: str) -> Place:
     """Where a node stands: `a2.h5` is (2, ATTENTION, 5), `m2` is (2, MLP, 0); the input is below all, logits above.
 
@@ -114,12 +119,12 @@ class CircuitDrawing:
         if not math.isfinite(edge.score):
             raise CircuitError(f"edge {edge.name} has score {edge.score}; scores must be finite to be drawn")
 
-    @property
+    @cached_property
     def has_ports(self) -> bool:
         """Whether edges into heads say which of q, k and v they enter."""
         return any(edge.port is not None for edge in self.edges)
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Every node to draw, from input to logits; both are there even when the circuit is empty."""
         named = {node for edge in self.edges for node in (edge.source, edge.target)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from circuitfind.rendering.bands import Bands
 from circuitfind.rendering.drawing import is_head, place_of
 from circuitfind.rendering.labels import PLAIN_TABLE, short, text
 from circuitfind.rendering.picture import Picture
@@ -54,7 +55,9 @@ def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
 
 def _note(picture: Picture) -> str:
     if not picture.strokes:
-        return "The circuit is empty: no edge is kept."
+        return "The circuit is empty: no edge is kept." if not picture.drawing.edges else "All edges are inside a box."
+    if picture.bands is not None:
+        return _merged_note(picture, picture.bands)
     heads = [node for node in picture.drawing.nodes if is_head(node)]
     if not heads:
         return "Weak edges are faint." if picture.crowded else ""
@@ -66,11 +69,30 @@ def _note(picture: Picture) -> str:
     return "; ".join(parts) + "."
 
 
+def _merged_note(picture: Picture, bands: Bands) -> str:
+    layers = f"a band of {bands.depth} layers" if bands.depth > 1 else "a layer"
+    counts = sorted(len(stroke.edges) for stroke in picture.strokes)
+    nodes, middle = sum(picture.members.values()) - 2, counts[len(counts) // 2]
+    parts = [f"{nodes:,} nodes are merged: a box is all heads, or all MLPs, of {layers}"]
+    parts += [
+        f"an arrow holds {counts[0]:,} to {counts[-1]:,} edges (half of the arrows up to {middle:,}; the strongest say how "
+        "many), their scores added"
+    ]
+    parts += ["weak arrows are faint"] if picture.crowded else []
+    inside = sum(picture.inside.values())
+    parts += [f"{inside:,} edges stay inside a band and are counted at the left"] if inside else []
+    return "; ".join(parts) + "."
+
+
 def _left_out(picture: Picture) -> str:
     if not picture.hidden:
         return ""
     shown = len(picture.strokes)
-    return f"Only the {shown:,} strongest of {shown + picture.hidden:,} lines are drawn, but all nodes."
+    all_nodes = len(picture.members or picture.drawing.nodes)
+    return (
+        f"Only the {shown:,} strongest of {shown + picture.hidden:,} lines are drawn, and the {len(picture.nodes):,} of "
+        f"{all_nodes:,} nodes that they join."
+    )
 
 
 def _text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:

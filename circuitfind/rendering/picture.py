@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from circuitfind.errors import OptionError
-from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge, place_of
+from circuitfind.rendering.bands import Bands, bands_for
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Row, is_head, place_of
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
 """Lines that an eye can follow; up to so many edges, `detail="auto"` draws q, k and v apart."""
 
+BY_HEAD = 300
+"""Lines between heads up to which `detail="auto"` draws heads; of more, it merges layers."""
+
+COUNTED = 20
+"""Lines between boxes at which the number of their edges is written, the strongest ones."""
+
 DRAWABLE = 500
 """Lines up to which all are drawn; of more, the strongest. Graphviz's time grows faster than their square."""
 
-DETAILS = ("auto", "ports", "heads")
+DETAILS = ("auto", "ports", "heads", "layers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stroke:
-    """One drawn line and the edges it stands for, which differ in their port at most."""
+    """One drawn line and the edges it stands for.
 
-    edges: tuple[DrawnEdge, ...]
+    Args:
+        source, target: the node that writes and the one that reads, or the boxes they are in.
+        port: the port at which it ends; None where it ends at the whole node.
+        edges: those it stands for, in the order of the graph.
+    """
+
+    source: str
+    target: str
     port: str | None
+    edges: tuple[DrawnEdge, ...]
 
-    @property
-    def source(self) -> str:
-        """The node that writes."""
-        return self.edges[0].source
-
-    @property
-    def target(self) -> str:
-        """The node that reads."""
-        return self.edges[0].target
-
-    @property
+    @cached_property
     def score(self) -> float:
         """The sum of the edges' scores: to first order, what cutting all of them changes."""
         return math.fsum(edge.score for edge in self.edges)
@@ -47,6 +54,8 @@ class Stroke:
         """The edge's name and score, and the parts of a sum."""
         if len(self.edges) == 1:
             return f"{self.edges[0].name}: {self.score:+.4g}"
+        if (self.source, self.target) != (self.edges[0].source, self.edges[0].target):
+            return f"{self.source}->{self.target}: {self.score:+.4g} ({len(self.edges):,} edges)"
         parts = ", ".join(f"{edge.port or 'head'} {edge.score:+.4g}" for edge in self.edges)
         return f"{self.source}->{self.target}: {self.score:+.4g} ({parts})"
 
@@ -58,18 +67,56 @@ class Picture:
     Args:
         drawing: the circuit.
         ports: whether q, k and v are drawn apart.
+        bands: layers merged into boxes; None where nodes are drawn one by one.
         strokes: the lines, in the order of the graph.
         hidden: how many lines are left out because nobody could follow so many.
+        inside: of each row of boxes, how many edges lead about inside it.
         largest: the largest absolute score of a line; 0 without lines.
         fills: colour of each role.
     """
 
     drawing: CircuitDrawing
     ports: bool
+    bands: Bands | None
     strokes: tuple[Stroke, ...]
     hidden: int
+    inside: Mapping[Row, int]
     largest: float
     fills: Mapping[str, str]
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes or boxes to draw, from input to logits; where lines are left out, only those that a line joins."""
+        if self.bands is not None:
+            return tuple(sorted({self.bands.box(node) for node in self.drawing.nodes}, key=self.bands.place))
+        joined = {node for stroke in self.strokes for node in (stroke.source, stroke.target)} | {INPUT, LOGITS}
+        return tuple(node for node in self.drawing.nodes if not self.hidden or node in joined)
+
+    def row(self, node: str) -> Row:
+        """Equal for nodes or boxes that stand side by side."""
+        return self.bands.row(node) if self.bands else place_of(node)[:2]
+
+    def layers(self, node: str) -> tuple[int, int]:
+        """First and last layer of a node or box; the input lies before layer 0, the logits after the last."""
+        bands = self.bands or Bands(self.drawing.n_layers, 1)
+        return bands.layers(node if self.bands else bands.box(node))
+
+    @cached_property
+    def counted(self) -> frozenset[Stroke]:
+        """The lines at which it is written how many edges they hold."""
+        return frozenset(_strongest(self.strokes, COUNTED)) if self.bands else frozenset()
+
+    @cached_property
+    def members(self) -> Mapping[str, int]:
+        """How many nodes of the circuit are in each box."""
+        return Counter(self.bands.box(node) for node in self.drawing.nodes) if self.bands else {}
+
+    def contents(self, box: str) -> str:
+        """What is in a box, in words; nothing to say of a layer's MLP."""
+        n, heads = self.members[box], is_head(box)
+        if not heads and self.bands and self.bands.depth == 1:
+            return ""
+        return f"{n} {'head' if heads else 'MLP'}{'s' * (n != 1)}"
 
     @property
     def merged(self) -> bool:
@@ -96,7 +143,8 @@ def picture_of(drawing: CircuitDrawing, detail: str = "auto") -> Picture:
     Args:
         drawing: the circuit.
         detail: `"ports"` draws the q, k and v edges of a head apart, `"heads"` merges them into one with the sum of
-            their scores, `"auto"` takes ports up to 60 edges and heads beyond.
+            their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
+            `"auto"` takes ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
 
     Raises:
         OptionError: another detail.
@@ -104,18 +152,31 @@ def picture_of(drawing: CircuitDrawing, detail: str = "auto") -> Picture:
     if detail not in DETAILS:
         raise OptionError(f"detail {detail!r} is not one of {', '.join(DETAILS)}")
     ports = drawing.has_ports and (detail == "ports" or (detail == "auto" and len(drawing.edges) <= READABLE))
-    strokes = _strokes(drawing.edges, ports)
+    pairs = {(edge.source, edge.target) for edge in drawing.edges}
+    by_layer = detail == "layers" or (detail == "auto" and not ports and len(pairs) > BY_HEAD)
+    bands = bands_for(drawing.n_layers, pairs) if by_layer else None
+    strokes, inside = _strokes(drawing.edges, ports, bands)
     shown = _strongest(strokes, DRAWABLE)
     largest = max((abs(stroke.score) for stroke in shown), default=0.0)
-    fills = role_fills(drawing.drawn_roles.values())
-    return Picture(drawing, ports, shown, len(strokes) - len(shown), largest, fills)
+    fills = {} if bands else role_fills(drawing.drawn_roles.values())
+    return Picture(drawing, ports, bands, shown, len(strokes) - len(shown), inside, largest, fills)
 
 
-def _strokes(edges: Sequence[DrawnEdge], ports: bool) -> tuple[Stroke, ...]:
-    ordered = sorted(edges, key=lambda edge: (place_of(edge.source), place_of(edge.target), _port_order(edge)))
-    if ports:
-        return tuple(Stroke((edge,), edge.port) for edge in ordered)
-    return tuple(Stroke(tuple(same), None) for _, same in groupby(ordered, key=lambda edge: (edge.source, edge.target)))
+def _strokes(edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None) -> tuple[tuple[Stroke, ...], dict[Row, int]]:
+    """The lines in the order of the graph, and how many edges have none because they lead about inside a row of boxes."""
+    nodes = {node for edge in edges for node in (edge.source, edge.target)}
+    box = {node: bands.box(node) if bands else node for node in nodes}
+    place = {name: bands.place(name) if bands else place_of(name) for name in box.values()}
+    row = {node: bands.row(box[node]) if bands else place_of(node)[:2] for node in nodes}
+
+    def line(edge: DrawnEdge) -> tuple[str, str, str | None]:
+        return box[edge.source], box[edge.target], edge.port if ports else None
+
+    drawn = [edge for edge in edges if row[edge.source] != row[edge.target]]
+    inside = Counter(row[edge.source] for edge in edges if row[edge.source] == row[edge.target])
+    drawn.sort(key=lambda edge: (place_of(edge.source), place_of(edge.target), _port_order(edge)))
+    drawn.sort(key=lambda edge: (place[box[edge.source]], place[box[edge.target]]))
+    return tuple(Stroke(*ends, tuple(same)) for ends, same in groupby(drawn, key=line)), dict(inside)
 
 
 def _port_order(edge: DrawnEdge) -> int:

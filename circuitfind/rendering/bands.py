@@ -1,0 +1,83 @@
+"""The quotient of a large circuit: all heads of some layers are one box, all their MLPs another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from circuitfind.rendering.drawing import INPUT, LOGITS, Place, Row, is_head, place_of
+
+FOLLOWABLE = 80
+"""Lines between boxes that an eye can follow; bands are made as deep as that takes."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Layers in bands of equal depth, from the first layer on.
+
+    Boxes are called `a3` and `m3`, or `a4-7` and `m4-7`; the input and the logits keep their names. Of a layer alone, the
+    MLP comes after the heads and their lines are drawn; a deeper band's two boxes stand side by side, and what goes on
+    inside it is only counted.
+
+    Args:
+        n_layers: layers of the model.
+        depth: layers in a band, the last band may have fewer.
+    """
+
+    n_layers: int
+    depth: int
+
+    def layers(self, box: str) -> tuple[int, int]:
+        """First and last layer of a box; the input lies before layer 0, the logits after the last."""
+        if box in (INPUT, LOGITS):
+            return (-1, -1) if box == INPUT else (self.n_layers, self.n_layers)
+        first, _, last = box[1:].partition("-")
+        return int(first), int(last or first)
+
+    def box(self, node: str) -> str:
+        """The box a node is in."""
+        if node in (INPUT, LOGITS):
+            return node
+        layer = int(place_of(node)[0])
+        first = layer - layer % self.depth
+        last = min(first + self.depth, self.n_layers) - 1
+        return f"{node[0]}{first}-{last}" if last > first else f"{node[0]}{first}"
+
+    def place(self, box: str) -> Place:
+        """Where a box stands: sorting places sorts boxes from input to logits."""
+        return (self.layers(box)[0], 1 if box.startswith("m") else 0, 0)
+
+    def row(self, box: str) -> Row:
+        """Equal for boxes that stand side by side."""
+        layer, kind, _ = self.place(box)
+        return layer, kind if self.depth == 1 else 0
+
+    def name(self, box: str) -> str:
+        """What is printed in a box."""
+        first, last = self.layers(box)
+        span = str(first) if first == last else f"{first}–{last}"
+        return f"attention {span}" if is_head(box) else f"MLP{'s' * (last > first)} {span}"
+
+
+def bands_for(n_layers: int, pairs: Collection[tuple[str, str]]) -> Bands:
+    """The shallowest bands with at most :data:`FOLLOWABLE` lines between boxes.
+
+    Args:
+        n_layers: layers of the model.
+        pairs: source and target of the edges, each pair once.
+    """
+    return next(
+        (bands for bands in _ever_deeper(n_layers) if len(_lines(bands, pairs)) <= FOLLOWABLE),
+        Bands(n_layers, n_layers),
+    )
+
+
+def _ever_deeper(n_layers: int) -> Iterator[Bands]:
+    return (Bands(n_layers, depth) for depth in range(1, n_layers + 1))
+
+
+def _lines(bands: Bands, pairs: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    boxes = {node: bands.box(node) for node in {node for pair in pairs for node in pair}}
+    rows = {box: bands.row(box) for box in boxes.values()}
+    lines = {(boxes[source], boxes[target]) for source, target in pairs}
+    return {(source, target) for source, target in lines if rows[source] != rows[target]}
