@@ -103,7 +103,7 @@ def our_rows(model: Transformer, repeat: int) -> tuple[list[dict[str, Any]], np.
     with torch.inference_mode():
         (batch,) = make_batches(model, ours.pairs, N_PROMPTS)
         ablation = prepare_ablation("corrupted", model, [batch])
-        constants = AblatedRun.of(model, batch, ablation.values(batch))
+        constants = AblatedRun.of(ablation.writes(batch))
         circuit = _circuit_of(scores, CIRCUIT_EDGES)
         rows.append(
             {
@@ -116,7 +116,7 @@ def our_rows(model: Transformer, repeat: int) -> tuple[list[dict[str, Any]], np.
         rows.append(
             {
                 "what": "circuitfind corrupted run (once for all circuits)",
-                "seconds": seconds_of(lambda: AblatedRun.of(model, batch, ablation.values(batch)), repeat),
+                "seconds": seconds_of(lambda: AblatedRun.of(ablation.writes(batch)), repeat),
             }
         )
     return rows, scores.values

@@ -8,7 +8,6 @@ conformance tests and the benchmarks find it by its name. Copy ``discovery/rando
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,17 +18,17 @@ import torch
 from circuitfind.decisions import DecisionLog
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
-from circuitfind.execution.batches import with_clean_logits
+from circuitfind.execution.batches import in_pieces, with_clean_logits
 from circuitfind.execution.circuits import find_non_finite
 from circuitfind.graph import ComputationGraph
 from circuitfind.metrics import Metric
 from circuitfind.progress import Checkpoint, track
 from circuitfind.registry import Registry
 from circuitfind.scores import EdgeScores, Provenance
-from circuitfind.task import TokenPairs
+from circuitfind.task import Spans, TokenPairs, spans_of
 from circuitfind.transformer import Transformer
 
-PARTS = ("", "prompt", "position")
+PARTS = ("", "prompt", "position", "span")
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,12 @@ class Problem:
         ablation: what a cut edge carries.
         seed: for algorithms that draw random numbers.
         batch_size: prompts at a time; None lets memory decide.
-        parts: ``"prompt"`` or ``"position"`` keeps scores apart along that axis, ``""`` sums.
+        parts: keeps scores apart along an axis: ``"prompt"``, ``"position"`` or ``"span"`` (the parts of prompts that the
+            task's labels name); ``""`` sums.
         provenance: what is known about the origin of the above, to be written on the scores.
         checkpoint: where long loops keep their sums.
+        spans: the parts of the prompts that ``"position"`` and ``"span"`` speak of; found from the pairs where not given.
+        means: of a mean ablation, (senders, 1, positions or 1, d_model), where they are those of more pairs than these.
     """
 
     model: Transformer
@@ -71,29 +73,47 @@ class Problem:
     parts: str = ""
     provenance: Provenance = field(default_factory=Provenance)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    means: torch.Tensor | None = None
+    spans: Spans | None = None
 
     def __post_init__(self) -> None:
         if self.parts not in PARTS:
-            raise OptionError(f"parts={self.parts!r}: use 'prompt', 'position' or '' (summed over both)")
+            raise OptionError(f"parts={self.parts!r}: use 'prompt', 'position', 'span' or '' (summed over all)")
         if self.seed < 0:
             raise OptionError(f"seed {self.seed}: give 0 or more")
         require_incorrect(self.metric, self.pairs)
+        if self.parts in ("position", "span") and self.spans is None:
+            object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
 
     @property
     def graph(self) -> ComputationGraph:
         """The model's computation graph."""
         return self.model.graph
 
-    def batches(self) -> list[Batch]:
-        """The pairs in micro-batches, with the full model's logits where the metric compares with them."""
+    def batches(self, numbers_per_token: int = 0) -> list[Batch]:
+        """The pairs in micro-batches, with the full model's logits where the metric compares with them.
+
+        Args:
+            numbers_per_token: what the algorithm holds of every token of a micro-batch; by default all senders' outputs.
+        """
         with torch.no_grad():  # not inference mode: a metric may save its targets for the backward pass
-            batches = make_batches(self.model, self.pairs, self.batch_size)
+            batches = make_batches(self.model, self.pairs, self.batch_size, numbers_per_token)
             return [with_clean_logits(self.model, batch, (self.metric,)) for batch in batches]
 
     def prepared_ablation(self, batches: Sequence[Batch]) -> Ablation:
-        """The ablation, its means (where it has some) taken over all batches."""
+        """The ablation, its means (where it has some) those that were given, or else taken over all batches."""
+        if self.means is not None:
+            return Ablation(self.ablation, self.model, self.means)
         with torch.no_grad():
             return prepare_ablation(self.ablation, self.model, batches)
+
+    def take(self, rows: np.ndarray[Any, Any], means: torch.Tensor | None = None) -> Problem:
+        """The same problem on some of its pairs; parts that all pairs have together keep their names and their order."""
+        pairs = self.pairs.take(rows)
+        spans = None
+        if self.spans is not None:
+            spans = Spans(self.spans.labels, self.spans.take(rows, pairs.clean.shape[1]))
+        return replace(self, pairs=pairs, means=means, spans=spans)
 
     def objective(self, batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:
         """The metric turned so that more is better: logits (..., prompts, d_vocab) to (..., prompts)."""
@@ -108,12 +128,13 @@ class Problem:
 
         A step that runs out of memory is cut in two, if it is a micro-batch of several prompts.
         """
-        rows = {"": 1, "prompt": len(self.pairs), "position": self.pairs.clean.shape[1]}[self.parts]
+        spans = len(self.spans or ())
+        rows = {"": 1, "prompt": len(self.pairs), "position": spans, "span": spans}[self.parts]
         sums = np.zeros((rows, self.graph.n_edges), dtype=np.float64)
         done = self.checkpoint.restore(sums)
         with torch.no_grad():
             for number, step in enumerate(track(steps, label, start=done), start=done):
-                for part in _within_memory(step, contribute):
+                for part in in_pieces(step, contribute):
                     sums[np.asarray(part.rows), part.edges] += part.values
                 self.checkpoint.save(sums, number + 1)
         self.checkpoint.discard()
@@ -128,19 +149,7 @@ class Problem:
     ) -> EdgeScores:
         """Scores of this problem with its provenance. ``parts`` are not divided by the number of prompts."""
         whole = np.asarray(values, dtype=np.float64)
-        return EdgeScores(self.graph, whole, self.provenance, parts, self.parts, decisions)
-
-
-def _within_memory(step: Any, contribute: Callable[[Any], Contribution]) -> list[Contribution]:
-    """The contribution of a step, or of its halves where memory is short."""
-    try:
-        return [contribute(step)]
-    except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not short or not isinstance(step, Batch) or len(step) < 2:
-            raise
-    warnings.warn(f"out of memory with {len(step)} prompts at a time; going on with half as many", stacklevel=2)
-    return [part for half in step.halves() for part in _within_memory(half, contribute)]
+        return EdgeScores(self.graph, whole, self.provenance, parts, self.parts, decisions, self.spans)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,8 @@ class Algorithm:
         check: refuses options (all of them, resolved) that make no sense, before anything is loaded.
         metric: the metric it uses where none is asked for; "" for the task's.
         worst_case: ``forwards`` is an upper bound that runs rarely come near, and all prompts are held in memory.
+        additive: its scores are the mean over prompts of what each prompt scores alone (given the ablation's means), so the
+            prompts may be shared out.
     """
 
     name: str
@@ -172,6 +183,7 @@ class Algorithm:
     check: Callable[[Mapping[str, Any]], None] = lambda options: None
     metric: str = ""
     worst_case: bool = False
+    additive: bool = False
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from circuitfind.metrics import METRICS, Metric, as_metric
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful
+from circuitfind.sharding import sharded
 from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
 from circuitfind.transformer import Transformer
 
@@ -99,6 +100,7 @@ def discover(
     task_options: dict[str, str] | None = None,
     checkpoint: Checkpoint | None = None,
     pairs: TokenPairs | None = None,
+    workers: int = 0,
     **options: Any,
 ) -> EdgeScores:
     """A score for every edge, from the train split.
@@ -109,9 +111,11 @@ def discover(
         n, seed: how many prompts, and which.
         parts: ``"prompt"`` or ``"position"`` also keeps the scores apart along that axis (``scores.parts``).
         pairs: token pairs to use instead of the task's.
+        workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
+            the model is on one; 0 works in this process. The scores do not depend on how many there are.
     """
+    chosen = sharded(ALGORITHMS[algorithm], workers)
     task = load_task(task, model=model)
-    chosen = ALGORITHMS[algorithm]
     resolved = as_metric(metric or chosen.metric or task.metric)
     pairs = (
         tokenized_pairs(model, task, split="train", n=n, seed=seed, **(task_options or {})) if pairs is None else pairs

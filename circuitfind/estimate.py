@@ -10,6 +10,7 @@ import torch
 
 from circuitfind.algorithm import ALGORITHMS
 from circuitfind.execution import make_batches
+from circuitfind.execution.memory import attribution_numbers, dense_numbers, searching_numbers
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer
 
@@ -22,12 +23,13 @@ def estimate(
     The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents; they are
     an estimate to within a factor of about two. An algorithm that knows a bound only gets a line that says so.
     """
-    batches = make_batches(model, pairs, batch_size)
     chosen = ALGORITHMS[algorithm]
+    numbers = searching_numbers(model) if chosen.worst_case else attribution_numbers(model)
+    batches = make_batches(model, pairs, batch_size, 0 if chosen.worst_case else numbers)
     forwards = chosen.forwards(model.graph, chosen.resolve(options))
     seconds = _forward_seconds(model, batches[0].clean, batches[0].answer) * forwards * len(pairs) / len(batches[0])
     tokens = [batch.clean.numel() for batch in batches]
-    memory = _memory(model, _searching(model) * sum(tokens) if chosen.worst_case else _attributing(model) * max(tokens))
+    memory = _memory(model, numbers * (sum(tokens) if chosen.worst_case else max(tokens)))
     at_most, bound = "", ""
     if chosen.worst_case:
         at_most, seconds = "at most ", max(1, seconds)
@@ -58,20 +60,18 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _attributing(model: Transformer) -> int:
-    """Numbers per token: senders' outputs twice, one layer's receiver gradients, and what the backward pass keeps."""
-    c, graph = model.config, model.graph
-    return (2 * graph.n_senders + 3 * graph.n_heads * 2 + c.n_layers * (5 + c.d_mlp // c.d_model)) * c.d_model
-
-
-def _searching(model: Transformer) -> int:
-    """Numbers per token: senders' outputs twice, the stream at every block, a constant for every receiver; q, k and v."""
-    c, graph = model.config, model.graph
-    vectors = 2 * graph.n_senders + len(graph.blocks) + len(graph.receiver_names)
-    return vectors * c.d_model + 3 * c.n_layers * c.n_heads * c.d_head
-
-
 def _memory(model: Transformer, numbers: int) -> str:
     """The size of so many numbers of the model's precision."""
     megabytes = numbers * model.dtype.itemsize / 2**20
     return f"{max(1, megabytes):,.0f} MB above the model"
+
+
+def memory_per_prompt(model: Transformer, tokens: int = 64) -> dict[str, float]:
+    """Megabytes that one prompt of so many tokens takes beside the weights, by what is done with it."""
+    per = {
+        "attribution": attribution_numbers(model),
+        "attribution, recomputing": attribution_numbers(model, recompute=True),
+        "exact and dense runs": 2 * dense_numbers(model),
+        "acdc (for every prompt of the run)": searching_numbers(model),
+    }
+    return {what: numbers * tokens * model.dtype.itemsize / 2**20 for what, numbers in per.items()}

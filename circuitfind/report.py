@@ -1,6 +1,6 @@
 """A run and its folder: everything needed to believe a circuit, or to make it again.
 
-    config.json        what was asked for, resolved          edges.csv         the kept edges as a table
+    config.json        what was asked for, resolved          edges.csv         the kept edges as a table, see MOST_ROWS
     scores.safetensors a score for every edge                evaluation.json   held-out measurements and controls
     circuit.json       the kept edges and where they are from    circuit.dot, .svg, .png
     versions.json      libraries, machine, seconds            summary.txt       the verdict in sentences
@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from circuitfind import api
+from circuitfind import api, rendering
 from circuitfind.circuit import Circuit, check_size
 from circuitfind.decisions import DecisionLog
 from circuitfind.errors import CircuitfindError, OptionError, PairsError
@@ -33,7 +33,10 @@ from circuitfind.scores import EdgeScores
 from circuitfind.task import Task, TokenPairs
 from circuitfind.transformer import Transformer
 
-PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "numpy")
+PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "pyarrow", "numpy")
+MOST_ROWS = 100_000
+"""Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
+``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class RunConfig:
         n_prompts, n_held_out, n_random, seed: sizes of the splits and of the control.
         options, task_options: of the algorithm and of the task.
         anyway: go on although the model is no better than chance on the prompts.
+        workers: Ray actors that discovery is shared out over; they change no score.
     """
 
     task: str = "ioi"
@@ -71,6 +75,7 @@ class RunConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     task_options: Mapping[str, str] = field(default_factory=dict)
     anyway: bool = False
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def run(
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
-    sentences += _about_decisions(scores, circuit)
+    sentences += _about_decisions(scores, circuit) + _about_table(circuit)
     with _timed(seconds, "draw"):
         _write_results(folder, circuit, evaluation, task, sentences)
     _write_decisions(folder.partial, scores.decisions)
@@ -179,12 +184,14 @@ def _refuse_early(config: RunConfig) -> None:
     from circuitfind.errors import UnknownNameError
     from circuitfind.execution import ABLATIONS
     from circuitfind.metrics import as_metric
+    from circuitfind.sharding import check_workers
 
     algorithm = ALGORITHMS[config.algorithm]
     algorithm.resolve(config.options)
     if config.ablation not in ABLATIONS:
         raise UnknownNameError("ablation", config.ablation, ABLATIONS)
     algorithm.refuse(config.ablation, config.parts)
+    check_workers(algorithm, config.workers)
     if config.metric is not None:
         as_metric(config.metric)
     for name, value, least in (
@@ -237,6 +244,7 @@ def _discover(
         task_options=dict(config.task_options),
         checkpoint=folder.checkpoint(),
         pairs=train,
+        workers=config.workers,
         **config.options,
     )
 
@@ -246,11 +254,21 @@ def _write_results(
 ) -> None:
     place = folder.partial
     circuit.save(place / "circuit.json")
-    circuit.to_frame().to_csv(place / "edges.csv", index=False)
+    circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
     folder.write_json("evaluation.json", evaluation.to_json())
     (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    picture = rendering.to_dot(api.draw(circuit, evaluation, task))
     for suffix in ("dot", "svg", "png"):
-        api.render(circuit, place / f"circuit.{suffix}", evaluation=evaluation, task=task)
+        rendering.render(picture, place / f"circuit.{suffix}")
+
+
+def _about_table(circuit: Circuit) -> list[str]:
+    """A sentence where the table of edges is not whole."""
+    if circuit.n_edges <= MOST_ROWS:
+        return []
+    return [
+        f"edges.csv holds the {MOST_ROWS:,} strongest of the {circuit.n_edges:,} kept edges; circuit.json holds all."
+    ]
 
 
 def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:

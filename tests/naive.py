@@ -1,5 +1,9 @@
 """Slow plain versions of what the engine does fast: one receiver at a time, one prompt at a time, loops everywhere."""
 
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -8,76 +12,210 @@ from circuitfind.execution.batches import with_clean_logits
 from circuitfind.metrics import Metric, Targets
 from circuitfind.transformer import ACTIVATIONS, Transformer
 
+# -------------------------------------------------------------------- one node at a time
 
-def _norm(model: Transformer, where: str, x: Tensor) -> Tensor:
-    if model.config.norm == "none":
+
+def _unit(kind: str, x: Tensor, eps: float) -> Tensor:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) before its weight and bias, row by row."""
+    if kind == "layer":
+        x = x - x.sum(-1, keepdim=True) / x.shape[-1]
+    return x / torch.sqrt((x * x).sum(-1, keepdim=True) / x.shape[-1] + eps)
+
+
+def _norm(model: Transformer, where: str, x: Tensor, part: slice = slice(None), kind: str = "") -> Tensor:
+    """The norm called ``where``, with some entries (``part``) of its weight and bias."""
+    kind = kind or model.config.norm
+    if kind == "none":
         return x
-    centred = x - x.mean(-1, keepdim=True)
-    unit = centred / (centred.pow(2).mean(-1, keepdim=True) + model.config.norm_eps).sqrt()
-    out = unit * model.weights.get(f"{where}.w", torch.ones_like(unit[0]))
-    return out + model.weights.get(f"{where}.b", torch.zeros_like(unit[0]))
+    out = _unit(kind, x, model.config.norm_eps)
+    if f"{where}.w" in model.weights:
+        out = out * model.weights[f"{where}.w"][part]
+    if f"{where}.b" in model.weights:
+        out = out + model.weights[f"{where}.b"][part]
+    return out
 
 
-def _head(model: Transformer, layer: int, head: int, q_in: Tensor, k_in: Tensor, v_in: Tensor) -> Tensor:
-    """One head's write (positions, d_model) from the raw inputs of its three ports."""
+def _before_block(model: Transformer, where: str, x: Tensor) -> Tensor:
+    return _norm(model, where, x) if model.config.pre_norm else x
+
+
+def _plus(model: Transformer, x: Tensor, bias: str) -> Tensor:
+    return x + model.weights[bias] if bias in model.weights else x
+
+
+@cache
+def _rotation(frequencies: tuple[float, ...], gain: float, adjacent: bool, d_head: int, position: int) -> Tensor:
+    """The rotary embedding of one position as a matrix (Su et al. 2021, equation 15): a plane for each frequency."""
+    matrix = [[float(row == column) for column in range(d_head)] for row in range(d_head)]
+    for number, frequency in enumerate(frequencies):
+        one = 2 * number if adjacent else number
+        other = one + 1 if adjacent else number + len(frequencies)
+        angle = position * frequency
+        matrix[one][one] = matrix[other][other] = gain * math.cos(angle)
+        matrix[one][other] = -gain * math.sin(angle)
+        matrix[other][one] = gain * math.sin(angle)
+    return torch.tensor(matrix, dtype=torch.float64)
+
+
+def _rotate(model: Transformer, layer: int, x: Tensor) -> Tensor:
+    """Queries or keys of one head (positions, d_head), each turned as far as its position says."""
     c = model.config
-    columns = slice(head * c.d_head, (head + 1) * c.d_head)
-    parts = {}
-    for port, x in zip("QKV", (q_in, k_in, v_in), strict=True):
-        out = _norm(model, f"layers.{layer}.ln1", x) @ model.weights[f"layers.{layer}.W_{port}"][:, columns]
-        if f"layers.{layer}.b_{port}" in model.weights:
-            out = out + model.weights[f"layers.{layer}.b_{port}"][columns]
-        parts[port] = out
+    table = c.rotary_of_layer[layer] if c.rotary_of_layer else 0
+    if c.positions != "rotary" or table == -1:
+        return x
+    turns = [_rotation(c.rotary[table], c.rotary_gain, c.rotary_adjacent, c.d_head, p) for p in range(len(x))]
+    return torch.stack([turn.to(x.dtype) @ row for turn, row in zip(turns, x, strict=True)])
+
+
+def _head(model: Transformer, layer: int, head: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Mixed values (positions, d_head) of one head from the projections (positions, all heads) of its three ports."""
+    c = model.config
+    shared = head // (c.n_heads // c.n_kv_heads)
+    at = {"q": head, "k": shared, "v": shared}
+    columns = {port: slice(place * c.d_head, (place + 1) * c.d_head) for port, place in at.items()}
+    q, k, v = q[:, columns["q"]], k[:, columns["k"]], v[:, columns["v"]]
+    if c.qk_norm == "head":
+        q = _norm(model, f"layers.{layer}.q_norm", q, columns["q"])
+        k = _norm(model, f"layers.{layer}.k_norm", k, columns["k"])
+    q, k = _rotate(model, layer, q), _rotate(model, layer, k)
+    factor = c.attention_scale[layer] if isinstance(c.attention_scale, tuple) else c.attention_scale
+    window = c.windows[layer] if c.windows else 0
     rows = []
-    for position in range(len(q_in)):
-        scores = parts["K"][: position + 1] @ parts["Q"][position] * c.attention_scale
-        rows.append(scores.softmax(0) @ parts["V"][: position + 1])
-    return torch.stack(rows) @ model.weights[f"layers.{layer}.W_O"][columns]
+    for query in range(len(q)):
+        seen = [key for key in range(query + 1) if not window or query - key < window]
+        scores = []
+        for key in seen:
+            score = factor * (q[query] * k[key]).sum()
+            if c.attention_cap:
+                score = c.attention_cap * torch.tanh(score / c.attention_cap)
+            if c.positions == "alibi":
+                score = score - c.alibi[head] * (query - key)
+            scores.append(score)
+        rows.append(torch.stack(scores).softmax(0) @ v[seen])
+    return torch.stack(rows)
 
 
-def _mlp(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    w = model.weights
-    pre = _norm(model, f"layers.{layer}.ln2", x) @ w[f"layers.{layer}.W_in"]
-    pre = pre + w.get(f"layers.{layer}.b_in", torch.zeros_like(pre[0]))
-    out = ACTIVATIONS[model.config.activation](pre) @ w[f"layers.{layer}.W_out"]
-    return out + w.get(f"layers.{layer}.b_out", torch.zeros_like(out[0]))
+def n_nodes(model: Transformer) -> int:
+    """Attention nodes of a layer."""
+    return 1 if model.config.granularity == "attention blocks" else model.config.n_heads
 
 
-def senders(model: Transformer, tokens: Tensor, kept: set[str] | None = None, ablated: dict[str, Tensor] | None = None):
-    """Run one prompt. Returns what every sender writes, and the logits' input, by name.
+def attention_node(model: Transformer, layer: int, node: int, q_in: Tensor, k_in: Tensor, v_in: Tensor) -> Tensor:
+    """One attention node's write (positions, d_model) from the raw inputs of its three ports."""
+    c, key = model.config, f"layers.{layer}."
+    ports = {}
+    for port, x in zip("qkv", (q_in, k_in, v_in), strict=True):
+        x = _before_block(model, key + "ln1", x)
+        ports[port] = _plus(model, x @ model.weights[f"{key}W_{port.upper()}"], f"{key}b_{port.upper()}")
+        if c.qk_norm == "all" and port != "v":
+            ports[port] = _norm(model, f"{key}{port}_norm", ports[port])
+    heads = range(c.n_heads) if c.granularity == "attention blocks" else [node]
+    total = torch.zeros_like(q_in)
+    for head in heads:
+        rows = slice(head * c.d_head, (head + 1) * c.d_head)
+        total = total + _head(model, layer, head, *ports.values()) @ model.weights[key + "W_O"][rows]
+    return _norm(model, key + "ln1_post", _plus(model, total, key + "b_O")) if c.post_norm else total
 
-    ``kept`` holds names of kept edges; a cut edge carries ``ablated[sender]``. None keeps all.
-    """
-    c = model.config
-    stream = model.weights["W_E"][tokens]
-    if c.positions == "learned":
-        stream = stream + model.weights["W_pos"][: len(tokens)]
-    out, biases = {"input": stream}, torch.zeros_like(stream)
 
-    def read(receiver: str) -> Tensor:
-        total = biases.clone()
-        for name, live in out.items():
-            total = total + (live if kept is None or f"{name}->{receiver}" in kept else ablated[name])
-        return total
+def mlp_node(model: Transformer, layer: int, x: Tensor) -> Tensor:
+    """What an MLP writes (positions, d_model) from its raw input."""
+    c, w, key = model.config, model.weights, f"layers.{layer}."
+    act = ACTIVATIONS[c.activation]
+    x = _before_block(model, key + "ln2", x)
+    if c.n_experts and layer not in c.dense_layers:
+        out = torch.stack([_experts(model, key, row) for row in x])
+    else:
+        up = _plus(model, x @ w[key + "W_in"], key + "b_in")
+        hidden = act(_plus(model, x @ w[key + "W_gate"], key + "b_gate")) * up if c.gated else act(up)
+        if c.mlp_norm:
+            hidden = _norm(model, key + "mlp_ln", hidden, kind="layer")
+        out = _plus(model, hidden @ w[key + "W_out"], key + "b_out")
+    return _norm(model, key + "ln2_post", out) if c.post_norm else out
 
-    for layer in range(c.n_layers):
-        written = {}
-        for head in range(c.n_heads):
-            ports = [read(f"a{layer}.h{head}<{port}>") for port in "qkv"]
-            written[f"a{layer}.h{head}"] = _head(model, layer, head, *ports)
-        out |= written
-        biases = biases + model.weights.get(f"layers.{layer}.b_O", torch.zeros_like(biases[0]))
-        if c.d_mlp:
-            out[f"m{layer}"] = _mlp(model, layer, read(f"m{layer}"))
-    return out, read("logits")
+
+def _experts(model: Transformer, key: str, x: Tensor) -> Tensor:
+    """A mixture of experts on one token (d_model,)."""
+    c, w = model.config, {name[len(key) :]: tensor for name, tensor in model.weights.items() if name.startswith(key)}
+    act = ACTIVATIONS[c.activation]
+    odds = [(x * w["W_router"][:, expert]).sum().exp() for expert in range(c.n_experts)]
+    share = [odd / sum(odds) for odd in odds]
+    chosen = sorted(range(c.n_experts), key=lambda expert: share[expert].item())[-c.experts_per_token :]
+    whole = sum(share[expert] for expert in chosen) if c.normalize_experts else 1.0
+    out = torch.zeros_like(x)
+    for expert in chosen:
+        gate, up = x @ w["W_expert_in"][expert, :, : c.d_expert], x @ w["W_expert_in"][expert, :, c.d_expert :]
+        out = out + share[expert] / whole * ((act(gate) * up) @ w["W_expert_out"][expert])
+    if c.d_shared:
+        hidden = act(x @ w["W_shared_gate"]) * (x @ w["W_shared_in"])
+        out = out + torch.sigmoid((x * w["W_shared_router"][:, 0]).sum()) * (hidden @ w["W_shared_out"])
+    return out
+
+
+def embedding(model: Transformer, tokens: Tensor) -> Tensor:
+    """What ``input`` writes (positions, d_model)."""
+    c, rows = model.config, []
+    for position, token in enumerate(tokens.tolist()):
+        row = model.weights["W_E"][token] * c.embed_scale
+        rows.append(row + model.weights["W_pos"][position] if c.positions == "learned" else row)
+    stream = torch.stack(rows)
+    return _norm(model, "ln_embed", stream) if c.embed_norm else stream
 
 
 def logits(model: Transformer, final: Tensor) -> Tensor:
-    out = _norm(model, "ln_final", final) @ model.weights["W_U"]
-    return out + model.weights.get("b_U", torch.zeros_like(out[0]))
+    c = model.config
+    out = c.logit_scale * _plus(model, _norm(model, "ln_final", final) @ model.weights["W_U"], "b_U")
+    return c.logit_cap * torch.tanh(out / c.logit_cap) if c.logit_cap else out
 
 
-def circuit_logits(model: Transformer, clean: Tensor, ablated: dict[str, Tensor], kept: set[str]) -> Tensor:
+# -------------------------------------------------------------------- node by node through one prompt
+
+Read = Callable[[str, dict[str, Tensor], Tensor], Tensor]
+"""From a receiver's name, what the senders before it write, and the biases in the stream, to the receiver's input."""
+
+
+def _walk(model: Transformer, start: Tensor, read: Read) -> tuple[dict[str, Tensor], Tensor]:
+    """What every sender writes, and the logits' input."""
+    c = model.config
+    out, biases = {"input": start}, torch.zeros_like(start)
+    for layer in range(c.n_layers):
+        below = dict(out), biases
+        for node in range(n_nodes(model)):
+            ports = [read(f"a{layer}.h{node}<{port}>", *below) for port in "qkv"]
+            out[f"a{layer}.h{node}"] = attention_node(model, layer, node, *ports)
+        if not c.post_norm:
+            biases = _plus(model, biases, f"layers.{layer}.b_O")
+        if c.d_mlp:
+            before_mlp = below if c.parallel else (dict(out), biases)
+            out[f"m{layer}"] = mlp_node(model, layer, read(f"m{layer}", *before_mlp))
+    return out, read("logits", out, biases)
+
+
+def senders(
+    model: Transformer,
+    tokens: Tensor,
+    kept: set[str] | Mapping[str, float] | None = None,
+    ablated: dict[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Run one prompt. Returns what every sender writes, and the logits' input, by name.
+
+    ``kept`` holds names of kept edges, or how much of every edge is kept; a cut edge carries ``ablated[sender]``. None
+    keeps all.
+    """
+    share = dict.fromkeys(kept, 1.0) if isinstance(kept, set) else kept
+
+    def read(receiver: str, out: dict[str, Tensor], biases: Tensor) -> Tensor:
+        total = biases.clone()
+        for name, live in out.items():
+            whole = 1.0 if share is None else share.get(f"{name}->{receiver}", 0.0)
+            total = total + (live if whole == 1 else whole * live + (1 - whole) * ablated[name])
+        return total
+
+    return _walk(model, embedding(model, tokens), read)
+
+
+def circuit_logits(
+    model: Transformer, clean: Tensor, ablated: dict[str, Tensor], kept: set[str] | Mapping[str, float]
+) -> Tensor:
     """Logits (positions, d_vocab) of one prompt under a circuit."""
     return logits(model, senders(model, clean, kept, ablated)[1])
 
@@ -114,31 +252,20 @@ def edge_attribution(
     Every receiver reads its own copy of the stream, so its gradient is its own. ``point`` moves the embedding from the
     ablated (0) to the clean one (1) before the gradient is taken.
     """
-    c = model.config
     with torch.no_grad():
         live, _ = senders(model, clean)
     start = ablated["input"] + point * (live["input"] - ablated["input"])
     inputs: dict[str, Tensor] = {}
     before: dict[str, list[str]] = {}
-    out, biases = {"input": start.clone().requires_grad_()}, torch.zeros_like(start)
 
-    def read(receiver: str) -> Tensor:
+    def read(receiver: str, out: dict[str, Tensor], biases: Tensor) -> Tensor:
         inputs[receiver] = (biases + sum(out.values())) * 1.0
         inputs[receiver].retain_grad()
         before[receiver] = list(out)
         return inputs[receiver]
 
-    for layer in range(c.n_layers):
-        written = {}
-        for head in range(c.n_heads):
-            ports = [read(f"a{layer}.h{head}<{port}>") for port in "qkv"]
-            written[f"a{layer}.h{head}"] = _head(model, layer, head, *ports)
-        out |= written
-        biases = biases + model.weights.get(f"layers.{layer}.b_O", torch.zeros_like(biases[0]))
-        if c.d_mlp:
-            out[f"m{layer}"] = _mlp(model, layer, read(f"m{layer}"))
-    value = metric(logits(model, read("logits"))[-1:], targets)
-    value.sum().backward()
+    _, final = _walk(model, start.clone().requires_grad_(), read)
+    metric(logits(model, final)[-1:], targets).sum().backward()
     return {
         f"{sender}->{receiver}": metric.sign * float(((live[sender] - ablated[sender]) * inputs[receiver].grad).sum())
         for receiver, names in before.items()
@@ -149,12 +276,12 @@ def edge_attribution(
 # -------------------------------------------------------------------- ACDC, one full forward pass per test
 
 
-def acdc_senders(model: Transformer, layer: int, mlp_of_layer_below: bool, low_to_high: bool) -> list[str]:
-    """Senders before a receiver: heads of ``layer`` too if ``mlp_of_layer_below`` (the receiver is an MLP)."""
+def acdc_senders(model: Transformer, layer: int, of_mlp: bool, low_to_high: bool) -> list[str]:
+    """Senders before a receiver: heads of ``layer`` too if ``of_mlp``, unless attention and MLP stand side by side."""
     c = model.config
     out = []
-    heads = list(range(c.n_heads)) if low_to_high else list(range(c.n_heads))[::-1]
-    if mlp_of_layer_below:
+    heads = list(range(n_nodes(model))) if low_to_high else list(range(n_nodes(model)))[::-1]
+    if of_mlp and not c.parallel:
         out += [f"a{layer}.h{head}" for head in heads]
     for lower in range(layer)[::-1]:
         if c.d_mlp:
@@ -172,7 +299,7 @@ def acdc_order(model: Transformer, low_to_high: bool, split: bool, direct: bool)
             order.append((f"m{layer}", acdc_senders(model, layer, True, low_to_high)))
         below = acdc_senders(model, layer, False, low_to_high)
         ports = [f"<{port}>" for port in "vkq"] if split else [""]
-        heads = range(c.n_heads)[::-1]
+        heads = range(n_nodes(model))[::-1]
         if direct:
             order += [(f"a{layer}.h{head}{port}", ["*"]) for port in ports for head in heads]
         order += [(f"a{layer}.h{head}{port}", below) for port in ports for head in heads]

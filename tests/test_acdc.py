@@ -13,7 +13,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, random_pairs, small_model
+from conftest import FAMILIES, GPT2_SHAPES, SHAPES, few_shapes, random_pairs, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,20 +75,26 @@ def assert_same_as_naive(model, pairs, metric, threshold, ablation="corrupted", 
 SEARCHES = list(itertools.product(("kl", "logit-diff"), ("corrupted", "zero"), (HIGH, LOW)))
 
 
-@pytest.mark.parametrize(("metric", "ablation", "heads"), SEARCHES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_decisions_are_those_of_the_naive_search_on_random_models(shape, metric, ablation, heads):
+EVERY_SEARCH = list(itertools.product(GPT2_SHAPES, range(len(SEARCHES))))
+SOME_SEARCHES = [(shape, search) for n, shape in enumerate(FAMILIES) for search in (n % 8, 7 - n % 8)]  # opposites
+
+
+@pytest.mark.parametrize(("shape", "search"), EVERY_SEARCH + SOME_SEARCHES)
+def test_decisions_are_those_of_the_naive_search_on_random_models(shape, search):
+    metric, ablation, heads = SEARCHES[search]
     model = small_model(**SHAPES[shape])
     pairs = random_pairs(model)
     for threshold in (0.003, 0.03, 0.2):
         assert_same_as_naive(model, pairs, metric, threshold, ablation, batch_size=2, heads=heads)
 
 
+@few_shapes
 @pytest.mark.parametrize("ablation", ["mean", "mean-positional"])
 def test_decisions_are_those_of_the_naive_search_under_mean_ablation(model, pairs, ablation):
     assert_same_as_naive(model, pairs, "kl", 0.02, ablation)
 
 
+@few_shapes
 @pytest.mark.parametrize("options", [{"split_qkv": False}, {"direct_edges": True}, {"absolute": True}], ids=str)
 @pytest.mark.parametrize(("metric", "ablation"), [("kl", "corrupted"), ("nll", "zero"), ("prob-diff", "corrupted")])
 def test_decisions_are_those_of_the_naive_search_with_every_option(model, pairs, metric, ablation, options):
@@ -129,8 +135,9 @@ def test_decisions_are_those_of_the_naive_search_on_the_four_layer_model(start, 
     assert_same_as_naive(model, pairs, metric, threshold, ablation, heads=heads)
 
 
-def test_answers_before_the_end_of_the_prompt_are_read_where_they_are():
-    model = small_model()
+@pytest.mark.parametrize("shape", ["layernorm-mlp", "llama", "gemma2", "bloom", "everything"])
+def test_answers_before_the_end_of_the_prompt_are_read_where_they_are(shape):
+    model = small_model(**SHAPES[shape])
     pairs = random_pairs(model, 4, shortest=5)
     early = replace(pairs, answer_position=pairs.length - np.array([1, 3, 2, 4]))
     assert_same_as_naive(model, early, "kl", 0.01)
@@ -242,11 +249,12 @@ def test_low_to_high_turns_the_heads_among_the_senders_of_a_layer_round():
     assert sorted(order) == sorted(names(ComputationGraph(2, 2)))
 
 
+@few_shapes
 def test_the_log_names_every_candidate_once_and_says_how_it_was_decided(model, pairs):
     log = log_of(model, pairs, threshold=0.05, direct_edges=True)
     table = log.to_frame()
     assert table.edge.is_unique
-    assert len(table) == model.graph.n_edges + 3 * model.config.n_layers * model.config.n_heads
+    assert len(table) == model.graph.n_edges + 3 * model.graph.n_layers * model.graph.n_heads
     assert ((table.decision == "cut") == ~log.kept_candidates).all()
     sure = table[table.how == "tested"]
     assert ((sure.margin < 0) == (sure.decision == "cut")).all()
@@ -258,6 +266,7 @@ def test_the_log_names_every_candidate_once_and_says_how_it_was_decided(model, p
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
+@few_shapes
 def test_a_kept_edges_score_is_what_cutting_it_costs(model, pairs):
     scores = ACDC(Problem(model, pairs, METRICS["kl"]), threshold=0.02)
     deltas = deltas_of(scores.decisions[0])
@@ -267,6 +276,7 @@ def test_a_kept_edges_score_is_what_cutting_it_costs(model, pairs):
     assert (scores.values[scores.decided] >= 0.02).all()
 
 
+@few_shapes
 def test_a_sweep_is_its_searches_and_scores_the_largest_threshold_survived(model, pairs):
     thresholds = (0.1, 0.003, 0.02)
     sweep = ACDC(Problem(model, pairs, METRICS["kl"]), threshold=thresholds)
@@ -279,6 +289,7 @@ def test_a_sweep_is_its_searches_and_scores_the_largest_threshold_survived(model
         assert sweep.values[edge] == max([tau for tau in thresholds if alone[tau][edge]], default=0.0)
 
 
+@few_shapes
 def test_decisions_survive_saving(model, pairs, tmp_path):
     for options in ({"threshold": 0.02}, {"threshold": (0.1, 0.01), "split_qkv": False, "absolute": True}):
         scores = ACDC(Problem(model, pairs, METRICS["kl"]), **options)

@@ -178,7 +178,7 @@ class Steps:
 
     def __init__(self, monkeypatch, interrupted: int | None = None) -> None:
         self.done = 0
-        original = contract._within_memory
+        original = contract.in_pieces
 
         def counted(step, contribute):
             if self.done == interrupted:
@@ -186,7 +186,7 @@ class Steps:
             self.done += 1
             return original(step, contribute)
 
-        monkeypatch.setattr(contract, "_within_memory", counted)
+        monkeypatch.setattr(contract, "in_pieces", counted)
 
 
 @every

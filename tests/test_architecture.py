@@ -25,9 +25,10 @@ RANKS = (
     {"zoo", "decisions"},
     {"models", "scores", "tasks", "decision_table"},
     {"circuit"},
+    {"positional"},
     {"execution"},
     {"selection", "algorithm"},
-    {"discovery", "evaluation", "rendering", "estimate"},
+    {"discovery", "evaluation", "rendering", "estimate", "sharding"},
     {"api", "run_folder"},
     {"report", "replay"},
     {"__init__"},
@@ -50,6 +51,7 @@ HEAVY = {
     "numba": {"kernels"},
     "graphviz": {"rendering"},
     "pygraphviz": {"rendering"},
+    "ray": set(),
 }
 """Libraries that are slow to import, and the units that may import them at module level. Others do so in a function."""
 
@@ -231,7 +233,7 @@ def test_modules_are_short(module: Module) -> None:
     assert lines < MOST_LINES, f"{module} has {lines} lines; split it into a folder of the same name"
 
 
-SLOW = {"torch", "transformer_lens", "transformers", "numba", "pandas", "matplotlib", "networkx"}
+SLOW = {"torch", "transformer_lens", "transformers", "numba", "pandas", "matplotlib", "networkx", "ray"}
 HELP = (
     "from circuitfind.cli import main\nsys.argv = ['circuitfind', '--help']\n"
     "try:\n    main()\nexcept SystemExit:\n    pass"

@@ -13,7 +13,7 @@ import circuitfind as cf
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.discovery.eap_ig_inputs import OFFSETS
 from circuitfind.errors import OptionError
-from circuitfind.execution import ABLATIONS, AttributionPass
+from circuitfind.execution import ABLATIONS, AttributionPass, make_batches, prepare_ablation, run_masked
 from circuitfind.metrics import METRICS, Targets
 from circuitfind.task import PromptPair
 
@@ -89,6 +89,43 @@ def test_exact_is_the_metric_lost_when_one_edge_is_cut(metric, ablation):
             for row in range(len(PAIRS))
         ]
         assert found[edge] == pytest.approx(np.mean(lost), abs=1e-9), name
+
+
+def test_every_algorithm_is_its_loop_on_every_architecture(model, pairs):
+    graph, some = model.graph, pairs.take(range(3))
+    expected = naive_attribution(model, some, "logit-diff", "corrupted", [1.0])
+    np.testing.assert_allclose(scores("eap", model, some), expected, **TIGHT)
+    expected = naive_attribution(model, some, "logit-diff", "corrupted", [1 / 4, 3 / 4])
+    np.testing.assert_allclose(scores("eap-ig-inputs", model, some, steps=2), expected, **TIGHT)
+    found, ablated = scores("exact", model, some), naive_ablated(model, some, "corrupted")
+    everything = set(graph.edge_names())
+    for edge in range(0, graph.n_edges, max(1, graph.n_edges // 20)):
+        without = everything - {graph.edge_name(edge)}
+        lost = [
+            naive_value(model, some, row, ablated[row], everything, "logit-diff")
+            - naive_value(model, some, row, ablated[row], without, "logit-diff")
+            for row in range(len(some))
+        ]
+        assert found[edge] == pytest.approx(np.mean(lost), abs=1e-9), graph.edge_name(edge)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_eap_is_the_slope_of_the_metric_as_the_edge_is_turned_down(model, pairs, ablation):
+    (batch,) = make_batches(model, pairs, len(pairs))
+    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    edges = np.random.default_rng(0).permutation(model.graph.n_edges)[:40]
+    step = 1e-5  # so small that no token changes its expert and no ReLU its side
+
+    def metric_at(share: float) -> torch.Tensor:
+        masks = torch.ones(len(edges), model.graph.n_edges, dtype=torch.float64)
+        masks[range(len(edges)), edges] = share
+        logits = run_masked(model, batch.clean, outputs, masks, batch.answer)
+        return METRICS["logit-diff"](logits, batch.targets).mean(-1)
+
+    slopes = (metric_at(1 + step) - metric_at(1 - step)) / (2 * step)
+    assert slopes.abs().max() > 1e-2
+    found = scores("eap", model, pairs, ablation=ablation)[edges]
+    np.testing.assert_allclose(found, slopes.numpy(), rtol=1e-5, atol=1e-7)
 
 
 # --- where they must agree --------------------------------------------------------------------------------------------
@@ -177,10 +214,10 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_warning(failure, monkeypatch
     whole = scores("eap")
     original = AttributionPass.__init__
 
-    def tight(self, model, batch, *rest):
+    def tight(self, model, batch, *rest, **options):
         if len(batch) > 1:
             raise failure() if failure else RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        original(self, model, batch, *rest)
+        original(self, model, batch, *rest, **options)
 
     monkeypatch.setattr(AttributionPass, "__init__", tight)
     with pytest.warns(UserWarning, match="going on with half as many"):
@@ -188,13 +225,15 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_warning(failure, monkeypatch
 
 
 def test_other_failures_and_single_prompts_are_not_halved(monkeypatch):
-    def broken(self, model, batch, *rest):
+    def broken(self, model, batch, *rest, **options):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(AttributionPass, "__init__", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         scores("eap")
-    monkeypatch.setattr(AttributionPass, "__init__", lambda *given: (_ for _ in ()).throw(MemoryError("full")))
+    monkeypatch.setattr(
+        AttributionPass, "__init__", lambda *given, **options: (_ for _ in ()).throw(MemoryError("full"))
+    )
     with pytest.raises(MemoryError):
         scores("eap", pairs=PAIRS.take([0]))
 

@@ -16,11 +16,13 @@ from circuitfind.execution import (
     run_circuit,
     run_masked,
 )
+from circuitfind.execution.attribution import EdgeProducts
 from circuitfind.execution.gradients import AttributionPass
 from circuitfind.execution.single_edge import CleanRun, single_edge_effects
 from circuitfind.execution.sparse import AblatedRun
+from circuitfind.execution.writes import Writes, tiles
 from circuitfind.metrics import METRICS, Targets
-from circuitfind.transformer import sender_outputs
+from circuitfind.transformer import base_streams, sender_outputs
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -68,19 +70,30 @@ def test_sender_outputs_are_the_naive_ones(model, pairs):
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_dense_and_sparse_equal_naive(model, pairs, ablation, share):
+def test_dense_and_sparse_equal_naive(model, pairs, ablation):
     batch = one_batch(model, pairs)
     prepared = prepare_ablation(ablation, model, [batch])
     outputs = prepared.values(batch)
-    masks = random_masks(model, 3, share=share)
+    masks = np.concatenate([random_masks(model, 1, share=share) for share in (0.1, 0.5, 0.9)])
     dense = run_masked(model, batch.clean, outputs, torch.from_numpy(masks), batch.answer)
-    constants = AblatedRun.of(model, batch, outputs)
+    constants = AblatedRun.of(prepared.writes(batch))
     for number, mask in enumerate(masks):
         expected = naive_logits(model, pairs, ablation, mask)[batch.rows]
         torch.testing.assert_close(dense[number], expected, **TIGHT)
         sparse = run_circuit(model, batch, constants, mask, prune_from_input=prepared.prunes_from_input)
         torch.testing.assert_close(sparse, expected, **TIGHT)
+
+
+def test_masks_between_0_and_1_mix_what_is_written_with_what_is_ablated(model, pairs):
+    batch = one_batch(model, pairs)
+    shares = np.random.default_rng(0).random(model.graph.n_edges)
+    outputs = prepare_ablation("corrupted", model, [batch]).values(batch)
+    (dense,) = run_masked(model, batch.clean, outputs, torch.from_numpy(shares[None]), batch.answer)
+    ablated = naive_ablated(model, pairs, "corrupted")
+    by_name = dict(zip(model.graph.edge_names(), shares.tolist(), strict=True))
+    for place, row in enumerate(batch.rows):
+        expected = naive.circuit_logits(model, prompt(pairs, int(row)), ablated[row], by_name)[-1]
+        torch.testing.assert_close(dense[place], expected, **TIGHT)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -105,25 +118,70 @@ def test_sparse_equals_dense_on_any_model_and_mask(seed, share, shape):
         mask = random_masks(model, 1, seed, share)
         dense = run_masked(model, batch.clean, outputs, torch.from_numpy(mask), batch.answer)[0]
         sparse = run_circuit(
-            model, batch, AblatedRun.of(model, batch, outputs), mask[0], prune_from_input=prepared.prunes_from_input
+            model, batch, AblatedRun.of(prepared.writes(batch)), mask[0], prune_from_input=prepared.prunes_from_input
         )
         torch.testing.assert_close(sparse, dense, **TIGHT)
 
 
-@pytest.mark.parametrize("point", [1.0, 0.3])
-def test_receiver_gradients_times_differences_are_the_naive_attribution(model, pairs, point):
+# --- writes in head space ---------------------------------------------------------------------------------------------
+
+
+def test_writes_in_head_space_are_the_sender_outputs(model, pairs):
+    batch = one_batch(model, pairs)
+    writes, outputs = Writes.run(model, batch.clean), sender_outputs(model, batch.clean)
+    torch.testing.assert_close(writes.dense(), outputs, **TIGHT)
+    for sender in range(model.graph.n_senders):
+        torch.testing.assert_close(writes.of(sender), outputs[sender], **TIGHT)
+    difference = writes.minus(Writes.run(model, batch.corrupted)).dense()
+    torch.testing.assert_close(difference, outputs - sender_outputs(model, batch.corrupted), **TIGHT)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_ablated_writes_give_the_same_streams_and_tiles_as_the_dense_tensor(model, pairs, ablation):
+    batch = one_batch(model, pairs)
+    writes = prepare_ablation(ablation, model, [batch]).writes(batch)
+    dense = writes.dense()
+    embedded = model.embed(batch.clean)
+    assert len(list(writes.streams())) == len(model.graph.blocks)
+    for found, expected in zip(writes.streams(), base_streams(model, dense, embedded), strict=True):
+        torch.testing.assert_close(found, expected, **TIGHT)
+    whole = dense.expand(-1, *embedded.shape)
+    for sender in range(model.graph.n_senders):
+        torch.testing.assert_close(writes.of(sender), whole[sender], **TIGHT)
+    for tokens in (1, 3, 10, 1000):
+        pieced = torch.full_like(whole.contiguous(), torch.nan)
+        for tile in tiles(embedded.shape, tokens):
+            pieced[:, *tile] = writes.tile(*tile)
+        torch.testing.assert_close(pieced, whole.contiguous(), **TIGHT)
+
+
+@given(n_prompts=st.integers(1, 9), n_positions=st.integers(1, 9), tokens=st.integers(1, 90))
+def test_tiles_cover_every_token_once_and_are_not_too_large(n_prompts, n_positions, tokens):
+    counts = np.zeros((n_prompts, n_positions), int)
+    for tile in tiles(torch.Size((n_prompts, n_positions)), tokens):
+        counts[tile] += 1
+        assert counts[tile].size <= tokens
+    assert (counts == 1).all()
+
+
+# --- one edge or one gradient at a time -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("point", "recompute"), [(1.0, False), (1.0, True), (0.3, False)])
+def test_receiver_gradients_times_differences_are_the_naive_attribution(model, pairs, point, recompute):
     batch = one_batch(model, pairs)
     outputs = prepare_ablation("corrupted", model, [batch]).values(batch)
     delta = sender_outputs(model, batch.clean) - outputs
     scores = np.zeros((len(pairs), model.graph.n_edges))
     metric = METRICS["logit-diff"]
 
-    def visit(block, gradients):
+    run = AttributionPass(model, batch, outputs[0] + point * delta[0], recompute=recompute)
+    run.backward(lambda logits: metric(logits, batch.targets))
+    everything, room = (slice(None), slice(None)), delta.new_empty((3 * model.graph.n_heads, *delta.shape[1:]))
+    for block in model.graph.blocks:
+        gradients = run.receivers(block, *everything, out=room)
         values = torch.einsum("snpd,rnpd->nrs", delta[: block.n_senders], gradients)
         scores[:, block.edges] = values.reshape(len(pairs), -1).numpy()
-
-    run = AttributionPass(model, batch, outputs[0] + point * delta[0])
-    run.backward(lambda logits: metric(logits, batch.targets), visit)
     for place, row in enumerate(batch.rows):
         targets = Targets(batch.targets.correct[place : place + 1], batch.targets.incorrect[place : place + 1])
         ablated = naive_ablated(model, pairs, "corrupted")[row]
@@ -132,6 +190,21 @@ def test_receiver_gradients_times_differences_are_the_naive_attribution(model, p
         assert got.keys() == expected.keys()
         for name, value in expected.items():
             assert got[name] == pytest.approx(value, rel=1e-8, abs=1e-9), name
+
+
+@pytest.mark.parametrize("axis", ["", "prompt", "position"])
+def test_edge_products_do_not_depend_on_the_tile_size(model, pairs, axis):
+    batch = one_batch(model, pairs)
+    clean, ablated = Writes.run(model, batch.clean), prepare_ablation("mean", model, [batch]).writes(batch)
+    found = []
+    for tokens in (10**6, 10, 3):
+        products = EdgeProducts(model, axis)
+        products._tokens = tokens
+        run = AttributionPass(model, batch, model.embed(batch.clean))
+        found.append(products(run, clean, ablated, METRICS["logit-diff"]))
+    assert len(found[0]) == {"": 1, "prompt": len(batch), "position": batch.clean.shape[1]}[axis]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], **TIGHT)
 
 
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])

@@ -60,7 +60,7 @@ def swept(tmp_path_factory):
 def interrupt(monkeypatch, at_step: int) -> None:
     """Ctrl-C in the middle of discovery."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
-    original, done = contract._within_memory, []
+    original, done = contract.in_pieces, []
 
     def interrupted(step, contribute):
         if len(done) == at_step:
@@ -68,7 +68,7 @@ def interrupt(monkeypatch, at_step: int) -> None:
         done.append(step)
         return original(step, contribute)
 
-    monkeypatch.setattr(contract, "_within_memory", interrupted)
+    monkeypatch.setattr(contract, "in_pieces", interrupted)
 
 
 def started(out, monkeypatch, config=CONFIG, at_step=1):
@@ -97,6 +97,15 @@ def test_the_files_hold_what_was_returned(finished):
     rows = (folder / "edges.csv").read_text().splitlines()
     assert rows[0] == "name,source,target,port,score"
     assert len(rows) == 1 + finished.circuit.n_edges
+
+
+def test_a_large_circuit_has_its_strongest_edges_in_the_table_and_all_in_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOST_ROWS", 7)
+    done = run(replace(CONFIG, algorithm="eap", rule="top", value=40), tmp_path / "out")
+    rows = (tmp_path / "out" / "edges.csv").read_text().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == [edge["name"] for edge in done.circuit.edges[:7]]
+    assert len(Circuit.load(tmp_path / "out" / "circuit.json").edges) == done.circuit.n_edges > 7
+    assert f"edges.csv holds the 7 strongest of the {done.circuit.n_edges} kept edges" in done.sentences[-1]
 
 
 def test_the_configuration_is_resolved_and_the_versions_are_named(finished):
@@ -284,8 +293,8 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch
     assert (partial / "checkpoint.safetensors").exists()
     assert not out.exists()
     said, computed = [], []
-    original = contract._within_memory
-    monkeypatch.setattr(contract, "_within_memory", lambda *step: computed.append(step) or original(*step))
+    original = contract.in_pieces
+    monkeypatch.setattr(contract, "in_pieces", lambda *step: computed.append(step) or original(*step))
     resumed = run(CONFIG, out, say=said.append)
     assert f"going on with the interrupted run in {partial}" in said
     assert len(computed) == 1, "one of two micro-batches was left"

@@ -8,21 +8,38 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Json, Model, app, print_result
+from circuitfind.cli.options import Bos, Device, Dtype, Json, Model, app, print_result
 
 
 @app.command("check-model")
 def check_model(
-    spec: Annotated[str, typer.Argument(help="Zoo name, hub id or directory.")] = "tasks-4l", as_json: Json = False
+    spec: Annotated[str, typer.Argument(help="Zoo name, hub id or directory.")] = "tasks-4l",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    tokens: Annotated[int, typer.Option(help="Length of the prompt whose memory is estimated.")] = 64,
+    as_json: Json = False,
 ) -> None:
-    """Prove that a model is read right: logits, decomposition of the stream, all edges cut."""
+    """What a model is, that it is read right (logits, decomposition of the stream, all edges cut), and what it takes."""
     from circuitfind import models
+    from circuitfind.estimate import memory_per_prompt
 
-    model, source = models.read(spec)
+    model, source = models.open_model(spec, device=device, dtype=dtype)
     checks = models.check_model(model, models.open_bridge(spec) if source is None else source)
     passed = all(check.passed for check in checks)
+    what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)
+    lines = [repr(model), what, *map(str, checks)]
+    lines.append(f"weights {model.n_bytes / 2**20:,.0f} MB; beside them, one prompt of {tokens} tokens takes")
+    lines += [f"  {megabytes:10,.1f} MB  {use}" for use, megabytes in memory.items()]
     rows = [{"claim": c.claim, "error": c.error, "tolerance": c.tolerance, "passed": c.passed} for c in checks]
-    print_result({"model": repr(model), "passed": passed, "checks": rows}, as_json, [repr(model), *map(str, checks)])
+    values = {
+        "model": repr(model),
+        "architecture": what,
+        "edges": model.graph.n_edges,
+        "passed": passed,
+        "checks": rows,
+    }
+    values |= {"weight_bytes": model.n_bytes, "megabytes_per_prompt": memory, "tokens": tokens}
+    print_result(values, as_json, lines)
     if not passed:
         raise typer.Exit(2)
 

@@ -57,6 +57,10 @@ def discover(
     batch_size: Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")] = None,
     parts: Annotated[str, typer.Option(help="Also keep scores per 'prompt' or per 'position'.")] = "",
     device: Device = None,
+    workers: Annotated[
+        int,
+        typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process]."),
+    ] = 0,
     dtype: Dtype = "float32",
     bos: Bos = None,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
@@ -93,6 +97,7 @@ def discover(
         options=read_settings(option, "--option"),
         task_options=read_settings(task_option, "--task-option"),
         anyway=anyway,
+        workers=workers,
     )
     result = run(config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}

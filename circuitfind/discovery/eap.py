@@ -14,7 +14,8 @@ from __future__ import annotations
 from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.attribution import edge_products, rows_of
+from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 
 
@@ -25,15 +26,14 @@ def eap(problem: Problem) -> EdgeScores:
             f"{problem.metric.name} to the clean run has zero gradient at the clean run, so EAP would score every edge 0; "
             "use logit-diff or prob-diff, or the algorithm eap-ig-inputs"
         )
-    model, batches = problem.model, problem.batches()
-    ablation = problem.prepared_ablation(batches)
+    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
+    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
     def contribute(batch: Batch) -> Contribution:
-        ablated = ablation.values(batch)
-        delta = ablated.new_empty((model.graph.n_senders, *batch.clean.shape, model.config.d_model))
-        run = AttributionPass(model, batch, model.embed(batch.clean), delta)
-        values = edge_products(run, delta.sub_(ablated), problem.metric, problem.parts)
-        return Contribution(values, rows_of(batch, problem.parts))
+        ablated = ablation.writes(batch)
+        run = AttributionPass(model, batch, model.embed(batch.clean), keep_writes=True)
+        values = products(run, run.writes, ablated, problem.metric)
+        return Contribution(values, rows_of(batch, problem.parts, problem.spans))
 
     return problem.add_up(batches, contribute, "edge attribution patching")
 
@@ -44,8 +44,9 @@ ALGORITHMS.add(
         run=eap,
         description="Edge attribution patching: first-order estimate of every edge's effect, from one backward pass.",
         paper="Syed, Rager & Conmy 2023, arXiv:2310.10348",
-        parts=("prompt", "position"),
+        parts=("prompt", "position", "span"),
         cost="2 forward passes and 1 backward pass",
         forwards=lambda graph, options: 5,
+        additive=True,
     )
 )

@@ -19,8 +19,9 @@ import numpy as np
 
 from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.errors import OptionError
-from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.attribution import differences, edge_products, rows_of
+from circuitfind.execution import AttributionPass, Batch, Writes
+from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 
 OFFSETS = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
@@ -39,17 +40,17 @@ def eap_ig_inputs(problem: Problem, *, steps: int = 5, points: str = "midpoint")
         raise OptionError(f"points={points!r}: use one of {', '.join(OFFSETS)}")
     if problem.metric.flat_at_clean and points == "right" and steps == 1:
         raise OptionError("the only point is the clean run, where this metric has zero gradient; use points=left")
-    model, batches = problem.model, problem.batches()
-    ablation = problem.prepared_ablation(batches)
+    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
+    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
     def contribute(batch: Batch) -> Contribution:
-        corrupted = model.embed(batch.corrupted)
-        delta = differences(model, batch, ablation.values(batch))
+        clean, ablated = Writes.run(model, batch.clean), ablation.writes(batch)
+        start, way = ablated.entry, clean.entry - ablated.entry
         values: np.ndarray | float = 0.0
         for step in range(steps):
-            run = AttributionPass(model, batch, corrupted + (step + OFFSETS[points]) / steps * delta[0])
-            values = values + edge_products(run, delta, problem.metric, problem.parts) / steps
-        return Contribution(np.asarray(values), rows_of(batch, problem.parts))
+            run = AttributionPass(model, batch, start + (step + OFFSETS[points]) / steps * way)
+            values = values + products(run, clean, ablated, problem.metric) / steps
+        return Contribution(np.asarray(values), rows_of(batch, problem.parts, problem.spans))
 
     return problem.add_up(batches, contribute, f"integrated gradients, {steps} steps")
 
@@ -61,8 +62,9 @@ ALGORITHMS.add(
         description="EAP with gradients averaged on the way from the corrupted to the clean embedding.",
         paper="Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806",
         ablations=("corrupted",),
-        parts=("prompt", "position"),
+        parts=("prompt", "position", "span"),
         cost="2 forward passes, and 1 forward and 1 backward pass per step",
         forwards=lambda graph, options: 2 + 3 * options["steps"],
+        additive=True,
     )
 )

@@ -69,5 +69,6 @@ ALGORITHMS.add(
         parts=("prompt",),
         cost="about half a forward pass per edge",
         forwards=forward_passes,
+        additive=True,
     )
 )

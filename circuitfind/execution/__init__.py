@@ -11,12 +11,14 @@ from circuitfind.execution.dense import run_masked
 from circuitfind.execution.gradients import AttributionPass
 from circuitfind.execution.single_edge import single_edge_effects
 from circuitfind.execution.sparse import run_circuit
+from circuitfind.execution.writes import Writes
 
 __all__ = [
     "ABLATIONS",
     "Ablation",
     "AttributionPass",
     "Batch",
+    "Writes",
     "make_batches",
     "measure_circuits",
     "prepare_ablation",

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from circuitfind.errors import UnknownNameError
 from circuitfind.execution.batches import Batch
-from circuitfind.transformer import Transformer, sender_outputs
+from circuitfind.execution.memory import TILE_BYTES, tile_tokens
+from circuitfind.execution.writes import Writes, tiles
+from circuitfind.transformer import Transformer
 
 ABLATIONS = ("corrupted", "zero", "mean", "mean-positional")
 
@@ -47,16 +49,23 @@ class Ablation:
         """
         return self.name == "corrupted"
 
-    def values(self, batch: Batch) -> Tensor:
-        """Ablated outputs of all senders, broadcastable to (senders, prompts, positions, d_model)."""
+    def writes(self, batch: Batch) -> Writes:
+        """What every sender's cut edges carry on a micro-batch."""
+        model = self.model
         if self.name == "corrupted":
-            return sender_outputs(self.model, batch.corrupted)
+            return Writes.run(model, batch.corrupted)
+        entry = model.embed(batch.clean)  # only its shape matters
         if self.name == "zero":
-            shape = (self.model.graph.n_senders, 1, 1, self.model.config.d_model)
-            return torch.zeros((), dtype=self.model.dtype, device=self.model.device).expand(shape)
+            shape = (model.graph.n_senders, 1, 1, model.config.d_model)
+            return Writes(model, entry, constant=torch.zeros((), dtype=model.dtype, device=model.device).expand(shape))
         assert self.means is not None
         n_positions = batch.clean.shape[1]
-        return self.means if self.means.shape[2] == 1 else self.means[:, :, :n_positions]
+        means = self.means if self.means.shape[2] == 1 else self.means[:, :, :n_positions]
+        return Writes(model, entry, constant=means)
+
+    def values(self, batch: Batch) -> Tensor:
+        """Ablated outputs of all senders as one tensor, broadcastable to (senders, prompts, positions, d_model)."""
+        return self.writes(batch).dense()
 
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:
@@ -78,9 +87,10 @@ def _sums_by_position(model: Transformer, batches: Sequence[Batch]) -> tuple[Ten
     sums = torch.zeros(shape, dtype=torch.float64, device=model.device)
     counts = torch.zeros(longest, dtype=torch.float64, device=model.device)
     for batch in batches:
-        n_positions = batch.clean.shape[1]
-        outputs = sender_outputs(model, batch.corrupted)
-        real = batch.real.to(outputs.dtype)
-        sums[:, :n_positions] += torch.einsum("snpd,np->spd", outputs, real)
-        counts[:n_positions] += real.sum(0)
+        writes = Writes.run(model, batch.corrupted)
+        for prompts, positions in tiles(batch.clean.shape, tile_tokens(model, TILE_BYTES)):
+            real = batch.real[prompts, positions].to(model.dtype)
+            part = torch.einsum("snpd,np->spd", writes.tile(prompts, positions), real)
+            sums[:, positions][:, : part.shape[1]] += part
+        counts[: batch.clean.shape[1]] += batch.real.sum(0)
     return sums, counts

@@ -8,52 +8,112 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.execution.batches import Batch
+from circuitfind.execution.batches import Batch, parts_of
 from circuitfind.execution.gradients import AttributionPass
-from circuitfind.graph import Block
+from circuitfind.execution.memory import TILE_BYTES, tile_tokens
+from circuitfind.execution.writes import Writes, tiles
 from circuitfind.metrics import Metric
+from circuitfind.task import Spans
 from circuitfind.transformer import Transformer
 
 
-def differences(model: Transformer, batch: Batch, ablated: Tensor) -> Tensor:
-    """Clean minus ablated output of all senders (senders, prompts, positions, d_model), without gradients."""
-    outputs = ablated.new_empty((model.graph.n_senders, *batch.clean.shape, model.config.d_model))
-    AttributionPass(model, batch, model.embed(batch.clean), outputs)
-    return outputs.sub_(ablated)
-
-
-def edge_products(run: AttributionPass, delta: Tensor, metric: Metric, axis: str) -> np.ndarray[Any, Any]:
+class EdgeProducts:
     """(clean - ablated) sender output times the gradient at the receiver, for every edge.
 
+    Both are made tile by tile (some prompts and positions) from head space and multiplied at once, so memory grows with
+    neither the number of prompts nor their length. The room for a tile is used again.
+
     Args:
-        run: a forward pass at the point where the gradient is wanted.
-        delta: :func:`differences`.
-        axis: ``""`` sums over prompts and positions, ``"prompt"`` and ``"position"`` keep one of them.
-
-    Returns:
-        float64 (rows, edges), rows as :func:`rows_of`.
+        model: the model.
+        axis: ``""`` sums over prompts and positions, ``"prompt"`` and ``"position"`` keep one of them, ``"span"`` the parts
+            of a prompt.
+        spans: the parts, for ``"span"``.
     """
-    rows = {"": 1, "prompt": delta.shape[1], "position": delta.shape[2]}[axis]
-    out = np.empty((rows, run.model.graph.n_edges))
 
-    def visit(block: Block, gradients: Tensor) -> None:
-        products = block_products(delta[: block.n_senders], gradients, axis)
-        out[:, block.edges] = products.flatten(1).double().cpu().numpy()
+    def __init__(self, model: Transformer, axis: str = "", spans: Spans | None = None) -> None:
+        self.model, self.axis, self.spans = model, axis, spans
+        self._tokens = tile_tokens(model, TILE_BYTES if model.device.type == "cpu" else 8 * TILE_BYTES)
+        self._room: dict[str, Tensor] = {}
 
-    run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets), visit)
-    return out
+    def __call__(self, run: AttributionPass, clean: Writes, ablated: Writes, metric: Metric) -> np.ndarray[Any, Any]:
+        """One backward pass and all products.
+
+        Args:
+            run: a forward pass at the point where the gradient is wanted.
+            clean, ablated: what every sender writes in the clean run, and what its cut edges carry.
+
+        Returns:
+            float64 (rows, edges), rows as :func:`rows_of`.
+        """
+        run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets))
+        n_prompts, n_positions = clean.entry.shape[:2]
+        parts = parts_of(self.spans, run.batch) if self.spans is not None else None
+        rows = {"": 1, "prompt": n_prompts, "position": n_positions, "span": len(self.spans or ())}[self.axis]
+        out = np.zeros((rows, self.model.graph.n_edges))
+        change = clean if ablated.constant is not None else clean.minus(ablated)
+        for tile in tiles(clean.entry.shape, self._tokens):
+            self._add_tile(run, change, ablated, tile, None if parts is None else parts[tile], out)
+        return out
+
+    def _add_tile(
+        self,
+        run: AttributionPass,
+        change: Writes,
+        ablated: Writes,
+        tile: tuple[slice, slice],
+        parts: Tensor | None,
+        out: np.ndarray[Any, Any],
+    ) -> None:
+        graph, here = self.model.graph, change.entry[tile]
+        delta = change.tile(*tile, out=self._reused("senders", (graph.n_senders, *here.shape)))
+        if ablated.constant is not None:
+            delta -= ablated.tile(*tile, out=self._reused("ablated", delta.shape))
+        room = self._reused("receivers", (3 * graph.n_heads, *here.shape))
+        rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
+        for block in graph.blocks:
+            gradients = run.receivers(block, *tile, out=room)
+            products = block_products(delta[: block.n_senders], gradients, self.axis, parts, len(out))
+            out[rows, block.edges] += products.flatten(1).double().cpu().numpy()
+
+    def _reused(self, what: str, shape: tuple[int, ...]) -> Tensor:
+        """Room for a tensor of this shape, the same memory every time: fresh memory is slow."""
+        size = int(np.prod(shape))
+        if what not in self._room or self._room[what].numel() < size:
+            self._room[what] = torch.empty(size, dtype=self.model.dtype, device=self.model.device)
+        return self._room[what][:size].view(shape)
 
 
-def block_products(delta: Tensor, gradients: Tensor, axis: str) -> Tensor:
-    """(rows, receivers, senders) from (senders, prompts, positions, d_model) and (receivers, ...)."""
+def block_products(
+    delta: Tensor, gradients: Tensor, axis: str, parts: Tensor | None = None, n_parts: int = 0
+) -> Tensor:
+    """(rows, receivers, senders) from (senders, prompts, positions, d_model) and (receivers, ...), summed in float32 at
+    least.
+
+    Args:
+        parts: which part of its prompt every token belongs to, (prompts, positions); for the axis ``"span"``.
+    """
+    if axis == "span":
+        here = [parts == part for part in range(n_parts)]
+        return torch.cat([_product(gradients[:, at].flatten(1)[None], delta[:, at].flatten(1)[None]) for at in here])
+    if axis == "":
+        return _product(gradients.flatten(1)[None], delta.flatten(1)[None])
     at = 2 if axis == "position" else 1
     g, d = (x.movedim(at, 0).flatten(2) for x in (gradients, delta))
-    products = torch.bmm(g, d.transpose(1, 2))
-    return products.sum(0, keepdim=True) if axis == "" else products
+    return _product(g, d)
 
 
-def rows_of(batch: Batch, axis: str) -> np.ndarray[Any, Any]:
+def _product(g: Tensor, d: Tensor) -> Tensor:
+    if g.dtype.itemsize >= 4:
+        return torch.bmm(g, d.transpose(1, 2))
+    if g.device.type == "cuda":
+        return torch.bmm(g, d.transpose(1, 2), out_dtype=torch.float32)
+    return torch.bmm(g.float(), d.float().transpose(1, 2))
+
+
+def rows_of(batch: Batch, axis: str, spans: Spans | None = None) -> np.ndarray[Any, Any]:
     """Which rows of the parts a batch contributes to."""
     if axis == "prompt":
         return batch.rows
+    if axis == "span":
+        return np.arange(len(spans or ()))
     return np.arange(batch.clean.shape[1] if axis == "position" else 1)

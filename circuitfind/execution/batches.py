@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError
+from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.metrics import Metric, Targets
-from circuitfind.task import TokenPairs
+from circuitfind.task import Spans, TokenPairs
 from circuitfind.transformer import Transformer
 
-SENDER_BYTES = 256 * 2**20
-"""How much the outputs of all senders of one micro-batch may take."""
 MOST_PROMPTS = 256
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,29 @@ def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
         )
 
 
-def default_size(model: Transformer, longest: int) -> int:
-    """Prompts per micro-batch such that all senders' outputs take at most :data:`SENDER_BYTES`."""
-    per_prompt = model.graph.n_senders * model.config.d_model * model.dtype.itemsize * longest
-    return max(1, min(MOST_PROMPTS, SENDER_BYTES // max(1, per_prompt)))
+def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -> int:
+    """Prompts per micro-batch that the memory budget allows.
+
+    Args:
+        longest: tokens of the longest prompt.
+        numbers_per_token: what is held of every token; by default all senders' outputs, a share of which is as much again
+            for what is made of them.
+    """
+    return prompts_at_a_time(model, numbers_per_token or 2 * dense_numbers(model), longest, MOST_PROMPTS)
 
 
-def make_batches(model: Transformer, pairs: TokenPairs, size: int | None = None) -> list[Batch]:
+def make_batches(
+    model: Transformer, pairs: TokenPairs, size: int | None = None, numbers_per_token: int = 0
+) -> list[Batch]:
     """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row).
 
     Args:
-        size: prompts per batch; by default what fits :data:`SENDER_BYTES`.
+        size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
     order = np.argsort(pairs.length, kind="stable")
-    size = size or default_size(model, int(pairs.length.max(initial=1)))
+    size = size or default_size(model, int(pairs.length.max(initial=1)), numbers_per_token)
     return [_batch(model, pairs, order[start : start + size]) for start in range(0, len(order), size)]
 
 
@@ -108,6 +117,20 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     return Batch(clean, tensor(part.corrupted), tensor(part.answer_position), targets, real, rows)
 
 
+def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
+    """What ``run`` makes of a step, or of its halves where memory is short and it is a micro-batch of several prompts."""
+    try:
+        return [run(step)]
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not short or not isinstance(step, Batch) or len(step) < 2:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(f"out of memory with {len(step)} prompts at a time; going on with half as many", stacklevel=2)
+    return [part for half in step.halves() for part in in_pieces(half, run)]
+
+
 def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, ...]) -> Batch:
     """The batch with the full model's clean logits, if any of ``metrics`` compares with them."""
     if not any(metric.flat_at_clean for metric in metrics):
@@ -115,3 +138,8 @@ def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, .
     clean = model.logits(batch.clean, batch.answer)
     targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
     return Batch(batch.clean, batch.corrupted, batch.answer, targets, batch.real, batch.rows)
+
+
+def parts_of(spans: Spans, batch: Batch) -> Tensor:
+    """Which part of its prompt every token of a micro-batch belongs to, (prompts, positions)."""
+    return torch.from_numpy(spans.take(batch.rows, batch.clean.shape[1])).to(batch.clean.device)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
-from circuitfind.execution.batches import Batch, make_batches, require_incorrect, with_clean_logits
+from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_incorrect, with_clean_logits
 from circuitfind.execution.sparse import AblatedRun, run_circuit
 from circuitfind.metrics import Metric
 from circuitfind.progress import track
-from circuitfind.task import TokenPairs
+from circuitfind.task import Spans, TokenPairs
 from circuitfind.transformer import Transformer
 
 
@@ -31,13 +31,15 @@ def measure_circuits(
     ablation: Ablation,
     *,
     batch_size: int | None = None,
+    spans: Spans | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Every metric of every circuit on every prompt.
 
     Args:
-        masks: boolean (circuits, edges).
+        masks: boolean (circuits, edges); with ``spans`` (circuits, parts, edges), and already pruned.
         ablation: from :func:`circuitfind.execution.ablation.prepare_ablation`.
         batch_size: prompts at a time; by default what memory allows.
+        spans: which part of its prompt every token belongs to.
 
     Returns:
         For each metric's name, float64 (circuits, prompts), in the order of ``pairs``.
@@ -50,17 +52,39 @@ def measure_circuits(
         require_incorrect(metric, pairs)
     values = {metric.name: np.empty((len(masks), len(pairs))) for metric in metrics}
     with torch.inference_mode():
-        for batch in make_batches(model, pairs, batch_size):
-            batch = with_clean_logits(model, batch, tuple(metrics))
-            constants = AblatedRun.of(model, batch, ablation.values(batch))
-            for number in track(range(len(masks)), "running circuits"):
-                logits = run_circuit(
-                    model, batch, constants, masks[number], prune_from_input=ablation.prunes_from_input
-                )
-                check_finite(model, batch, logits)
-                for metric in metrics:
-                    values[metric.name][number, batch.rows] = metric(logits, batch.targets).double().cpu().numpy()
+        for batch in make_batches(model, pairs, batch_size, circuit_numbers(model, masks)):
+            in_pieces(batch, lambda part: _measure(model, part, masks, metrics, ablation, values, spans))
     return values
+
+
+def circuit_numbers(model: Transformer, masks: np.ndarray[Any, Any]) -> int:
+    """Numbers per token that running the largest of some circuits holds: its senders, the base streams, the ablated run."""
+    c, graph = model.config, model.graph
+    largest = max((int(np.count_nonzero(mask)) for mask in masks), default=0)
+    most = min(graph.n_senders, 1 + largest)
+    ablated = c.n_layers * (c.n_heads * c.d_head + c.d_model)
+    return int((most + len(graph.blocks) + 3 * graph.n_heads) * c.d_model + ablated)
+
+
+def _measure(
+    model: Transformer,
+    batch: Batch,
+    masks: np.ndarray[Any, Any],
+    metrics: Sequence[Metric],
+    ablation: Ablation,
+    values: dict[str, np.ndarray[Any, Any]],
+    spans: Spans | None,
+) -> None:
+    """All circuits on one micro-batch, into ``values``."""
+    parts = None if spans is None else parts_of(spans, batch)
+    batch = with_clean_logits(model, batch, tuple(metrics))
+    constants = AblatedRun.of(ablation.writes(batch))
+    for number in track(range(len(masks)), "running circuits"):
+        pruning = ablation.prunes_from_input
+        logits = run_circuit(model, batch, constants, masks[number], prune_from_input=pruning, parts=parts)
+        check_finite(model, batch, logits)
+        for metric in metrics:
+            values[metric.name][number, batch.rows] = metric(logits, batch.targets).double().cpu().numpy()
 
 
 def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:

@@ -18,15 +18,22 @@ from circuitfind.transformer import Transformer, base_streams
 
 
 def run_masked(
-    model: Transformer, tokens: Tensor, ablated: Tensor, masks: Tensor, positions: Tensor | None = None
+    model: Transformer,
+    tokens: Tensor,
+    ablated: Tensor,
+    masks: Tensor,
+    positions: Tensor | None = None,
+    parts: Tensor | None = None,
 ) -> Tensor:
     """Logits of the model under each mask.
 
     Args:
         tokens: clean ids (prompts, positions).
         ablated: :meth:`circuitfind.execution.ablation.Ablation.values` of the same prompts.
-        masks: (circuits, edges), 1 where an edge is kept and 0 where it is cut; values between mix the two.
+        masks: (circuits, edges), 1 where an edge is kept and 0 where it is cut; values between mix the two. With ``parts``,
+            (circuits, parts, edges): each part of a prompt has its own mask.
         positions: answer positions (prompts,); None gives all positions.
+        parts: which part of its prompt every token belongs to, (prompts, positions).
 
     Returns:
         (circuits, prompts, d_vocab), or (circuits, prompts, positions, d_vocab).
@@ -36,7 +43,7 @@ def run_masked(
     delta = embedded.new_zeros((len(masks), graph.n_senders, *embedded.shape))
     delta[:, 0] = embedded - ablated[0]
     for block, base in zip(graph.blocks, base_streams(model, ablated, embedded), strict=True):
-        inputs = _block_inputs(block, base, masks, delta)
+        inputs = _block_inputs(block, base, masks, delta, parts)
         if block.kind == "attention":
             heads = graph.heads(block.layer)
             delta[:, heads] = heads_from_ports(model, block.layer, inputs) - ablated[heads]
@@ -49,25 +56,30 @@ def run_masked(
     return model.unembed(final)
 
 
-def _block_inputs(block: Block, base: Tensor, masks: Tensor, delta: Tensor) -> Tensor:
+def _block_inputs(block: Block, base: Tensor, masks: Tensor, delta: Tensor, parts: Tensor | None) -> Tensor:
     """Inputs of a block's receivers: (circuits, receivers, prompts, positions, d_model)."""
-    mask = block.matrix(masks)
-    live = torch.matmul(mask, delta[:, : block.n_senders].flatten(2))
-    return live.unflatten(-1, base.shape).add_(base)
+    mask, senders = block.matrix(masks), delta[:, : block.n_senders]
+    if parts is None:
+        return torch.matmul(mask, senders.flatten(2)).unflatten(-1, base.shape).add_(base)
+    inputs = base.repeat(len(masks), block.n_receivers, 1, 1, 1)
+    for part in range(masks.shape[1]):
+        here = parts == part
+        inputs[:, :, here] += torch.einsum("crs,cstd->crtd", mask[:, part], senders[:, :, here])
+    return inputs
 
 
-def heads_from_ports(model: Transformer, layer: int, inputs: Tensor, heads: list[int] | None = None) -> Tensor:
-    """What heads of a layer write when every port has its own input.
+def heads_from_ports(model: Transformer, layer: int, inputs: Tensor, nodes: list[int] | None = None) -> Tensor:
+    """What attention nodes of a layer write when every port has its own input.
 
     Args:
-        inputs: (..., 3 * heads, prompts, positions, d_model), before the norm; q ports first, then k, then v.
-        heads: which heads the axis holds; None means all.
+        inputs: (..., 3 * nodes, prompts, positions, d_model), before the norm; q ports first, then k, then v.
+        nodes: which nodes the axis holds; None means all.
 
     Returns:
-        (..., heads, prompts, positions, d_model).
+        (..., nodes, prompts, positions, d_model).
     """
     x = model.norm(f"layers.{layer}.ln1", inputs)
     q, k, v = (
-        model.project_each(layer, port, part, heads) for port, part in zip("qkv", x.chunk(3, dim=-4), strict=True)
+        model.project_each(layer, port, part, nodes) for port, part in zip("qkv", x.chunk(3, dim=-4), strict=True)
     )
-    return model.head_writes(layer, model.attend(layer, q, k, v), heads)
+    return model.node_writes(layer, model.attend(layer, q, k, v, nodes=nodes), nodes)

@@ -1,43 +1,56 @@
-"""Gradients at every receiver, and their products with sender differences: what attribution methods are made of.
+"""Gradients at every receiver: what attribution methods are made of.
 
 The clean run is one shared stream, so all receivers of a block see the same input and the same norm. Therefore the
-backward pass is done by hand, block by block from the logits down, and never stores more than one block's gradients:
+backward pass is done by hand, block by block from the logits down:
 
 1. the gradient arriving on the stream is pulled through a node's output weights and its core (attention, activation) to
    its ports, by autograd over the core alone;
 2. from a port's projection it is pulled back to the stream in one matrix product, the norm's weight and centring folded
-   into the projection, minus a multiple of the normalised input (the part of LayerNorm's Jacobian along the input itself;
+   into the projection, minus a multiple of the normalised input (the part of the norm's Jacobian along the input itself;
    the factor, ``along``, is a dot product in head space);
-3. a visitor sees the gradients of the block's receivers (:mod:`circuitfind.execution.attribution` multiplies them with
-   sender differences);
-4. their sum is the gradient that arrives on the stream below.
+3. their sum is the gradient that arrives on the stream below.
 
-No autograd graph of the whole model exists.
+What stays are the gradients at the *ports* (``d_head`` numbers a head), not at the receivers' inputs (``d_model``
+numbers); :meth:`AttributionPass.receivers` makes the latter for a tile of prompts and positions. No autograd graph of the whole
+model exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.batches import Batch
-from circuitfind.graph import Block
-from circuitfind.transformer import NormState, Transformer
+from circuitfind.execution.memory import attribution_numbers, budget
+from circuitfind.execution.writes import Writes, kept
+from circuitfind.graph import PORTS, Block
+from circuitfind.transformer import Transformer
 
 
-@dataclass(frozen=True)
+@dataclass
 class _LayerState:
-    """What a layer's backward step needs from the forward pass."""
+    """What a layer's backward step needs from the forward pass, and what it leaves.
 
-    attention_norm: NormState | None
-    ports: tuple[Tensor, Tensor, Tensor]
-    mlp_norm: NormState | None
-    pre: Tensor | None
+    Attributes:
+        attention_stream, mlp_stream: what the layer's blocks read, (prompts, positions, d_model).
+        ports, pre: q, k, v and the MLP's port, as the forward pass had them; None where they are to be computed again.
+        port_gradients: after the backward step, gradients at q, k and v, (nodes, prompts, positions, width) each, times the
+            inverse scale of the norm.
+        along: the factors of the normalised input, (nodes, prompts, positions, 1) for each port; empty without a norm.
+        mlp_gradient: gradient at the MLP's input, (prompts, positions, d_model).
+    """
+
+    attention_stream: Tensor
+    mlp_stream: Tensor | None = None
+    ports: tuple[Tensor, ...] | None = None
+    pre: Tensor | None = None
+    port_gradients: list[Tensor] = field(default_factory=list)
+    along: list[Tensor] = field(default_factory=list)
+    mlp_gradient: Tensor | None = None
 
 
 class AttributionPass:
@@ -48,53 +61,75 @@ class AttributionPass:
         batch: prompts; only the answer positions are read.
         stream: what ``input`` writes, (prompts, positions, d_model); the clean embedding, or a point between it and
             the corrupted one.
-        outputs: if given, (senders, prompts, positions, d_model) to be filled with what every sender writes.
+        keep_writes: keep what every sender writes, as ``writes``.
+        recompute: keep only the streams of the forward pass, and compute ports again in the backward pass: less memory
+            for about one more forward pass. None does so where the memory budget asks for it.
     """
 
-    def __init__(self, model: Transformer, batch: Batch, stream: Tensor, outputs: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        batch: Batch,
+        stream: Tensor,
+        *,
+        keep_writes: bool = False,
+        recompute: bool | None = None,
+    ) -> None:
         self.model = model
         self.batch = batch
+        size = batch.clean.numel() * attribution_numbers(model) * model.dtype.itemsize
+        self.recompute = size > budget(model.device) if recompute is None else recompute
         self.layers: list[_LayerState] = []
-        if outputs is not None:
-            outputs[0] = stream
+        self._keep_writes = keep_writes
+        self.writes = Writes(model, stream, [], [])
         for layer in range(model.config.n_layers):
-            stream = self._forward_layer(layer, stream, outputs)
+            stream = self._forward_layer(layer, stream)
         self.final = batch.at_answer(stream)
-        self.shape = stream.shape
+        self.logits_gradient = self.final
 
-    def _forward_layer(self, layer: int, stream: Tensor, outputs: Tensor | None) -> Tensor:
-        model, graph = self.model, self.model.graph
-        x, attention_norm = model.norm_with_state(f"layers.{layer}.ln1", stream)
-        q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-        z = model.attend(layer, q, k, v)
-        if outputs is None:
-            stream = stream + model.merge_heads(layer, z)
-        else:
-            stream = stream + model.write_heads(layer, z, outputs[graph.heads(layer)])
-        mlp_norm = pre = None
+    def _forward_layer(self, layer: int, stream: Tensor) -> Tensor:
+        model, state = self.model, _LayerState(stream)
+        ports = self._ports(layer, stream)
+        z = model.attend(layer, *ports)
+        written = model.merge_nodes(layer, z)
+        before, stream = stream, stream + written
+        self._keep(self.writes.mixed, kept(model, z, written))
+        if not self.recompute:
+            state.ports = ports
         if model.config.d_mlp:
-            x, mlp_norm = model.norm_with_state(f"layers.{layer}.ln2", stream)
-            pre = model.mlp_in(layer, x)
+            state.mlp_stream = model.mlp_reads(before, stream)
+            pre = self._pre(layer, state.mlp_stream)
             written = model.mlp_out(layer, model.mlp_core(layer, pre))
-            if outputs is not None:
-                outputs[graph.mlp(layer)] = written
+            self._keep(self.writes.mlps, written)
             stream = stream + written
-        self.layers.append(_LayerState(attention_norm, (q, k, v), mlp_norm, pre))
+            if not self.recompute:
+                state.pre = pre
+        self.layers.append(state)
         return stream
 
-    def backward(self, objective: Callable[[Tensor], Tensor], visit: Callable[[Block, Tensor], None]) -> Tensor:
-        """Walk the blocks from the logits down.
+    def _keep(self, parts: Sequence[Tensor], part: Tensor) -> None:
+        if self._keep_writes:
+            assert isinstance(parts, list)
+            parts.append(part)
+
+    def _ports(self, layer: int, stream: Tensor) -> tuple[Tensor, ...]:
+        x = self.model.norm(f"layers.{layer}.ln1", stream)
+        return tuple(self.model.project_all(layer, port, x) for port in PORTS)
+
+    def _pre(self, layer: int, stream: Tensor) -> Tensor:
+        return self.model.mlp_in(layer, self.model.norm(f"layers.{layer}.ln2", stream))
+
+    # ---------------------------------------------------------------- backward
+
+    def backward(self, objective: Callable[[Tensor], Tensor]) -> Tensor:
+        """Walk the blocks from the logits down; afterwards :meth:`receivers` knows every gradient.
 
         Args:
             objective: from logits (prompts, d_vocab) to one value per prompt.
-            visit: called with each block and the gradients at its receivers, (receivers, prompts, positions, d_model),
-                before the norm; the tensor is overwritten afterwards. The logits' gradient is zero away from the answer
-                positions.
 
         Returns:
             The objective's values (prompts,).
         """
-        graph = self.model.graph
         with torch.enable_grad():
             final = self.final.detach().requires_grad_()
             values = objective(self.model.unembed(final))
@@ -104,68 +139,93 @@ class AttributionPass:
                     "prob-diff or nll, or the algorithm exact"
                 )
             (at_answer,) = torch.autograd.grad(values.sum(), final)
-        stream_grad = self.final.new_zeros(self.shape)
-        rows = torch.arange(len(self.batch), device=stream_grad.device)
-        stream_grad[rows, self.batch.answer] = at_answer
-        for block in reversed(graph.blocks):
-            if block.kind == "logits":
-                visit(block, stream_grad[None])
-                continue
-            step = self._mlp_backward if block.kind == "mlp" else self._attention_backward
-            gradients = step(block.layer, stream_grad)
-            visit(block, gradients)
-            stream_grad = stream_grad + gradients.sum(0)
+        stream_grad = self.writes.entry.new_zeros(self.writes.entry.shape)
+        stream_grad[torch.arange(len(self.batch), device=stream_grad.device), self.batch.answer] = at_answer
+        self.logits_gradient = stream_grad
+        for layer in reversed(range(self.model.config.n_layers)):
+            stream_grad = self._backward_layer(layer, stream_grad)
         return values.detach()
 
-    def _mlp_backward(self, layer: int, stream_grad: Tensor) -> Tensor:
+    def _backward_layer(self, layer: int, stream_grad: Tensor) -> Tensor:
+        """From the gradient arriving at a layer's output to that at its input."""
+        written = stream_grad
+        if self.model.config.d_mlp:
+            stream_grad = stream_grad + self._backward_mlp(layer, written)
+        arriving = self.model.mlp_reads(written, stream_grad)  # in parallel blocks the MLP does not read the attention
+        return stream_grad + self._backward_attention(layer, arriving)
+
+    def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
         model, state = self.model, self.layers[layer]
-        assert state.pre is not None
-        hidden_grad = torch.matmul(stream_grad, model.weights[f"layers.{layer}.W_out"].T)
-        with torch.enable_grad():
-            pre = state.pre.detach().requires_grad_()
-            (pre_grad,) = torch.autograd.grad(model.mlp_core(layer, pre), pre, hidden_grad)
-        W, _ = model.mlp_weights(layer)
-        gradient = torch.matmul(pre_grad, W.T)
-        return model.pull_through_norm(f"layers.{layer}.ln2", state.mlp_norm, gradient)[None]
+        assert state.mlp_stream is not None
+        pre = self._pre(layer, state.mlp_stream) if state.pre is None else state.pre
+        gradient = model.mlp_gradient(layer, pre, stream_grad)
+        where = f"layers.{layer}.ln2"
+        norm = model.norm_with_state(where, state.mlp_stream)[1]
+        state.mlp_gradient, state.pre = model.pull_through_norm(where, norm, gradient), None
+        return state.mlp_gradient
 
-    def _attention_backward(self, layer: int, stream_grad: Tensor) -> Tensor:
-        model, state, config = self.model, self.layers[layer], self.model.config
-        W_O = model.weights[f"layers.{layer}.W_O"]
-        z_grad = torch.matmul(stream_grad, W_O.T).unflatten(-1, (config.n_heads, config.d_head)).movedim(-2, 0)
-        with torch.enable_grad():
-            ports = tuple(port.detach().requires_grad_() for port in state.ports)
-            port_grads = torch.autograd.grad(model.attend(layer, *ports), ports, z_grad)
-        out = self._port_gradients
-        for number, port in enumerate("qkv"):
-            self._pull_port(layer, port, state.ports[number], port_grads[number], out[number])
-        return out.flatten(0, 1)
+    def _backward_attention(self, layer: int, stream_grad: Tensor) -> Tensor:
+        """Leaves the port gradients; returns their sum pulled back to the stream, (prompts, positions, d_model)."""
+        model, state = self.model, self.layers[layer]
+        ports = self._ports(layer, state.attention_stream) if state.ports is None else state.ports
+        gradients = model.port_gradients(layer, ports, stream_grad)
+        norm = model.norm_with_state(f"layers.{layer}.ln1", state.attention_stream)[1]
+        total: Tensor | float = 0.0
+        for port, values, gradient in zip(PORTS, ports, gradients, strict=True):
+            W, constant = self._projection(layer, port)
+            if norm is not None:
+                gradient = gradient * norm.inverse_scale
+                values = model.per_node(values if constant is None else values - constant)
+                state.along.append((values * gradient).sum(-1, keepdim=True) / model.config.d_model)
+            state.port_gradients.append(gradient)
+            total = total + torch.matmul(gradient.movedim(0, -2).flatten(-2), W.movedim(0, 1).flatten(1).T)
+        if norm is not None:
+            total = total - norm.unit * sum(part.sum(0) for part in state.along)
+        state.ports = None
+        assert isinstance(total, Tensor)
+        return total
 
-    @cached_property
-    def _port_gradients(self) -> Tensor:
-        """Room for the gradients of one layer's ports, used again by every layer: fresh memory is slow."""
-        return self.final.new_empty((3, self.model.config.n_heads, *self.shape))
+    def _projection(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
+        """A port's projection as seen from the norm's unit output, by node (nodes, d_model, width), and what must be taken from
+        the port's values so that they are its product with the unit output; shared heads stand once in the latter.
 
-    def _pull_port(self, layer: int, port: str, values: Tensor, gradient: Tensor, out: Tensor) -> None:
-        """Gradient at a port of all heads, pulled back through projection and norm to each head's input.
-
-        With ``W'`` the projection seen from the norm's unit output u (scale 1/s), the transposed Jacobian of
-        ``x -> u(x) W'`` applied to g is ``(W' g - u (u . W' g) / d_model) / s``, and ``u . W' g`` is the dot product of
-        g with the projected value ``u W'`` itself: no product in d_model is needed for it.
-
-        Args:
-            values, gradient: the port's values and gradient, (heads, prompts, positions, d_head).
-            out: (heads, prompts, positions, d_model), filled.
+        With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
+        applied to g is ``(W' g - u (u . W' g) / d_model) / s``, and ``u . W' g`` is the dot product of g with the projected
+        value ``u W'`` itself: no product in d_model is needed for it.
         """
-        model, config, state = self.model, self.model.config, self.layers[layer].attention_norm
+        model = self.model
         W, bias = model.port_weights(layer, port)
         W, constant = model.through_norm(f"layers.{layer}.ln1", W)
-        by_head = W.unflatten(-1, (config.n_heads, config.d_head)).permute(1, 2, 0)
-        if state is not None:
-            constant = constant if bias is None else constant + bias
-            if isinstance(constant, Tensor):
-                values = values - constant.view(config.n_heads, 1, 1, config.d_head)
-            gradient = gradient * state.inverse_scale
-            along = (values * gradient).sum(-1, keepdim=True) / config.d_model
-        torch.bmm(gradient.flatten(1, 2), by_head, out=out.flatten(1, 2))
-        if state is not None:
-            out.addcmul_(state.unit, along, value=-1)
+        if bias is not None:
+            constant = constant + bias
+        by_node = model.node_weights(layer, port, W)
+        if not isinstance(constant, Tensor):
+            return by_node, None
+        width = by_node.shape[-1]
+        return by_node, constant.view(-1, 1, 1, width)
+
+    # ---------------------------------------------------------------- gradients at receivers
+
+    def receivers(self, block: Block, prompts: slice, positions: slice, out: Tensor) -> Tensor:
+        """Gradients at a block's receivers for some prompts and positions: (receivers, prompts, positions, d_model).
+
+        They are taken before the norm. The logits' gradient is zero away from the answer positions.
+
+        Args:
+            out: room for them, (receivers, prompts, positions, d_model), written over.
+        """
+        if block.kind == "logits":
+            return self.logits_gradient[None, prompts, positions]
+        state = self.layers[block.layer]
+        if block.kind == "mlp":
+            assert state.mlp_gradient is not None
+            return state.mlp_gradient[None, prompts, positions]
+        stream = state.attention_stream[prompts, positions]
+        norm = self.model.norm_with_state(f"layers.{block.layer}.ln1", stream)[1]
+        for number, (port, part) in enumerate(zip(PORTS, out.chunk(3), strict=True)):
+            W, _ = self._projection(block.layer, port)
+            gradient = state.port_gradients[number][:, prompts, positions]
+            torch.bmm(gradient.flatten(1, 2), W.transpose(1, 2), out=part.flatten(1, 2))
+            if norm is not None:
+                part.addcmul_(norm.unit, state.along[number][:, prompts, positions], value=-1)
+        return out

@@ -26,14 +26,14 @@ class CleanRun:
 
     Attributes:
         streams: input of every block, (prompts, positions, d_model) each.
-        ports: q, k, v of every layer, (heads, prompts, positions, d_head) each.
-        writes: output of every head of every layer, (heads, prompts, positions, d_model).
-        delta: clean minus ablated output of all senders, (senders, prompts, positions, d_model).
+        ports: q, k, v of every layer's nodes, (nodes, prompts, positions, width) each.
+        writes: output of all senders, (senders, prompts, positions, d_model).
+        delta: the same minus their ablated output.
     """
 
     streams: list[Tensor]
-    ports: list[tuple[Tensor, Tensor, Tensor]]
-    writes: list[Tensor]
+    ports: list[tuple[Tensor, ...]]
+    writes: Tensor
     delta: Tensor
 
     @classmethod
@@ -41,22 +41,20 @@ class CleanRun:
         """Run ``batch`` clean, once."""
         graph, config = model.graph, model.config
         stream = model.embed(batch.clean)
-        streams, ports, writes = [], [], []
-        delta = stream.new_empty((graph.n_senders, *stream.shape))
-        delta[0] = stream
+        streams, ports = [], []
+        writes = stream.new_empty((graph.n_senders, *stream.shape))
+        writes[0] = stream
         for layer in range(config.n_layers):
             streams.append(stream)
             x = model.norm(f"layers.{layer}.ln1", stream)
-            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-            ports.append((q, k, v))
-            heads = delta[graph.heads(layer)]
-            stream = stream + model.write_heads(layer, model.attend(layer, q, k, v), heads)
-            writes.append(heads.clone())
+            ports.append(tuple(model.per_node(model.project_all(layer, port, x)) for port in "qkv"))
+            before, z = stream, model.attend(layer, *ports[layer])
+            stream = stream + model.write_nodes(layer, z, writes[graph.heads(layer)])
             if config.d_mlp:
-                streams.append(stream)
-                delta[graph.mlp(layer)] = model.mlp_block(layer, stream)
-                stream = stream + delta[graph.mlp(layer)]
-        return cls([*streams, stream], ports, writes, delta.sub_(ablated))
+                streams.append(model.mlp_reads(before, stream))
+                writes[graph.mlp(layer)] = model.mlp_block(layer, streams[-1])
+                stream = stream + writes[graph.mlp(layer)]
+        return cls([*streams, stream], ports, writes, writes - ablated)
 
 
 def single_edge_effects(
@@ -91,38 +89,37 @@ def _logits_without(
     model: Transformer, batch: Batch, run: CleanRun, block_number: int, block: Block, receiver: int, senders: slice
 ) -> Tensor:
     """Logits (edges, prompts, d_vocab) with the edge from each of ``senders`` to one receiver cut."""
-    stream = run.streams[block_number]
-    senders = slice(senders.start, min(senders.stop, block.n_senders))
-    inputs = stream - run.delta[senders]
+    inputs = run.streams[block_number] - run.delta[senders.start : min(senders.stop, block.n_senders)]
     if block.kind == "logits":
         return model.unembed(batch.at_answer(inputs))
     if block.kind == "mlp":
-        changed = stream + model.mlp_block(block.layer, inputs)
-        after = _rest(model, changed, block.layer + 1)
+        node, written = model.graph.mlp(block.layer), model.mlp_block(block.layer, inputs)
     else:
-        changed = stream_after_attention(model, run, block, receiver, inputs, run.streams[block_number + 1])
-        after = _rest(model, changed, block.layer, skip_attention=True)
-    return model.unembed(batch.at_answer(after))
+        node = model.graph.head(block.layer, receiver % model.graph.n_heads)
+        written = _node_writes(model, run, block, receiver, inputs)
+    return model.unembed(batch.at_answer(_after(model, run, block_number, node, written - run.writes[node])))
 
 
-def stream_after_attention(
-    model: Transformer, run: CleanRun, block: Block, receiver: int, inputs: Tensor, after: Tensor
-) -> Tensor:
-    """The stream after the attention of a layer when one port of one head reads ``inputs`` (edges, ...) instead."""
+def _node_writes(model: Transformer, run: CleanRun, block: Block, receiver: int, inputs: Tensor) -> Tensor:
+    """What a head writes when one of its ports reads ``inputs`` (edges, prompts, positions, d_model) instead."""
     port, head = divmod(receiver, model.graph.n_heads)
     x = model.norm(f"layers.{block.layer}.ln1", inputs)
     new = model.project_each(block.layer, "qkv"[port], x[:, None], [head])
-    clean = (part[head].expand_as(new[:, 0])[:, None] for part in run.ports[block.layer])
+    clean = (part[head].expand(len(new), *part[head].shape)[:, None] for part in run.ports[block.layer])
     ports = [new if number == port else part for number, part in enumerate(clean)]
-    written = model.head_writes(block.layer, model.attend(block.layer, *ports), [head])[:, 0]
-    return after + (written - run.writes[block.layer][head])
+    return model.node_writes(block.layer, model.attend(block.layer, *ports, nodes=[head]), [head])[:, 0]
 
 
-def _rest(model: Transformer, streams: Tensor, layer: int, skip_attention: bool = False) -> Tensor:
-    """The layers from ``layer`` on, for many streams (edges, prompts, positions, d_model) at once."""
-    stream = streams.flatten(0, 1)
-    if skip_attention:
-        if model.config.d_mlp:
-            stream = stream + model.mlp_block(layer, stream)
-        layer += 1
-    return model.layer_range(stream, layer, model.config.n_layers).view(streams.shape)
+def _after(model: Transformer, run: CleanRun, block_number: int, node: int, change: Tensor) -> Tensor:
+    """The last stream (edges, prompts, positions, d_model) when a node of a block writes so much more than in the clean
+    run.
+    """
+    following = model.graph.blocks[block_number + 1]
+    if following.kind != "mlp":
+        stream, layer = run.streams[block_number + 1] + change, following.layer
+    else:
+        stream, layer = run.streams[block_number + 2] + change, following.layer + 1
+        if following.n_senders > node:  # in parallel blocks the MLP does not read the attention
+            read = run.streams[block_number + 1] + change
+            stream += model.mlp_block(following.layer, read) - run.writes[model.graph.mlp(following.layer)]
+    return model.layer_range(stream.flatten(0, 1), layer, model.config.n_layers).view(stream.shape)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind import kernels
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.dense import heads_from_ports
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import Block
-from circuitfind.transformer import Transformer, base_streams
+from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -26,41 +26,46 @@ class AblatedRun:
     """The constants of one micro-batch that all circuits share.
 
     Attributes:
-        outputs: ablated outputs of all senders, broadcastable to (senders, prompts, positions, d_model).
+        writes: what every sender's cut edges carry.
         bases: the stream of ablated senders at every block, each (prompts, positions, d_model).
     """
 
-    outputs: Tensor
+    writes: Writes
     bases: Sequence[Tensor]
 
     @classmethod
-    def of(cls, model: Transformer, batch: Batch, outputs: Tensor) -> AblatedRun:
-        """From the ablation's values."""
-        return cls(outputs, list(base_streams(model, outputs, model.embed(batch.clean))))
+    def of(cls, writes: Writes) -> AblatedRun:
+        """From :meth:`circuitfind.execution.ablation.Ablation.writes`."""
+        return cls(writes, list(writes.streams()))
 
 
 def run_circuit(
-    model: Transformer, batch: Batch, ablated: AblatedRun, kept: np.ndarray[Any, Any], *, prune_from_input: bool
+    model: Transformer,
+    batch: Batch,
+    ablated: AblatedRun,
+    kept: np.ndarray[Any, Any],
+    *,
+    prune_from_input: bool,
+    parts: Tensor | None = None,
 ) -> Tensor:
     """Logits at the answer positions of one circuit: (prompts, d_vocab).
 
     Args:
         ablated: the constants of this micro-batch.
-        kept: boolean (edges,).
+        kept: boolean (edges,); with ``parts`` (parts, edges), and already pruned.
         prune_from_input: :attr:`circuitfind.execution.ablation.Ablation.prunes_from_input`.
+        parts: which part of its prompt every token belongs to, (prompts, positions).
     """
     graph = model.graph
-    kept = kernels.prune(graph.edge_sender, graph.edge_target, kept, graph.n_nodes, prune_from_input)
-    senders = frozenset(int(sender) for sender in np.unique(graph.edge_sender[kept]))
-    live = _LiveSenders(model, batch, ablated, len(senders))
+    if parts is None:
+        kept = graph.prune(kept, from_input=prune_from_input)[None]
+    sending, _ = graph.ends(np.flatnonzero(kept.any(0)))
+    senders = frozenset(np.unique(sending).tolist())
+    live = _LiveSenders(model, batch, ablated, len(senders), parts)
     for block, base in zip(graph.blocks, ablated.bases, strict=True):
         mask = block.matrix(kept)
         if block.kind == "logits":
-            final = batch.at_answer(base)
-            feeding = np.asarray(mask.any(0))
-            if feeding.any():
-                final = final + batch.at_answer(live.delta[live.places(feeding)]).sum(0)
-            return model.unembed(final)
+            return model.unembed(batch.at_answer(base) + live.at_answer(mask[:, 0], batch))
         if block.kind == "mlp":
             node = graph.mlp(block.layer)
             if node in senders:
@@ -71,11 +76,17 @@ def run_circuit(
 
 
 class _LiveSenders:
-    """Live minus ablated output of the senders computed so far, packed in the order they were computed."""
+    """Live minus ablated output of the senders computed so far, packed in the order they were computed.
 
-    def __init__(self, model: Transformer, batch: Batch, ablated: AblatedRun, most: int) -> None:
+    Masks have a leading axis for the parts of a prompt; where there are none, for the whole.
+    """
+
+    def __init__(
+        self, model: Transformer, batch: Batch, ablated: AblatedRun, most: int, parts: Tensor | None = None
+    ) -> None:
         embedded = model.embed(batch.clean)
-        self.ablated = ablated.outputs
+        self.parts = parts
+        self.ablated = ablated.writes
         self.delta = embedded.new_empty((most + 1, *embedded.shape))
         self.place: dict[int, int] = {}
         self.add(0, embedded)
@@ -83,22 +94,41 @@ class _LiveSenders:
     def add(self, sender: int, output: Tensor) -> None:
         """Record what ``sender`` writes in this run."""
         self.place[sender] = len(self.place)
-        torch.sub(output, self.ablated[sender], out=self.delta[self.place[sender]])
+        torch.sub(output, self.ablated.of(sender), out=self.delta[self.place[sender]])
 
     def places(self, feeding: np.ndarray[Any, Any]) -> list[int]:
         """Rows of :attr:`delta` of the senders marked in ``feeding``."""
         return [self.place[int(sender)] for sender in np.flatnonzero(feeding)]
 
-    def inputs(self, mask: np.ndarray[Any, Any], base: Tensor) -> Tensor:
-        """Inputs of receivers, given their kept edges (receivers, senders): (receivers, prompts, positions, d_model)."""
+    def at_answer(self, mask: np.ndarray[Any, Any], batch: Batch) -> Tensor | float:
+        """What kept edges (parts, senders) into the logits bring to the answer positions: (prompts, d_model)."""
         feeding = np.asarray(mask.any(0))
         if not feeding.any():
-            return base.expand(len(mask), *base.shape)
+            return 0.0
+        delta = batch.at_answer(self.delta[self.places(feeding)])
+        if self.parts is None:
+            return delta.sum(0)
+        part = self.parts[torch.arange(len(batch), device=delta.device), batch.answer]
+        kept = torch.from_numpy(mask[:, feeding]).to(delta)
+        return (kept[part].T[:, :, None] * delta).sum(0)
+
+    def inputs(self, mask: np.ndarray[Any, Any], base: Tensor) -> Tensor:
+        """Inputs of receivers, given their kept edges (parts, receivers, senders): (receivers, prompts, positions, d_model)."""
+        feeding = np.asarray(mask.any((0, 1)))
+        n_receivers = mask.shape[1]
+        if not feeding.any():
+            return base.expand(n_receivers, *base.shape)
         n_live = len(self.place)
-        weights = np.zeros((len(mask), n_live))
-        weights[:, self.places(feeding)] = mask[:, feeding]
+        weights = np.zeros((*mask.shape[:2], n_live))
+        weights[:, :, self.places(feeding)] = mask[:, :, feeding]
         weight = torch.from_numpy(weights).to(base)
-        return torch.addmm(base.reshape(1, -1), weight, self.delta[:n_live].flatten(1)).unflatten(-1, base.shape)
+        if self.parts is None:
+            return torch.addmm(base.reshape(1, -1), weight[0], self.delta[:n_live].flatten(1)).unflatten(-1, base.shape)
+        out = base.repeat(n_receivers, 1, 1, 1)
+        for part, here in enumerate(self.parts == part for part in range(len(mask))):
+            if mask[part].any():
+                out[:, here] += torch.einsum("rs,std->rtd", weight[part], self.delta[:n_live][:, here])
+        return out
 
 
 def _run_heads(
@@ -114,6 +144,7 @@ def _run_heads(
     heads = [head for head in range(model.graph.n_heads) if first + head in senders]
     if not heads:
         return
-    ports = mask.reshape(3, model.graph.n_heads, -1)[:, heads].reshape(3 * len(heads), -1)
+    n_parts, _, n_senders = mask.shape
+    ports = mask.reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads].reshape(n_parts, -1, n_senders)
     for head, output in zip(heads, heads_from_ports(model, block.layer, live.inputs(ports, base), heads), strict=True):
         live.add(first + head, output)

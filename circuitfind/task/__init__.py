@@ -3,6 +3,7 @@
 from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file
 from circuitfind.task.pairs import PromptPair, PromptPairs
+from circuitfind.task.spans import Spans, spans_of
 from circuitfind.task.tokens import PairProblem, Tokenizer, TokenPairs, find_problems, tokenize
 
 __all__ = [
@@ -10,12 +11,14 @@ __all__ = [
     "PairProblem",
     "PromptPair",
     "PromptPairs",
+    "Spans",
     "Task",
     "TokenPairs",
     "Tokenizer",
     "find_problems",
     "is_held_out",
     "load_pairs",
+    "spans_of",
     "task_from_file",
     "tokenize",
 ]

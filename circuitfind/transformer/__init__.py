@@ -1,7 +1,16 @@
 """A transformer as plain tensors and a functional forward: torch only, no hooks, no TransformerLens."""
 
-from circuitfind.transformer.config import ACTIVATIONS, NORMS, POSITIONS, TransformerConfig, weight_shapes
-from circuitfind.transformer.model import NormState, Transformer
+from circuitfind.transformer.config import (
+    ACTIVATIONS,
+    NORMS,
+    POSITIONS,
+    TransformerConfig,
+    alibi_slopes,
+    rotary_frequencies,
+    weight_shapes,
+)
+from circuitfind.transformer.model import Transformer
+from circuitfind.transformer.norms import NormState
 from circuitfind.transformer.senders import base_streams, sender_outputs
 
 __all__ = [
@@ -11,7 +20,9 @@ __all__ = [
     "NormState",
     "Transformer",
     "TransformerConfig",
+    "alibi_slopes",
     "base_streams",
+    "rotary_frequencies",
     "sender_outputs",
     "weight_shapes",
 ]

@@ -23,10 +23,10 @@ def sender_outputs(model: Transformer, tokens: Tensor) -> Tensor:
     for layer in range(config.n_layers):
         x = model.norm(f"layers.{layer}.ln1", stream)
         q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-        heads = graph.heads(layer)
-        stream = stream + model.write_heads(layer, model.attend(layer, q, k, v), out[heads])
+        before, heads = stream, graph.heads(layer)
+        stream = stream + model.write_nodes(layer, model.attend(layer, q, k, v), out[heads])
         if config.d_mlp:
-            out[graph.mlp(layer)] = model.mlp_block(layer, stream)
+            out[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
             stream = stream + out[graph.mlp(layer)]
     return out
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from circuitfind.transformer import Transformer, TransformerConfig, weight_shapes
+from circuitfind.transformer.attention import Nodes
 from circuitfind.zoo.batches import STEPS_PER_CHUNK, Batch, Text
 from circuitfind.zoo.checkpoint import Tensors, Training
 
@@ -59,10 +60,10 @@ class TrainedTransformer(Transformer):
         super().__init__(config, parameters)
         self.weights = parameters
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, nodes: Nodes = None) -> Tensor:
         """The attention core in float32."""
         with torch.autocast("cpu", enabled=False):
-            return super().attend(layer, q.float(), k.float(), v.float())
+            return super().attend(layer, q.float(), k.float(), v.float(), nodes=nodes)
 
 
 def initial_parameters(config: TransformerConfig, seed: int) -> Tensors:

@@ -23,6 +23,7 @@ from circuitfind.execution.batches import Batch
 from circuitfind.execution.incremental.reach import Positions, Reach, what_is_reached
 from circuitfind.execution.incremental.state import State
 from circuitfind.execution.incremental.width import Width
+from circuitfind.execution.memory import Room, budget, searching_numbers
 from circuitfind.transformer import Transformer
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -58,7 +59,9 @@ class CurrentCircuit:
 
     def __init__(self, model: Transformer, batches: Sequence[Batch], ablation: Ablation, loss: Loss) -> None:
         self.model, self.graph = model, model.graph
-        self.states = [State(model, batch, ablation.values(batch)) for batch in batches]
+        held = sum(batch.clean.numel() for batch in batches) * searching_numbers(model) * model.dtype.itemsize
+        room = Room(on_disk=held > budget(model.device))
+        self.states = [State(model, batch, ablation.writes(batch), room) for batch in batches]
         self.n_prompts = sum(len(batch) for batch in batches)
         self.kept = np.ones(self.graph.n_edges, dtype=bool)
         self.operations = 0

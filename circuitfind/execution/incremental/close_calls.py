@@ -70,7 +70,7 @@ class CloseCalls:
             model, pairs, metric = self._wide, self._given[1], self._given[2]
             plain = make_batches(model, pairs, max(1, default_size(model, pairs.clean.shape[1]) // 4))
             prepared = (
-                (batch, AblatedRun.of(model, batch, self._ablation.values(batch)))
+                (batch, AblatedRun.of(self._ablation.writes(batch)))
                 for batch in (with_clean_logits(model, batch, (metric,)) for batch in plain)
             )
             size = pairs.clean.size * model.graph.n_senders * model.config.d_model * 8

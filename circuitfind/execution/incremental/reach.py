@@ -63,10 +63,10 @@ class Step:
         """Floating-point operations of the matrix products of this step."""
         written = prompts * (1 if self.at_answer else positions)
         if self.head is None:
-            return 4 * written * config.d_model * config.d_mlp
+            return 2 * written * config.mlp_weights
         read = sum(prompts * (1 if self.reads_answer_only(port) else positions) for port in self.ports)
         attention = 2 * written * positions
-        return 2 * config.d_head * (config.d_model * (read + written) + attention)
+        return 2 * config.node_width * (config.d_model * (read + written) + attention)
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Reach:
         """What a batch of tests costs whatever their number, in operations: calls, and reading every weight once."""
         weights = config.d_model * config.d_vocab
         for step in self.steps:
-            width = config.d_mlp if step.head is None else config.d_head * (len(step.ports) + 1) // 2
-            weights += 2 * config.d_model * width
+            of_head = config.d_model * config.node_width * (len(step.ports) + 1)
+            weights += config.mlp_weights if step.head is None else of_head
         return OPERATIONS_PER_WEIGHT * weights + OPERATIONS_PER_STEP * (1 + len(self.steps))
 
     def most_at_once(self, positions: int) -> int:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.incremental.reach import MLP, Reach, Reading, Step
+from circuitfind.execution.memory import Room
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS
-from circuitfind.transformer import Transformer, base_streams
+from circuitfind.transformer import Transformer
 
 HIDDEN_BYTES = 16 * 2**20
 """Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
@@ -36,23 +38,27 @@ class State:
         ports: q, k and v of every layer in the current circuit, each (heads, prompts, positions, d_head).
     """
 
-    def __init__(self, model: Transformer, batch: Batch, ablated: Tensor) -> None:
-        self.model, self.batch, self.ablated = model, batch, ablated
+    def __init__(self, model: Transformer, batch: Batch, writes: Writes, room: Room) -> None:
+        self.model, self.batch = model, batch
         graph = model.graph
         stream = model.embed(batch.clean)
-        self.bases = list(base_streams(model, ablated, stream))
-        self.delta = stream.new_empty((graph.n_senders, *stream.shape))
+        self.bases = [room.keep(base) for base in writes.streams()]
+        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *stream.shape)
+        constant = writes.constant is not None
+        self.ablated = writes.dense() if constant else writes.tile(*everywhere, out=room.empty(shape, stream))
+        self.delta = room.empty(shape, stream)
         self.delta[0] = stream
         self.ports: list[dict[str, Tensor]] = []
         for layer in range(graph.n_layers):
             x = model.norm(f"layers.{layer}.ln1", stream)
-            self.ports.append({port: model.project_all(layer, port, x).contiguous() for port in PORTS})
-            z = model.attend(layer, *self.ports[layer].values())
-            stream = stream + model.write_heads(layer, z, self.delta[graph.heads(layer)])
+            each = {port: model.per_node(model.project_all(layer, port, x)) for port in PORTS}
+            self.ports.append({port: room.keep(part) for port, part in each.items()})
+            before, z = stream, model.attend(layer, *self.ports[layer].values())
+            stream = stream + model.write_nodes(layer, z, self.delta[graph.heads(layer)])
             if graph.has_mlp:
-                self.delta[graph.mlp(layer)] = model.mlp_block(layer, stream)
+                self.delta[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
                 stream = stream + self.delta[graph.mlp(layer)]
-        self.delta.sub_(ablated)
+        self.delta.sub_(self.ablated)
         self.delta_at_answer = batch.at_answer(self.delta)[:, :, None].contiguous()
         self._rows = torch.arange(len(batch), device=stream.device)
 
@@ -140,19 +146,23 @@ class State:
         """What a node writes, (circuits, prompts, positions or 1, d_model), if the given ports read something new."""
         if step.head is None:
             return self._mlp(step.layer, inputs[MLP])
-        model, layer, head = self.model, step.layer, step.head
+        model, layer, head, answer = self.model, step.layer, step.head, self.batch.answer
         ports = {}
         for port in PORTS:
             if port in inputs:
-                ports[port] = model.project_head(layer, port, head, model.norm(f"layers.{layer}.ln1", inputs[port]))
+                ports[port] = model.project_node(layer, port, head, model.norm(f"layers.{layer}.ln1", inputs[port]))
                 if keep:
                     self._keep_port(step, port, ports[port][0])
             else:
                 ports[port] = self.at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
         n = max(len(part) for part in ports.values())
-        q, k, v = (part.expand(n, *part.shape[1:]) for part in ports.values())
-        z = model.attend_at(layer, q, k, v, self.batch.answer) if step.at_answer else model.attend(layer, q, k, v)
-        return model.write_head(layer, head, z)
+        q, k, v = (part.expand(n, *part.shape[1:])[:, None] for part in ports.values())
+        z = (
+            model.attend_at(layer, q, k, v, answer, [head])
+            if step.at_answer
+            else model.attend(layer, q, k, v, nodes=[head])
+        )
+        return model.write_node(layer, head, z[:, 0])
 
     def _mlp(self, layer: int, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

@@ -1,0 +1,137 @@
+"""How much memory a run may take, and what follows from it: prompts at a time, tiles, and what goes to disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from circuitfind.errors import OptionError
+from circuitfind.transformer import Transformer
+
+TILE_BYTES = 64 * 2**20
+"""Bytes of all senders' writes that are made at a time from head space."""
+DEFAULT_CPU, SHARE_OF_GPU = 2**30, 0.6
+"""What a run may take beside the weights where nothing is said: bytes on a CPU (at most half of what is free), and the share
+of a GPU's free memory."""
+SHARE_OF_BATCH = 0.4
+"""Share of the budget that one micro-batch may take; the rest is for tiles, means, logits and the allocator."""
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LIMIT: ContextVar[int] = ContextVar("memory limit", default=0)
+
+
+@contextmanager
+def memory_limit(size: str | int | None) -> Iterator[None]:
+    """Everything inside takes at most about ``size`` beside the weights: ``8GB``, ``500MB``, bytes; None leaves it to the
+    device.
+    """
+    token = _LIMIT.set(parse_bytes(size) if size else 0)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def current_limit() -> int:
+    """The limit in bytes that was set, 0 for none."""
+    return _LIMIT.get()
+
+
+def parse_bytes(text: str | int) -> int:
+    """``8GB``, ``500 MB``, ``1.5G`` or a number of bytes; units are powers of 1024.
+
+    Raises:
+        OptionError: it is none of these, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", str(text), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise OptionError(f"memory {str(text)!r} is not a size; write 8GB, 500MB or a number of bytes")
+    return size
+
+
+def budget(device: torch.device) -> int:
+    """Bytes a run on ``device`` may take beside the weights: the limit that was set, or what the device allows."""
+    if limit := current_limit():
+        return limit
+    if device.type == "cuda":
+        return int(SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0])
+    return max(2**26, min(DEFAULT_CPU, _free_memory() // 2))
+
+
+def prompts_at_a_time(model: Transformer, numbers_per_token: int, longest: int, most: int) -> int:
+    """How many prompts of ``longest`` tokens fit a micro-batch's share of the budget, at least 1."""
+    per_prompt = numbers_per_token * model.dtype.itemsize * longest
+    return max(1, min(most, int(SHARE_OF_BATCH * budget(model.device)) // max(1, per_prompt)))
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system says
+        return 2 * DEFAULT_CPU
+
+
+def tile_tokens(model: Transformer, size: int) -> int:
+    """Tokens whose writes of all senders take at most ``size`` bytes."""
+    return max(1, size // (model.graph.n_senders * model.config.d_model * model.dtype.itemsize))
+
+
+def attribution_numbers(model: Transformer, recompute: bool = False) -> int:
+    """Numbers per token that an attribution pass holds at the same time, without its tile.
+
+    The stream at every block, differences and port gradients in head space, MLP differences and gradients; and unless
+    recomputed, q, k, v and the MLPs' pre-activations.
+    """
+    c = model.config
+    q, kv, mlps = c.n_heads * c.d_head, c.n_kv_heads * c.d_head, bool(c.d_mlp)
+    streams = 1 + (mlps and not c.parallel)
+    stored = streams * c.d_model + 2 * q + 3 * q + 3 * mlps * c.d_model
+    saved = q + 2 * kv + (1 + c.gated) * c.d_mlp
+    transient = 4 * (q + (1 + c.gated) * c.d_mlp) + 8 * c.d_model
+    return c.n_layers * (stored + (0 if recompute else saved)) + transient
+
+
+def dense_numbers(model: Transformer) -> int:
+    """Numbers per token of all senders' writes in the stream's own space."""
+    return model.graph.n_senders * model.config.d_model
+
+
+def searching_numbers(model: Transformer) -> int:
+    """Numbers per token that an incremental search holds of every prompt: the senders' outputs twice, the stream at every
+    block, q, k and v of every node, and at most a constant for every receiver.
+    """
+    c, graph = model.config, model.graph
+    return (
+        2 * graph.n_senders + len(graph.blocks) + graph.n_receivers
+    ) * c.d_model + 3 * c.n_layers * c.n_heads * c.d_head
+
+
+class Room:
+    """Where large tensors that stay are put: memory, or where that is too small a temporary file that the system pages.
+
+    Args:
+        on_disk: whether they go to a file (CPU tensors only).
+    """
+
+    def __init__(self, on_disk: bool = False) -> None:
+        self.on_disk = on_disk
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor of the dtype and device of ``like``."""
+        if not self.on_disk or like.device.type != "cpu":
+            return like.new_empty(shape)
+        size = torch.Size(shape).numel()
+        with tempfile.NamedTemporaryFile(prefix="circuitfind-") as file:  # mapped files outlive their names
+            file.truncate(max(1, size * like.element_size()))
+            return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor, in its place."""
+        return self.empty(tuple(tensor.shape), tensor).copy_(tensor) if self.on_disk else tensor.contiguous()

@@ -1,0 +1,139 @@
+"""What every sender writes in one run, with heads kept in head space.
+
+A head's write is linear in its mixed values (``d_head`` numbers against ``d_model``), so these are stored, and writes
+are made of them when they are needed: for one sender, for a tile of prompts and positions, or summed into streams. Where
+a node's write is not linear (a norm after the block), or is a constant (zero and mean ablation), the write itself is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitfind.transformer import Transformer, base_streams
+
+
+@dataclass(frozen=True)
+class Writes:
+    """Outputs of all senders on some prompts, or what stands for them under an ablation.
+
+    Attributes:
+        model: whose senders.
+        entry: what ``input`` writes, (prompts, positions, d_model).
+        mixed: mixed values of every layer's attention nodes, (nodes, prompts, positions, width) each; with a norm after
+            the block, what they write instead, (nodes, prompts, positions, d_model).
+        mlps: what every MLP writes, (prompts, positions, d_model) each.
+        constant: where given, it stands for all of the above: (senders, 1 or prompts, 1 or positions, d_model).
+    """
+
+    model: Transformer
+    entry: Tensor
+    mixed: Sequence[Tensor] = ()
+    mlps: Sequence[Tensor] = ()
+    constant: Tensor | None = None
+
+    @classmethod
+    def run(cls, model: Transformer, tokens: Tensor) -> Writes:
+        """Run the whole model on ``tokens`` (prompts, positions)."""
+        stream = entry = model.embed(tokens)
+        mixed, mlps = [], []
+        for layer in range(model.config.n_layers):
+            x = model.norm(f"layers.{layer}.ln1", stream)
+            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
+            before, z = stream, model.attend(layer, q, k, v)
+            written = model.merge_nodes(layer, z)
+            stream = stream + written
+            mixed.append(kept(model, z, written))
+            if model.config.d_mlp:
+                mlps.append(model.mlp_block(layer, model.mlp_reads(before, stream)))
+                stream = stream + mlps[-1]
+        return cls(model, entry, mixed, mlps)
+
+    def of(self, sender: int) -> Tensor:
+        """What one sender writes, (prompts, positions, d_model)."""
+        if self.constant is not None:
+            return self.constant[sender].expand_as(self.entry)
+        if sender == 0:
+            return self.entry
+        layer, place = divmod(sender - 1, self.model.graph.senders_per_layer)
+        if place == self.model.graph.n_heads:
+            return self.mlps[layer]
+        z = self.mixed[layer][place]
+        return z if self.model.config.post_norm else self.model.write_node(layer, place, z)
+
+    def streams(self) -> Iterator[Tensor]:
+        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each.
+
+        The attention output biases stay in it whatever is cut.
+        """
+        if self.constant is not None:
+            yield from base_streams(self.model, self.constant, self.entry)
+            return
+        before = stream = self.entry
+        for block in self.model.graph.blocks:
+            if block.kind == "attention":
+                yield stream
+                before, stream = stream, stream + self._attention(block.layer)
+            elif block.kind == "mlp":
+                yield self.model.mlp_reads(before, stream)
+                stream = stream + self.mlps[block.layer]
+            else:
+                yield stream
+
+    def _attention(self, layer: int) -> Tensor:
+        z = self.mixed[layer]
+        return z[0] if self.model.config.post_norm else self.model.merge_nodes(layer, z)
+
+    def tile(self, prompts: slice, positions: slice, out: Tensor | None = None) -> Tensor:
+        """Writes of all senders at some prompts and positions: (senders, prompts, positions, d_model).
+
+        Args:
+            out: room for them, written over.
+        """
+        model, graph = self.model, self.model.graph
+        here = self.entry[prompts, positions]
+        if out is None:
+            out = here.new_empty((graph.n_senders, *here.shape))
+        if self.constant is not None:
+            part = self.constant if self.constant.shape[1] == 1 else self.constant[:, prompts]
+            return out.copy_(part if part.shape[2] == 1 else part[:, :, positions])
+        out[0] = here
+        for layer in range(graph.n_layers):
+            z, heads = self.mixed[layer][:, prompts, positions], out[graph.heads(layer)]
+            if model.config.post_norm:
+                heads.copy_(z)
+            else:
+                torch.matmul(z.flatten(1, 2), model.output_weights(layer), out=heads.flatten(1, 2))
+            if graph.has_mlp:
+                out[graph.mlp(layer)] = self.mlps[layer][prompts, positions]
+        return out
+
+    def dense(self) -> Tensor:
+        """All of them, broadcastable to (senders, prompts, positions, d_model)."""
+        return self.tile(slice(None), slice(None)) if self.constant is None else self.constant
+
+    def minus(self, other: Writes) -> Writes:
+        """Differences of two runs of the same prompts."""
+        if other.constant is not None:
+            raise ValueError("a constant is subtracted tile by tile")
+        mixed = [ours - theirs for ours, theirs in zip(self.mixed, other.mixed, strict=True)]
+        mlps = [ours - theirs for ours, theirs in zip(self.mlps, other.mlps, strict=True)]
+        return Writes(self.model, self.entry - other.entry, mixed, mlps)
+
+
+def kept(model: Transformer, z: Tensor, written: Tensor) -> Tensor:
+    """What :attr:`Writes.mixed` holds of an attention block: mixed values, or with a norm after it what it writes."""
+    return written[None] if model.config.post_norm else z
+
+
+def tiles(shape: torch.Size, tokens: int) -> Iterator[tuple[slice, slice]]:
+    """Cut prompts x positions into tiles of about so many tokens: whole prompts where they fit, else parts of one."""
+    n_prompts, n_positions = shape[:2]
+    rows = max(1, tokens // n_positions)
+    columns = n_positions if rows > 1 or n_positions <= tokens else max(1, tokens)
+    for row in range(0, n_prompts, rows):
+        for column in range(0, n_positions, columns):
+            yield slice(row, row + rows), slice(column, column + columns)

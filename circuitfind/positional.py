@@ -1,0 +1,271 @@
+"""A circuit that says where in the prompt each edge is used.
+
+An edge stays within a position: what its sender writes at a token is read by its receiver at the same token. Only attention
+moves information, inside a head: a head's output at a token is made of its query there and of its keys and values at that
+token and before it. So a positional circuit is a set of (part of the prompt, edge), parts being positions or labelled spans
+(:mod:`circuitfind.task.spans`), and everything that holds for circuits holds part by part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuitfind import kernels
+from circuitfind.circuit import Circuit, Mask
+from circuitfind.errors import CircuitError, OptionError
+from circuitfind.graph import ComputationGraph
+from circuitfind.scores import SIGN, EdgeScores, Provenance
+from circuitfind.task import Spans, TokenPairs
+
+SCHEMA = "circuitfind-positional-circuit/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the parts of some prompts lie, as far as a circuit's paths depend on it.
+
+    Attributes:
+        labels: a name for every part.
+        sees: whether a token of part j has a token of part i before it or at it, at [i, j]; (parts, parts).
+        answers: whether an answer is read in a part, (parts,).
+    """
+
+    labels: tuple[str, ...]
+    sees: Mask
+    answers: Mask
+
+    @classmethod
+    def of(cls, spans: Spans, pairs: TokenPairs) -> Layout:
+        """Of these prompts."""
+        read = spans.of[np.arange(len(pairs)), pairs.answer_position]
+        return cls(spans.labels, spans.sees(), np.isin(np.arange(len(spans)), read))
+
+
+@dataclass(frozen=True, eq=False)
+class PositionalCircuit:
+    """The kept edges of every part of a prompt.
+
+    Attributes:
+        graph: the whole graph.
+        layout: the parts.
+        kept: boolean (parts, edges), after pruning.
+        scores: float (parts, edges), or None.
+        selection, provenance: as of a :class:`circuitfind.circuit.Circuit`.
+    """
+
+    graph: ComputationGraph
+    layout: Layout
+    kept: Mask
+    scores: np.ndarray[Any, Any] | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layout.labels), self.graph.n_edges)
+        if self.kept.shape != expected or self.kept.dtype != np.bool_:
+            raise CircuitError(f"kept edges must be boolean {expected}; got {self.kept.dtype} {self.kept.shape}")
+
+    @property
+    def n_edges(self) -> int:
+        """Kept edges, counted once for every part."""
+        return int(np.count_nonzero(self.kept))
+
+    @property
+    def edges(self) -> list[dict[str, Any]]:
+        """The kept edges by decreasing size of score: ``part, name, source, target, port, score``."""
+        parts, numbers = np.nonzero(self.kept)
+        scores = np.zeros(len(parts)) if self.scores is None else self.scores[parts, numbers]
+        order = np.argsort(-np.abs(scores), kind="stable")
+        columns: dict[str, list[Any]] = {"part": [self.layout.labels[part] for part in parts[order].tolist()]}
+        columns |= self.graph.edge_columns(numbers[order].tolist())
+        columns["score"] = [None] * len(parts) if self.scores is None else scores[order].tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def flat(self) -> Circuit:
+        """The edges kept in any part, as a circuit without parts; scores are summed over parts."""
+        kept = self.graph.prune(np.asarray(self.kept.any(0)), from_input=self.provenance.ablation == "corrupted")
+        scores = None if self.scores is None else self.scores.sum(0).astype(np.float64)
+        return Circuit(self.graph, kept, scores, {"rule": "any part", "from": dict(self.selection)}, self.provenance)
+
+    def rows(self, spans: Spans) -> Mask:
+        """The kept edges in the order of other prompts' parts, found by label: boolean (parts of ``spans``, edges).
+
+        Raises:
+            CircuitError: the prompts have a part that the circuit knows nothing of.
+        """
+        known = {label: number for number, label in enumerate(self.layout.labels)}
+        if unknown := [label for label in spans.labels if label not in known]:
+            raise CircuitError(
+                f"these prompts have the part {unknown[0]!r}, the circuit was found on {', '.join(known)}; use prompts of its "
+                "task"
+            )
+        return self.kept[[known[label] for label in spans.labels]]
+
+    def __repr__(self) -> str:
+        return f"PositionalCircuit({self.n_edges:,} edges in {len(self.layout.labels)} parts: {', '.join(self.layout.labels)})"
+
+    # ---------------------------------------------------------------- files
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; only kept edges are in it."""
+        layout = self.layout
+        return {
+            "schema": SCHEMA,
+            "sign": SIGN,
+            "graph": asdict(self.graph),
+            "parts": [
+                {"label": label, "answer": bool(a)} for label, a in zip(layout.labels, layout.answers, strict=True)
+            ],
+            "sees": layout.sees.tolist(),
+            "selection": dict(self.selection),
+            "provenance": asdict(self.provenance),
+            "n_edges": self.n_edges,
+            "n_edges_total": self.kept.size,
+            "edges": self.edges,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PositionalCircuit:
+        """What :meth:`to_json` gave; scores of edges outside the circuit become 0.
+
+        Raises:
+            CircuitError, UnknownNameError: another schema, a missing or wrong value, or an edge that does not exist.
+        """
+        if values.get("schema") != SCHEMA:
+            raise CircuitError(f"this JSON has schema {values.get('schema')!r}, not {SCHEMA!r}")
+        try:
+            graph, rows = ComputationGraph(**values["graph"]), values["edges"]
+            labels = tuple(str(part["label"]) for part in values["parts"])
+            answers = np.array([bool(part["answer"]) for part in values["parts"]])
+            layout = Layout(labels, np.array(values["sees"], dtype=bool).reshape(len(labels), len(labels)), answers)
+            places = [labels.index(row["part"]) for row in rows], [graph.edge_index(row["name"]) for row in rows]
+            kept = np.zeros((len(labels), graph.n_edges), dtype=bool)
+            kept[places] = True
+            scores = None
+            if rows and None not in (given := [row.get("score") for row in rows]):
+                scores = np.zeros(kept.shape)
+                scores[places] = given
+            provenance = Provenance.from_dict(values.get("provenance", {}))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CircuitError(f"this JSON is not a positional circuit of schema {SCHEMA!r}: {error}") from None
+        return cls(graph, layout, kept, scores, values.get("selection", {}), provenance)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> PositionalCircuit:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CircuitError: not such a file.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
+        return cls.from_json(values if isinstance(values, dict) else {})
+
+
+# -------------------------------------------------------------------- selection from scores
+
+
+def positional_top(
+    scores: EdgeScores, layout: Layout, n: int, *, absolute: bool = True, order: np.ndarray[Any, Any] | None = None
+) -> PositionalCircuit:
+    """The ``n`` best (part, edge), pruned; ties by part and edge number.
+
+    Args:
+        scores: with parts along ``position`` or ``span``.
+        order: :func:`positional_ranking`, where it is known already.
+
+    Raises:
+        OptionError: the scores were not kept apart by parts of prompts, or n is not a number of edges.
+    """
+    parts = _by_part(scores)
+    if not 0 <= n <= parts.size:
+        raise OptionError(f"{n} edges: there are {parts.size:,} over all parts; give 0 to that many")
+    order = positional_ranking(scores, absolute=absolute) if order is None else order
+    kept = np.zeros(parts.size, dtype=bool)
+    kept[order[:n]] = True
+    pruned = prune_parts(scores.graph, kept.reshape(parts.shape), layout, scores.provenance.ablation)
+    selection = {"rule": "top", "n": n, "absolute": absolute, "asked": n, "kept": int(np.count_nonzero(pruned))}
+    n_prompts = max(1, scores.provenance.n_prompts)
+    return PositionalCircuit(scores.graph, layout, pruned, parts / n_prompts, selection, scores.provenance)
+
+
+def positional_ranking(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Flat numbers of (part, edge) from most to least important."""
+    parts = _by_part(scores).astype(np.float64).ravel()
+    return kernels.stable_order(-np.abs(parts) if absolute else -parts)
+
+
+def _by_part(scores: EdgeScores) -> np.ndarray[Any, Any]:
+    if scores.parts is None or scores.parts_axis not in ("position", "span"):
+        raise OptionError(
+            "these scores are not kept apart by parts of prompts; discover with parts='span' or 'position'"
+        )
+    return scores.parts
+
+
+def prune_parts(graph: ComputationGraph, kept: Mask, layout: Layout, ablation: str) -> Mask:
+    """The kept (part, edge) that lie on a kept path to an answer (and from the input, under corrupted ablation).
+
+    Paths run within a part, and inside a head from the part of its keys and values to every part that sees it.
+    """
+    sources, targets, marks, places, n_nodes = _unrolled(graph, kept, layout)
+    pruned = kernels.prune(sources, targets, marks, n_nodes, ablation == "corrupted")
+    out = np.zeros(kept.size, dtype=bool)
+    real = places >= 0
+    out[places[real]] = pruned[real]
+    return out.reshape(kept.shape)
+
+
+def _unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> tuple[Any, Any, Any, Any, int]:
+    """The kept edges as a graph of (part, node), in execution order: sources, targets, marks, and where each edge stands in
+    ``kept`` (-1 for links inside heads and from the one input to its parts).
+
+    Node 0 is the input; then come (sender, part); then, for every head, where its keys and values arrive, (head, part).
+    """
+    n_parts, n_senders = len(layout.labels), graph.n_senders
+    n_nodes = 2 + n_parts * (2 * n_senders + 1)
+    parts = np.arange(n_parts)
+
+    def node(sender: Any, part: Any) -> Any:
+        return 1 + sender * n_parts + part
+
+    def arrival(head: Any, part: Any) -> Any:
+        return 1 + (n_senders + head) * n_parts + part
+
+    sources, targets, places = [np.zeros(n_parts, np.int64)], [node(0, parts)], [np.full(n_parts, -1)]
+    source_part, target_part = np.nonzero(layout.sees)
+    for block in graph.blocks:
+        at, numbers = np.nonzero(kept[:, block.edges])
+        row, sender = np.divmod(numbers, block.n_senders)
+        if block.kind == "logits":
+            read = layout.answers[at]
+            at, sender, numbers = at[read], sender[read], numbers[read]
+            target = np.full(len(at), n_nodes - 1)
+        elif block.kind == "mlp":
+            target = node(graph.mlp(block.layer), at)
+        else:
+            head = graph.head(block.layer, 0) + row % graph.n_heads
+            target = np.where(row < graph.n_heads, node(head, at), arrival(head, at))
+        sources.append(node(sender, at))
+        targets.append(target)
+        places.append(at * graph.n_edges + block.first_edge + numbers)
+        if block.kind == "attention":
+            heads = np.arange(graph.head(block.layer, 0), graph.head(block.layer, 0) + graph.n_heads)[:, None]
+            sources.append(arrival(heads, source_part).ravel())
+            targets.append(node(heads, target_part).ravel())
+            places.append(np.full(heads.size * len(source_part), -1))
+    where = np.concatenate(places)
+    joined = (np.concatenate(sources).astype(np.int32), np.concatenate(targets).astype(np.int32))
+    return *joined, np.ones(len(where), dtype=bool), where, n_nodes

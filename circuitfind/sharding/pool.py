@@ -1,0 +1,144 @@
+"""Ray actors that take tasks as they become free, and are replaced when they die."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from types import TracebackType
+from typing import Any, NoReturn
+
+from circuitfind.errors import CircuitfindError
+
+DEATHS = 3
+"""So many workers may die on one task, or, for each worker, one after the other on starting."""
+PATIENCE = 300.0
+"""Seconds without any worker before the pool gives up."""
+STARTING, LEFT = -1, -2
+"""Instead of a task's number: a worker that is not there yet, and a task of an earlier call that nobody waits for any more."""
+
+
+class Pool:
+    """Some actors of one class; leave its block and they are gone.
+
+    An actor gets its first task when it has started, so one that the cluster has no room for holds nothing up.
+
+    Args:
+        kind: the class, whose method ``ready()`` says that it has started.
+        workers: how many.
+        needs: what each asks of Ray, such as ``{"num_gpus": 1}``.
+    """
+
+    def __init__(self, kind: type, workers: int, needs: dict[str, Any]) -> None:
+        import ray
+
+        self._kind: Any = ray.remote(kind).options(**needs)
+        self.workers = workers
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Any, int]] = {}  # the promise of a result: who gave it, and for which task
+        self._deaths: Counter[int] = Counter()
+
+    def __enter__(self) -> Pool:
+        for _ in range(self.workers):
+            self._hire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        import ray
+
+        for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
+            ray.kill(actor)
+
+    def in_order(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Call a method once for each task's arguments, and yield what it returns in the order of the tasks.
+
+        Raises:
+            CircuitfindError: workers die again and again, or none starts. What a task raises is raised as itself.
+        """
+        waiting, results = list(range(len(tasks))), dict[int, Any]()
+        heapify(waiting)
+        self._deaths.clear()
+        self._busy = {
+            promise: (actor, task if task == STARTING else LEFT) for promise, (actor, task) in self._busy.items()
+        }
+        for number in range(len(tasks)):
+            while number not in results:
+                while waiting and self._idle:
+                    actor, task = self._idle.pop(), heappop(waiting)
+                    self._busy[getattr(actor, method).remote(*tasks[task])] = actor, task
+                self._collect(waiting, results)
+            yield results.pop(number)
+
+    def _collect(self, waiting: list[int], results: dict[int, Any]) -> None:
+        """Wait for one promise: a result, a new worker, or a death, after which the task waits again."""
+        import ray
+        from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+
+        promise = self._next()
+        actor, task = self._busy.pop(promise)
+        try:
+            result = ray.get(promise)
+        except (RayActorError, ObjectLostError, OutOfMemoryError) as error:
+            ray.kill(actor)
+            self._hire()
+            if task >= 0:
+                heappush(waiting, task)
+            self._count_death(task, error)
+            return
+        except RayTaskError as error:
+            self._idle.append(actor)
+            if task != LEFT:
+                _raise_as_itself(error, task)
+            return
+        self._idle.append(actor)
+        if task == STARTING:
+            self._deaths[STARTING] = 0
+        elif task != LEFT:
+            results[task] = result
+
+    def _hire(self) -> None:
+        actor = self._kind.remote()
+        self._busy[actor.ready.remote()] = actor, STARTING
+
+    def _next(self) -> Any:
+        """The promise that is kept first."""
+        import ray
+
+        at_work = any(task != STARTING for _, task in self._busy.values())
+        kept, _ = ray.wait(list(self._busy), timeout=None if at_work else PATIENCE)
+        if kept:
+            return kept[0]
+        free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+        raise CircuitfindError(
+            f"none of {self.workers} workers started within {PATIENCE:.0f} s; Ray has {free or 'nothing'} free. Wait for other "
+            "work on the cluster to end, or give fewer workers"
+        )
+
+    def _count_death(self, task: int, error: Exception) -> None:
+        """Give up after too many: in all on one task, in a row (for each worker) on starting."""
+        self._deaths[task] += 1
+        if task == LEFT or self._deaths[task] < DEATHS * (self.workers if task == STARTING else 1):
+            return
+        when, advice = f"on the same prompts (shard {task + 1})", "a smaller batch size"
+        if task == STARTING:
+            when, advice = "on starting", "install the same circuitfind on every machine"
+        raise CircuitfindError(
+            f"{self._deaths[task]} workers died in a row {when}; give fewer workers if memory is short, or {advice}. "
+            f"Ray says: {_short(error)}"
+        ) from None
+
+
+def _raise_as_itself(error: Any, task: int) -> NoReturn:
+    """What a worker raised, here: our own errors alone, others with the worker's traceback."""
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    if task == STARTING:
+        raise CircuitfindError(
+            f"a worker could not start; install the same circuitfind on every machine. Ray says: {_short(cause)}"
+        ) from error
+    raise cause from None if isinstance(cause, CircuitfindError) else error
+
+
+def _short(error: Exception) -> str:
+    """The first and the last line of a message: what happened, and the error at the end of a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ... ".join(dict.fromkeys([lines[0][:300], lines[-1][:300]]))

@@ -1,0 +1,87 @@
+"""Which part of its prompt every token belongs to: scores and circuits can be kept apart by it.
+
+* ``position``: every absolute position is a part of its own (for prompts of one length, or that line up from the left).
+* ``span``: the labelled tokens of a task (``IO``, ``S1``, ``S2``, ``END``), and ``rest`` for all others; prompts of any length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuitfind.errors import OptionError
+from circuitfind.task.tokens import Tokenizer, TokenPairs
+
+REST = "rest"
+KINDS = ("position", "span")
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Parts of prompts, in the order in which they first begin.
+
+    Attributes:
+        labels: a name for every part.
+        of: which part every token belongs to, (prompts, positions); padding belongs to the last one, and nothing reads it.
+    """
+
+    labels: tuple[str, ...]
+    of: np.ndarray[Any, np.dtype[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray[Any, Any], n_positions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The parts of some prompts, cut to so many positions."""
+        return self.of[rows, :n_positions]
+
+    def sees(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether a token of part j has a token of part i before it or at it in any prompt, at [i, j]."""
+        found = np.zeros((len(self), len(self)), dtype=bool)
+        for row in np.unique(self.of, axis=0):
+            first = {part: int(np.argmax(row == part)) for part in np.unique(row).tolist()}
+            last = {part: len(row) - 1 - int(np.argmax(row[::-1] == part)) for part in first}
+            for source, start in first.items():
+                for target, stop in last.items():
+                    found[source, target] |= start <= stop
+        return found
+
+
+def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -> Spans:
+    """The parts of tokenised pairs.
+
+    Args:
+        kind: ``position`` or ``span``.
+        tokenizer: needed for spans, whose labels count characters.
+
+    Raises:
+        OptionError: no such kind, or the pairs carry no labels.
+    """
+    if kind == "position":
+        n_positions = pairs.clean.shape[1]
+        return Spans(tuple(map(str, range(n_positions))), np.tile(np.arange(n_positions), (len(pairs), 1)))
+    if kind != "span":
+        raise OptionError(f"parts of prompts by {kind!r}: use one of {', '.join(KINDS)}")
+    if pairs.text is None or tokenizer is None or not any(pair.labels for pair in pairs.text):
+        raise OptionError(
+            "these pairs have no labelled positions, so they have no spans; use 'position', a task with labels (see "
+            "'circuitfind tasks'), or PromptPair(..., labels={'S2': 41}) with the number of characters up to the word's end"
+        )
+    places = [_labelled(pair.clean, pair.labels, tokenizer) for pair in pairs.text]
+    begins: dict[str, int] = {}
+    for row in places:
+        for label, place in row.items():
+            begins[label] = min(place, begins.get(label, place))
+    labels = (REST, *sorted(begins, key=lambda label: begins[label]))
+    of = np.zeros(pairs.clean.shape, dtype=np.int64)
+    for number, row in enumerate(places):
+        for label, place in row.items():
+            of[number, place] = labels.index(label)
+    return Spans(labels, of)
+
+
+def _labelled(text: str, labels: Any, tokenizer: Tokenizer) -> dict[str, int]:
+    """Position of the token at which each labelled word ends."""
+    return {label: len(tokenizer.encode(text[:end])) - 1 for label, end in labels.items()}

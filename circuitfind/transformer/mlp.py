@@ -1,0 +1,84 @@
+"""MLP nodes: plain, gated, with a norm inside, or a mixture of experts as one function.
+
+Their port is the pre-activation: (..., d_mlp); gate and input side by side (..., 2 d_mlp) where gated; the normed input
+itself for a mixture of experts, whose router reads it too.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitfind.transformer import norms
+from circuitfind.transformer.config import ACTIVATIONS
+from circuitfind.transformer.experts import mixture
+from circuitfind.transformer.weights import Weights
+
+
+class MlpNodes(Weights):
+    """Node functions of MLPs."""
+
+    def mlp_in(self, layer: int, x: Tensor) -> Tensor:
+        """The port's values of a normed input (..., d_model)."""
+        if self.config.has_experts(layer):
+            return x
+        if self.config.gated:
+            return torch.cat((self._linear(layer, "gate", x), self._linear(layer, "in", x)), -1)
+        return self._linear(layer, "in", x)
+
+    def mlp_core(self, layer: int, pre: Tensor) -> Tensor:
+        """Hidden values (..., d_mlp) of the MLP from its port's values; what a mixture of experts writes."""
+        act = ACTIVATIONS[self.config.activation]
+        if self.config.has_experts(layer):
+            return mixture(self.config, self.weights, layer, act, pre)
+        if self.config.gated:
+            gate, up = pre.chunk(2, -1)
+            return self._hidden_norm(layer, act(gate) * up)
+        return self._hidden_norm(layer, act(pre))
+
+    def _hidden_norm(self, layer: int, hidden: Tensor) -> Tensor:
+        if not self.config.mlp_norm:
+            return hidden
+        weight, bias = self.get(f"layers.{layer}.mlp_ln.w"), self.get(f"layers.{layer}.mlp_ln.b")
+        return norms.normalized("layer", hidden, weight, bias, self.config.norm_eps)
+
+    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        """What the MLP writes, bias and a norm after it included: (..., d_mlp) to (..., d_model)."""
+        out = hidden if self.config.has_experts(layer) else self._linear(layer, "out", hidden)
+        return self.norm(f"layers.{layer}.ln2_post", out) if self.config.post_norm else out
+
+    def mlp_block(self, layer: int, stream: Tensor) -> Tensor:
+        """The MLP of a layer on the shared stream."""
+        x = self.norm(f"layers.{layer}.ln2", stream)
+        if self.config.gated and not self.config.has_experts(layer):
+            hidden = ACTIVATIONS[self.config.activation](self._linear(layer, "gate", x)) * self._linear(layer, "in", x)
+            return self.mlp_out(layer, self._hidden_norm(layer, hidden))
+        return self.mlp_out(layer, self.mlp_core(layer, self.mlp_in(layer, x)))
+
+    def _linear(self, layer: int, which: str, x: Tensor) -> Tensor:
+        W = self.weights[f"layers.{layer}.W_{which}"]
+        return F.linear(x, W.T, self.get(f"layers.{layer}.b_{which}"))
+
+    def mlp_gradient(self, layer: int, pre: Tensor, stream_grad: Tensor) -> Tensor:
+        """Gradient at the MLP's normed input (..., d_model) of what arrives on the stream (..., d_model).
+
+        Args:
+            pre: the port's values.
+        """
+        opaque = self.config.has_experts(layer)
+        with torch.enable_grad():
+            leaf = pre.detach().requires_grad_()
+            hidden = self.mlp_core(layer, leaf)
+            if opaque or self.config.post_norm:
+                (pre_grad,) = torch.autograd.grad(self.mlp_out(layer, hidden), leaf, stream_grad)
+            else:
+                hidden_grad = torch.matmul(stream_grad, self.weights[f"layers.{layer}.W_out"].T)
+                (pre_grad,) = torch.autograd.grad(hidden, leaf, hidden_grad)
+        if opaque:
+            return pre_grad
+        key = f"layers.{layer}.W_"
+        if not self.config.gated:
+            return torch.matmul(pre_grad, self.weights[key + "in"].T)
+        gate, up = pre_grad.chunk(2, -1)
+        return torch.matmul(gate, self.weights[key + "gate"].T) + torch.matmul(up, self.weights[key + "in"].T)

@@ -1,0 +1,54 @@
+"""LayerNorm and RMSNorm over the last axis: forward, and what their Jacobian needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NormState:
+    """What the Jacobian of a norm needs.
+
+    Attributes:
+        unit: the norm's input, centred (LayerNorm only) and divided by its scale, before the norm's weight; (..., width).
+        inverse_scale: one over that scale, (..., 1).
+    """
+
+    unit: Tensor
+    inverse_scale: Tensor
+
+
+def normalized(kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """The norm of kind ``layer``, ``rms`` or ``none`` of (..., width)."""
+    if kind == "none":
+        return x
+    if kind == "layer":
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    return affine(norm_state(kind, x, eps).unit, weight, bias)
+
+
+def norm_state(kind: str, x: Tensor, eps: float) -> NormState:
+    """Unit output and inverse scale of a norm; half precision is widened inside, as everybody's norms do."""
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    if kind == "layer":
+        wide = wide - wide.mean(-1, keepdim=True)
+    inverse_scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return NormState((wide * inverse_scale).to(x.dtype), inverse_scale.to(x.dtype))
+
+
+def affine(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """A norm's weight and bias on its unit output, each optional."""
+    out = unit if weight is None else unit * weight
+    return out if bias is None else out + bias
+
+
+def pulled_back(kind: str, state: NormState, gradient: Tensor, weight: Tensor | None) -> Tensor:
+    """A gradient at the norm's output (..., width), pulled back to its input: the transposed Jacobian."""
+    g = gradient if weight is None else gradient * weight
+    along = (g * state.unit).mean(-1, keepdim=True)
+    if kind == "layer":
+        g = g - g.mean(-1, keepdim=True)
+    return (g - state.unit * along) * state.inverse_scale

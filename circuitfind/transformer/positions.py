@@ -1,0 +1,54 @@
+"""What attention knows of positions: rotations of queries and keys, and which keys a query may see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from circuitfind.transformer.config import TransformerConfig
+
+
+def rotated(config: TransformerConfig, layer: int, x: Tensor, positions: Tensor) -> Tensor:
+    """Queries or keys (..., d_head) after the rotary embedding of a layer (Su et al. 2021, equation 34).
+
+    Args:
+        positions: position of every vector, broadcastable to the axes of ``x`` before the last.
+
+    Angles are computed in float32, or in float64 for a model in float64.
+    """
+    frequencies = config.frequencies(layer)
+    if not frequencies:
+        return x
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    angles = positions[..., None].to(wide) * torch.tensor(frequencies, dtype=wide, device=x.device)
+    cos, sin = ((part * config.rotary_gain).to(x.dtype) for part in (angles.cos(), angles.sin()))
+    turned, rest = x[..., : 2 * len(frequencies)], x[..., 2 * len(frequencies) :]
+    if config.rotary_adjacent:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    else:
+        a, b = turned.chunk(2, -1)
+        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+
+def sees_everything_before(config: TransformerConfig, layer: int, n_positions: int) -> bool:
+    """Whether a layer's attention over so many positions is plainly causal, with nothing added to its scores."""
+    window = config.window(layer)
+    return not config.alibi and not config.attention_cap and (not window or n_positions <= window)
+
+
+def visible(config: TransformerConfig, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """Which keys each query may see: boolean, positions ``queries`` (..., Q) and ``keys`` (K,) to (..., Q, K)."""
+    behind = queries[..., None] - keys
+    window = config.window(layer)
+    return (behind >= 0) & (behind < window) if window else behind >= 0
+
+
+def distance_penalty(
+    config: TransformerConfig, queries: Tensor, keys: Tensor, heads: list[int], like: Tensor
+) -> Tensor:
+    """ALiBi's part of the scores: -slope * distance, (heads, ..., Q, K) for positions (..., Q) and (K,)."""
+    slopes = torch.tensor([config.alibi[head] for head in heads], dtype=like.dtype, device=like.device)
+    behind = (queries[..., None] - keys).to(like.dtype)
+    return -slopes.view(-1, *[1] * behind.dim()) * behind

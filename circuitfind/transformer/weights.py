@@ -1,0 +1,138 @@
+"""The tensors of a transformer: named, checked, moved, identified; and its norms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from circuitfind.errors import ModelError
+from circuitfind.graph import ComputationGraph
+from circuitfind.transformer import norms
+from circuitfind.transformer.config import TransformerConfig, weight_shapes
+from circuitfind.transformer.norms import NormState
+
+
+class Weights:
+    """Frozen tensors of one decoder-only transformer, and where they are from.
+
+    Args:
+        config: shape and switches.
+        weights: tensors by the names of :func:`weight_shapes`; a missing bias is no bias, a missing norm weight is 1.
+        tokenizer: turns prompts into ids, or None for a model that is fed ids.
+        name: what results call this model.
+        source: where it came from, for provenance (zoo, hub revision, directory, object; weight processing).
+
+    Raises:
+        ModelError: a tensor is missing, unknown or of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        tokenizer: Any = None,
+        name: str = "transformer",
+        source: str = "given",
+    ) -> None:
+        shapes = weight_shapes(config)
+        for key, tensor in weights.items():
+            if key not in shapes:
+                raise ModelError(f"model {name!r} has a tensor {key!r} that a transformer of its config does not have")
+            if tuple(tensor.shape) != shapes[key]:
+                raise ModelError(f"{key} of model {name!r} is {tuple(tensor.shape)}; it should be {shapes[key]}")
+        if missing := [key for key in shapes if "W_" in key and key not in weights]:
+            raise ModelError(f"model {name!r} lacks {', '.join(missing[:4])}")
+        self.config = config
+        self.weights = {key: tensor.detach().requires_grad_(False) for key, tensor in weights.items()}
+        self.tokenizer = tokenizer
+        self.name = name
+        self.source = source
+
+    @cached_property
+    def graph(self) -> ComputationGraph:
+        """This model's computation graph."""
+        return self.config.graph()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights["W_E"].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return self.weights["W_E"].dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the weights; tensors that share it count once."""
+        stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.weights.values()}
+        return sum(stores.values())
+
+    def with_weights(self, weights: Mapping[str, Tensor], **about: Any) -> Self:
+        """A model of the same shape with other tensors; ``about`` changes ``name``, ``source`` or ``tokenizer``."""
+        kept = {"tokenizer": self.tokenizer, "name": self.name, "source": self.source}
+        return type(self)(self.config, weights, **(kept | about))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same model elsewhere or in another precision; what is there already is shared, not copied."""
+        moved = {key: tensor.to(device=device, dtype=dtype) for key, tensor in self.weights.items()}
+        if self.weights["W_U"].data_ptr() == self.weights["W_E"].data_ptr():  # tied heads stay tied
+            moved["W_U"] = moved["W_E"].T
+        return self.with_weights(moved)
+
+    def renamed(self, name: str, source: str) -> Self:
+        """The same model under another name."""
+        return self.with_weights(self.weights, name=name, source=source)
+
+    def checksum(self) -> str:
+        """Identifies the weights: SHA-256 over each tensor's name, shape, sum and sum of squares."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.weights.items()):
+            sums = float(tensor.sum(dtype=torch.float64)), float(tensor.double().square().sum())
+            digest.update(f"{key} {tuple(tensor.shape)} {sums}".encode())
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Tensor | None:
+        """A tensor that may be missing."""
+        return self.weights.get(key)
+
+    # ---------------------------------------------------------------- norms
+
+    def norm(self, where: str, x: Tensor) -> Tensor:
+        """The norm called ``where`` (``layers.3.ln1``, ``ln_final``, ...) of (..., d_model)."""
+        kind = self.config.norm_at(where)
+        return norms.normalized(kind, x, self.get(f"{where}.w"), self.get(f"{where}.b"), self.config.norm_eps)
+
+    def norm_with_state(self, where: str, x: Tensor) -> tuple[Tensor, NormState | None]:
+        """The same, with what :meth:`pull_through_norm` needs (None where there is no norm)."""
+        kind = self.config.norm_at(where)
+        if kind == "none":
+            return x, None
+        state = norms.norm_state(kind, x, self.config.norm_eps)
+        return norms.affine(state.unit, self.get(f"{where}.w"), self.get(f"{where}.b")), state
+
+    def pull_through_norm(self, where: str, state: NormState | None, gradient: Tensor) -> Tensor:
+        """A gradient at the norm's output (..., d_model), pulled back to its input: the transposed Jacobian."""
+        if state is None:
+            return gradient
+        return norms.pulled_back(self.config.norm_at(where), state, gradient, self.get(f"{where}.w"))
+
+    def through_norm(self, where: str, W: Tensor) -> tuple[Tensor, Tensor | float]:
+        """A projection (d_model, outputs) as seen from the norm's *unit* output, and the constant it adds.
+
+        The norm's weight is multiplied in and, where the norm is a LayerNorm, which removes the mean, every column is
+        centred: ``norm(x) @ W = unit(x) @ W' + constant``.
+        """
+        kind = self.config.norm_at(where)
+        if kind == "none":
+            return W, 0.0
+        weight, bias = self.get(f"{where}.w"), self.get(f"{where}.b")
+        scaled = W if weight is None else weight[:, None] * W
+        return scaled - scaled.mean(0) if kind == "layer" else scaled, 0.0 if bias is None else bias @ W

@@ -1,0 +1,548 @@
+"""Prompts shared out over Ray workers: the same scores, whoever computes them, however many there are, whoever dies."""
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_pairs, small_model
+
+import circuitfind as cf
+from circuitfind import progress
+from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.api import tokenized_pairs
+from circuitfind.errors import CircuitfindError, NumericalError, OptionError
+from circuitfind.metrics import METRICS, Metric
+from circuitfind.progress import Checkpoint
+from circuitfind.sharding import Pool, check_workers, connected, run_on, sharded
+from circuitfind.sharding import cluster as clusters
+from circuitfind.sharding import pool as pools_module
+from circuitfind.sharding.run import plan
+from circuitfind.sharding.worker import Worker, pack, pack_weights, unpack, unpack_weights
+from circuitfind.transformer import Transformer
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray, the extra [ray], is not installed"
+)
+
+MODEL = small_model()
+MODELS = {torch.float64: MODEL, torch.float32: MODEL.to(dtype=torch.float32)}
+PAIRS = random_pairs(MODEL, 21)
+MARK = "CIRCUITFIND_TEST_MARK"
+CPU = {"num_cpus": 1}
+
+
+def marked(mark: str) -> list[str]:
+    """Command lines of living processes that were started with this mark in their environment (Linux only)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # not ours, or gone
+            continue
+    return found
+
+
+def none_left(mark: str, seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while (alive := marked(mark)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not alive
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """One Ray for all tests here, as a user may have started it: eight CPUs, and two GPUs that are numbers only."""
+    import ray
+
+    mark = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+    assert none_left(mark)
+
+
+@pytest.fixture(scope="module")
+def pool(one_ray):
+    """Three workers."""
+    with Pool(Worker, 3, CPU) as three:
+        yield three
+
+
+@contextmanager
+def only(pool: Pool, workers: int) -> Iterator[Pool]:
+    """The pool with so many of its workers."""
+    while len(pool._idle) < pool.workers:  # until all have started
+        pool._collect([], {})
+    everyone = pool._idle
+    pool._idle, pool.workers = everyone[:workers], workers
+    try:
+        yield pool
+    finally:
+        pool._idle, pool.workers = pool._idle + everyone[workers:], len(everyone)
+
+
+def on(pool: Pool, algorithm: Algorithm) -> Algorithm:
+    """The algorithm on a pool that is there."""
+
+    @functools.wraps(algorithm.run)
+    def run(problem, **options):
+        return run_on(pool, algorithm.run, problem, options)
+
+    return replace(algorithm, run=run)
+
+
+def problem_for(algorithm: Algorithm, **changes) -> Problem:
+    given = {"model": MODEL, "pairs": PAIRS, "metric": METRICS["logit-diff"], "ablation": algorithm.ablations[0]}
+    return Problem(**given | changes)
+
+
+# --- the same scores --------------------------------------------------------------------------------------------------
+
+EVERY = [
+    (a, ablation, parts)
+    for a in ALGORITHMS
+    if a.additive
+    for ablation in a.ablations
+    for parts in ("", *a.parts)
+    if parts != "span"  # the random prompts have no labels
+]
+
+
+def name(value) -> str:
+    return getattr(value, "name", None) or str(value) or "sums"
+
+
+@pytest.mark.parametrize("dtype", MODELS, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("algorithm", "ablation", "parts"), EVERY, ids=name)
+def test_workers_give_the_scores_of_one_process_and_any_number_of_them_the_same_bits(
+    pool, algorithm, ablation, parts, dtype
+):
+    problem = problem_for(algorithm, model=MODELS[dtype], ablation=ablation, parts=parts)
+    alone = algorithm(problem)
+    with only(pool, 1):
+        one = on(pool, algorithm)(problem)
+    with only(pool, 2):
+        two = on(pool, algorithm)(problem)
+    three = on(pool, algorithm)(problem)
+    close = 1e-12 if dtype == torch.float64 else 1e-5
+    np.testing.assert_allclose(one.values, alone.values, rtol=close, atol=close)
+    assert one.provenance == alone.provenance
+    assert one.parts_axis == alone.parts_axis == parts
+    for other in (two, three):
+        assert (other.values == one.values).all()
+        assert (parts == "") == (other.parts is None)
+        assert other.parts is None or (other.parts == one.parts).all()
+    if parts:
+        assert one.parts.dtype == np.float32
+        np.testing.assert_allclose(one.parts, alone.parts, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_that_all_prompts_have_together_are_the_same_in_every_shard(pool):
+    eap, model = ALGORITHMS["eap"], cf.load_model("tasks-4l")
+    pairs = tokenized_pairs(model, cf.TASKS["ioi"], split="train", n=24)
+    problem = problem_for(eap, model=model, pairs=pairs, ablation="mean", parts="span")
+    alone, shared = eap(problem), on(pool, eap)(problem)
+    assert len(alone.parts) > 2
+    largest = np.abs(alone.parts).max()
+    np.testing.assert_allclose(shared.parts / largest, alone.parts / largest, atol=1e-5)
+    np.testing.assert_allclose(shared.values, alone.values, rtol=1e-4, atol=1e-5 * np.abs(alone.values).max())
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("ablation", ["corrupted", "mean-positional"])
+def test_a_batch_size_is_kept(pool, size, ablation):
+    problem = problem_for(ALGORITHMS["eap"], batch_size=size, ablation=ablation, parts="prompt")
+    alone, shared = ALGORITHMS["eap"](problem), on(pool, ALGORITHMS["eap"])(problem)
+    np.testing.assert_allclose(shared.values, alone.values, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(shared.parts, alone.parts, rtol=1e-6, atol=1e-6)
+
+
+def test_one_prompt_is_enough(pool):
+    problem = problem_for(ALGORITHMS["exact"], pairs=PAIRS.take([3]), ablation="mean")
+    np.testing.assert_allclose(
+        on(pool, ALGORITHMS["exact"])(problem).values, ALGORITHMS["exact"](problem).values, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_prompts_of_one_token_have_positional_means(pool):
+    pairs = random_pairs(MODEL, 6, shortest=1, longest=2)
+    problem = problem_for(ALGORITHMS["eap"], pairs=pairs, ablation="mean-positional", batch_size=2)
+    np.testing.assert_allclose(
+        on(pool, ALGORITHMS["eap"])(problem).values, ALGORITHMS["eap"](problem).values, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_metric_that_compares_with_the_full_model_and_one_of_ones_own(pool):
+    algorithm, weight = ALGORITHMS["eap-ig-inputs"], 3.0
+
+    def own(logits, targets):
+        return weight * logits[..., 2]
+
+    for metric in (METRICS["kl"], Metric("own", "logits", own)):
+        problem = problem_for(algorithm, metric=metric)
+        shared = on(pool, algorithm)(problem, steps=2, points="left").values
+        np.testing.assert_allclose(shared, algorithm(problem, steps=2, points="left").values, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_reaches_the_workers(pool):
+    problem = problem_for(ALGORITHMS["eap"], model=MODEL.to(dtype=torch.bfloat16), ablation="mean")
+    shared = on(pool, ALGORITHMS["eap"])(problem).values
+    alone = ALGORITHMS["eap"](problem).values
+    assert np.corrcoef(shared, alone)[0, 1] > 0.99
+
+
+def test_discover_takes_workers():
+    model = cf.load_model("induction-2l")
+    alone = cf.discover(model, "induction", algorithm="eap", n=20, ablation="mean")
+    shared = cf.discover(model, "induction", algorithm="eap", n=20, ablation="mean", workers=2)
+    np.testing.assert_allclose(shared.values, alone.values, rtol=1e-4, atol=1e-5 * np.abs(alone.values).max())
+    assert shared.provenance == alone.provenance
+
+
+def test_the_command_line_takes_workers(command_line, tmp_path):
+    words = ("discover", "induction", "--model", "induction-2l", "--prompts", "16", "--held-out", "8", "--random", "2")
+    found = {}
+    for workers in (0, 2):
+        place = tmp_path / str(workers)
+        code, _, err = command_line(*words, "--algorithm", "eap", "--edges", "9", "--workers", workers, "--out", place)
+        assert code == 0, err
+        found[workers] = json.loads((place / "circuit.json").read_text())
+        assert json.loads((place / "config.json").read_text())["workers"] == workers
+    assert [edge["name"] for edge in found[2]["edges"]] == [edge["name"] for edge in found[0]["edges"]]
+    code, _, err = command_line(*words, "--algorithm", "acdc", "--workers", "2", "--out", tmp_path / "refused")
+    assert (code, "the scores of acdc are no mean" in err) == (2, True)
+    assert not list(tmp_path.glob("refused*"))
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "expected"),
+    [
+        (1, None, 1),
+        (7, None, 7),
+        (16, None, 16),
+        (256, None, 32),
+        (3000, None, 64),
+        (256, 1, 32),
+        (300, 30, 10),
+        (9, 99, 1),
+    ],
+)
+def test_shards_hold_every_prompt_once_by_length(n, batch_size, expected):
+    pairs = random_pairs(MODEL, n)
+    shards = plan(problem_for(ALGORITHMS["eap"], pairs=pairs, batch_size=batch_size))
+    rows = np.concatenate(shards)
+    assert sorted(rows) == list(range(n))
+    assert (np.diff(pairs.length[rows]) >= 0).all()
+    assert len(shards) == expected
+    assert all(len(shard) % (batch_size or 1) == 0 for shard in shards[:-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_tensor_survives_the_way_to_a_worker_and_back_without_a_copy(dtype):
+    import ray
+
+    tensor = torch.randn(3, 4).to(dtype).T
+    array, kind = ray.get(ray.put(pack(tensor)))
+    back = unpack((array, kind))
+    assert not array.flags.writeable
+    assert back.dtype == dtype
+    assert torch.equal(back, tensor)
+    assert back.data_ptr() == array.ctypes.data
+
+
+def test_a_tied_head_travels_once():
+    weights = {**MODEL.weights, "W_U": MODEL.weights["W_E"].T}
+    model = Transformer(MODEL.config, weights)
+    packed = pack_weights(model)
+    assert "W_U" not in packed
+    again = unpack_weights(packed, "cpu")
+    assert again["W_U"].data_ptr() == again["W_E"].data_ptr()
+    assert all(torch.equal(again[key], tensor) for key, tensor in weights.items())
+    assert unpack_weights(pack_weights(MODEL), "cpu").keys() == MODEL.weights.keys()
+
+
+# --- deaths -----------------------------------------------------------------------------------------------------------
+
+
+def deadly(folder: Path) -> Algorithm:
+    """EAP whose first two workers are killed at the shard with the last row; a file is left for each."""
+    eap, last = ALGORITHMS["eap"], PAIRS.clean[np.argsort(PAIRS.length, kind="stable")[-1]]
+
+    def run(problem):
+        rows = problem.pairs.clean
+        if rows.shape[1] == len(last) and (rows == last).all(1).any() and len(list(folder.iterdir())) < 2:
+            (folder / f"{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return eap.run(problem)
+
+    return replace(eap, run=run)
+
+
+def test_a_worker_that_is_killed_at_its_work_changes_nothing(pool, tmp_path):
+    problem = problem_for(ALGORITHMS["eap"], ablation="mean", parts="prompt")
+    expected = on(pool, ALGORITHMS["eap"])(problem)
+    scores = on(pool, deadly(tmp_path))(problem)
+    assert len(list(tmp_path.iterdir())) == 2  # two processes were killed
+    assert (scores.values == expected.values).all()
+    assert (scores.parts == expected.parts).all()
+
+
+def light(start=os.getpid):
+    """A class of workers that need no torch and do what they are told. (In a function, so that Ray sends the code.)"""
+
+    class Light:
+        def ready(self):
+            return start()
+
+        def pid(self, number):
+            return os.getpid()
+
+        def deadly(self, number, dies):
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def gpu(self, number):
+            time.sleep(0.2)
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
+        def sleepy(self, number, seconds):
+            time.sleep(seconds)
+            return number
+
+    return Light
+
+
+def test_a_worker_that_dies_between_two_tasks_is_replaced():
+    with Pool(light(), 1, CPU) as pool:
+        (first,) = pool.in_order("pid", [(0,)])
+        os.kill(first, signal.SIGKILL)
+        later = list(pool.in_order("pid", [(0,), (1,)]))
+    assert later[0] == later[1] != first
+
+
+def test_results_come_in_the_order_of_the_tasks_whichever_is_done_first():
+    with Pool(light(), 3, CPU) as pool:
+        tasks = [(number, 0.3 if number == 0 else 0.0) for number in range(9)]
+        assert list(pool.in_order("sleepy", tasks)) == list(range(9))
+        assert list(pool.in_order("sleepy", [])) == []
+
+
+def test_three_deaths_on_one_task_are_an_error():
+    with Pool(light(), 2, CPU) as workers:
+        tasks = [(number, number == 5) for number in range(9)]
+        message = r"3 workers died in a row on the same prompts \(shard 6\); give fewer workers if memory is short"
+        with pytest.raises(CircuitfindError, match=message) as caught:
+            list(workers.in_order("deadly", tasks))
+        assert "Traceback" not in str(caught.value)
+        assert list(workers.in_order("sleepy", [(number, 0.0) for number in range(9)])) == list(range(9))
+
+
+def test_workers_that_die_on_starting_are_an_error():
+    kind = light(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with (
+        pytest.raises(CircuitfindError, match="3 workers died in a row on starting"),
+        Pool(kind, 1, CPU) as pool,
+    ):
+        next(pool.in_order("pid", [(0,)]))
+
+
+def test_a_machine_without_circuitfind_is_an_error_that_says_so():
+    def start():
+        raise ModuleNotFoundError("No module named 'circuitfind'")
+
+    message = "a worker could not start; install the same circuitfind on every machine. .*No module named 'circuitfind'"
+    with pytest.raises(CircuitfindError, match=message), Pool(light(start), 1, CPU) as pool:
+        next(pool.in_order("pid", [(0,)]))
+
+
+def test_a_class_that_workers_cannot_import_is_an_error_with_the_reason():
+    message = "3 workers died .* on starting; .* the same circuitfind on every machine.*No module named 'test_sharding'"
+    with pytest.raises(CircuitfindError, match=message), Pool(Elsewhere, 1, CPU) as pool:
+        next(pool.in_order("pid", [(0,)]))
+
+
+class Elsewhere:
+    """A class of this module, which pytest alone knows where to find."""
+
+    def ready(self): ...
+
+
+def test_a_cluster_that_is_busy_is_not_waited_for_forever(monkeypatch):
+    with Pool(light(), 2, {"num_gpus": 1}) as first:
+        assert len(set(first.in_order("gpu", [(n,) for n in range(6)]))) == 2  # each worker has its own
+        monkeypatch.setattr(pools_module, "PATIENCE", 0.5)
+        with (
+            pytest.raises(CircuitfindError, match=r"none of 1 workers started within 0 s; Ray has .*CPU.* free"),
+            Pool(light(), 1, {"num_gpus": 1}) as second,
+        ):
+            next(second.in_order("pid", [(0,)]))
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_nan_in_the_model_is_located_with_the_number_of_the_pair(pool):
+    model = small_model()
+    model.weights["W_E"][PAIRS.clean[13, 1]] = torch.nan
+    with pytest.raises(NumericalError) as alone:
+        ALGORITHMS["eap"](problem_for(ALGORITHMS["eap"], model=model))
+    with pytest.raises(NumericalError, match=r"after the embedding, on the .* prompt of pair") as shared:
+        on(pool, ALGORITHMS["eap"])(problem_for(ALGORITHMS["eap"], model=model))
+    assert str(shared.value).split(";")[0] == str(alone.value).split(";")[0]
+
+
+@pytest.mark.parametrize("error", [OptionError("steps=0: give at least 1"), ZeroDivisionError("in the metric")])
+def test_what_the_algorithm_raises_is_raised_as_itself(pool, error):
+    def run(problem):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        on(pool, replace(ALGORITHMS["eap"], run=run))(problem_for(ALGORITHMS["eap"]))
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+
+
+def test_algorithms_whose_prompts_belong_together_are_refused_before_anything_is_loaded():
+    for algorithm in (a for a in ALGORITHMS if not a.additive):
+        with pytest.raises(OptionError, match=f"the scores of {algorithm.name} are no mean .* or one of eap, .*exact"):
+            cf.discover(None, None, algorithm=algorithm.name, workers=2)
+        check_workers(algorithm, 0)
+    assert not ALGORITHMS["acdc"].additive
+    with pytest.raises(OptionError, match="workers -1: give 0"):
+        cf.discover(None, None, algorithm="eap", workers=-1)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(clusters, "find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"Ray is not installed; pip install 'circuitfind\[ray\]'"):
+        sharded(ALGORITHMS["eap"], 1)
+    assert sharded(ALGORITHMS["eap"], 0) is ALGORITHMS["eap"]
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused(monkeypatch):
+    with pytest.raises(OptionError, match="workers 9: each needs a CPU, and Ray has 8; give at most 8"):
+        sharded(ALGORITHMS["eap"], 9)(problem_for(ALGORITHMS["eap"]))
+    monkeypatch.setattr(Transformer, "device", torch.device("cuda:1"))
+    with pytest.raises(OptionError, match="workers 3: each needs a GPU, and Ray has 2; give at most 2"):
+        sharded(ALGORITHMS["eap"], 3).run(problem_for(ALGORITHMS["eap"]))
+
+
+def test_a_metric_that_cannot_travel_is_refused(pool):
+    lock = __import__("threading").Lock()
+    metric = Metric("own", "logits", lambda logits, targets: logits[..., 0] if lock else logits[..., 1])
+    with pytest.raises(OptionError, match="the metric 'own' or the algorithm cannot be sent to workers"):
+        on(pool, ALGORITHMS["eap"])(problem_for(ALGORITHMS["eap"], metric=metric))
+
+
+def test_a_ray_that_was_there_before_stays():
+    import ray
+
+    with connected(2):
+        pass
+    assert ray.is_initialized()
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_with_any_number_of_workers(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
+    eap, log, place = ALGORITHMS["eap"], tmp_path / "log", tmp_path / "checkpoint.safetensors"
+
+    def run(problem):
+        with log.open("a") as file:
+            file.write("x")
+        return eap.run(problem)
+
+    noting = replace(eap, run=run)
+    problem = problem_for(eap, parts="position", ablation="mean", checkpoint=Checkpoint(place, "this run"))
+    expected = on(pool, eap)(replace(problem, checkpoint=Checkpoint()))
+    shards = plan(problem)
+    original = Checkpoint.save
+
+    def interrupted(self, sums, done, **options):
+        original(self, sums, done, **options)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            on(pool, noting)(problem)
+    assert place.exists()
+    with only(pool, 2):  # and nothing of the interrupted run is still going on
+        pass
+    log.write_text("")
+    with only(pool, 2):
+        scores = on(pool, noting)(problem)
+    assert len(log.read_text()) == len(shards) - 4
+    assert (scores.values == expected.values).all()
+    assert (scores.parts == expected.parts).all()
+    assert not place.exists()
+
+
+def test_sums_of_another_division_are_refused(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
+    place = tmp_path / "checkpoint.safetensors"
+    problem = problem_for(ALGORITHMS["eap"], checkpoint=Checkpoint(place, "this run"))
+    problem.checkpoint.save(np.zeros((1, MODEL.graph.n_edges)), 1)
+    with pytest.raises(CircuitfindError, match="belongs to a run with other settings"):
+        on(pool, ALGORITHMS["eap"])(problem)
+
+
+# --- a Ray of our own -------------------------------------------------------------------------------------------------
+
+OWN = """
+import sys
+import circuitfind as cf
+scores = cf.discover(cf.load_model("induction-2l"), "induction", algorithm="eap", n=20, workers=1)
+import ray
+print(scores.values.sum(), ray.is_initialized())
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], env=variables, capture_output=True, text=True)
+
+
+def test_a_ray_of_our_own_is_quiet_and_leaves_nothing_behind():
+    mark = uuid.uuid4().hex
+    run = python(OWN, **{MARK: mark})
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert run.stdout.split()[1] == "False"
+    expected = cf.discover(cf.load_model("induction-2l"), "induction", algorithm="eap", n=20).values.sum()
+    assert float(run.stdout.split()[0]) == pytest.approx(expected, rel=1e-4)
+    assert none_left(mark)
+
+
+def test_a_cluster_that_is_not_there_is_an_error_that_names_it():
+    run = python(
+        "from circuitfind.sharding import connected\nwith connected(1):\n    pass",
+        RAY_ADDRESS="127.0.0.1:1",
+        **{MARK: "x"},
+    )
+    assert "OptionError: no connection to the Ray cluster of RAY_ADDRESS=127.0.0.1:1 ([Errno 111]" in run.stderr
