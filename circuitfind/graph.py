@@ -36,7 +36,7 @@ Ints = np.ndarray[Any, np.dtype[np.int32]]
 Longs = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 PerEdge = TypeVar("PerEdge", "np.ndarray[Any, Any]", "torch.Tensor")
-_NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)\.h(?P<head>\d+))")
+_NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+))?)")
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,15 @@ class ComputationGraph:
         n_layers, n_heads: the shape.
         has_mlp: False for attention-only models.
         parallel: attention and MLP of a layer read the same stream (GPT-J, Pythia).
+        whole_attention: the attention of a layer is one node ``a{L}``, because its heads have no writes or no ports of their
+            own (a norm mixes them: Gemma 2 and 3, OLMo 2); ``n_heads`` is then 1.
     """
 
     n_layers: int
     n_heads: int
     has_mlp: bool = True
     parallel: bool = False
+    whole_attention: bool = False
 
     # ---------------------------------------------------------------- senders, receivers, nodes
 
@@ -192,13 +195,15 @@ class ComputationGraph:
     # ---------------------------------------------------------------- names
 
     def node_name(self, node: int) -> str:
-        """``input``, ``a{L}.h{H}``, ``m{L}`` or ``logits``."""
+        """``input``, ``a{L}.h{H}`` (or ``a{L}``), ``m{L}`` or ``logits``."""
         if node == 0:
             return "input"
         if node == self.n_senders:
             return "logits"
         layer, place = divmod(node - 1, self.senders_per_layer)
-        return f"a{layer}.h{place}" if place < self.n_heads else f"m{layer}"
+        if place == self.n_heads:
+            return f"m{layer}"
+        return f"a{layer}" if self.whole_attention else f"a{layer}.h{place}"
 
     @cached_property
     def receiver_names(self) -> tuple[str, ...]:
@@ -206,7 +211,8 @@ class ComputationGraph:
         names: list[str] = []
         for block in self.blocks:
             if block.kind == "attention":
-                names += [f"a{block.layer}.h{head}<{port}>" for port in PORTS for head in range(self.n_heads)]
+                heads = [self.node_name(self.head(block.layer, head)) for head in range(self.n_heads)]
+                names += [f"{head}<{port}>" for port in PORTS for head in heads]
             else:
                 names.append(f"m{block.layer}" if block.kind == "mlp" else "logits")
         return tuple(names)
@@ -307,8 +313,8 @@ class ComputationGraph:
     ) -> networkx.MultiDiGraph:
         """The graph, or the part of it under ``kept``, as a ``networkx.MultiDiGraph``.
 
-        Graph attributes: ``n_layers``, ``n_heads``, ``has_mlp``, ``parallel``.
-        Node attributes: ``kind`` (``input``, ``head``, ``mlp``, ``logits``), ``layer`` and ``head`` (-1 where there is
+        Graph attributes: ``n_layers``, ``n_heads``, ``has_mlp``, ``parallel``, ``whole_attention``.
+        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``mlp``, ``logits``), ``layer`` and ``head`` (-1 where there is
         none). Every node is present, also without edges.
         Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
         number), ``port``, and ``score`` where scores are given.
@@ -320,7 +326,11 @@ class ComputationGraph:
         import networkx
 
         graph = networkx.MultiDiGraph(
-            n_layers=self.n_layers, n_heads=self.n_heads, has_mlp=self.has_mlp, parallel=self.parallel
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            has_mlp=self.has_mlp,
+            parallel=self.parallel,
+            whole_attention=self.whole_attention,
         )
         graph.add_nodes_from((name, _node_attributes(name)) for name in map(self.node_name, range(self.n_nodes)))
         edges = np.arange(self.n_edges) if kept is None else np.flatnonzero(kept)
@@ -356,6 +366,7 @@ class ComputationGraph:
             graph.graph["n_heads"],
             graph.graph.get("has_mlp", True),
             graph.graph.get("parallel", False),
+            graph.graph.get("whole_attention", False),
         )
         names = (f"{u}->{v}<{key}>" if key in PORTS else f"{u}->{v}" for u, v, key in graph.edges(keys=True))
         return shape, shape.mask(names)
@@ -365,7 +376,8 @@ def _node_attributes(name: str) -> dict[str, Any]:
     match = _NODE.fullmatch(name)
     assert match is not None
     if match["layer"] is not None:
-        return {"kind": "head", "layer": int(match["layer"]), "head": int(match["head"])}
+        head = -1 if match["head"] is None else int(match["head"])
+        return {"kind": "attention" if head < 0 else "head", "layer": int(match["layer"]), "head": head}
     if match["mlp"] is not None:
         return {"kind": "mlp", "layer": int(match["mlp"]), "head": -1}
     return {"kind": name, "layer": -1, "head": -1}

@@ -10,7 +10,7 @@ from torch import Tensor
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
 from circuitfind.metrics import Metric, Targets
-from circuitfind.transformer import ACTIVATIONS, Transformer
+from circuitfind.transformer import ACTIVATIONS, Transformer, TransformerConfig
 
 # -------------------------------------------------------------------- one node at a time
 
@@ -180,14 +180,20 @@ def _walk(model: Transformer, start: Tensor, read: Read) -> tuple[dict[str, Tens
     for layer in range(c.n_layers):
         below = dict(out), biases
         for node in range(n_nodes(model)):
-            ports = [read(f"a{layer}.h{node}<{port}>", *below) for port in "qkv"]
-            out[f"a{layer}.h{node}"] = attention_node(model, layer, node, *ports)
+            name = node_name(c, layer, node)
+            ports = [read(f"{name}<{port}>", *below) for port in "qkv"]
+            out[name] = attention_node(model, layer, node, *ports)
         if not c.post_norm:
             biases = _plus(model, biases, f"layers.{layer}.b_O")
         if c.d_mlp:
             before_mlp = below if c.parallel else (dict(out), biases)
             out[f"m{layer}"] = mlp_node(model, layer, read(f"m{layer}", *before_mlp))
     return out, read("logits", out, biases)
+
+
+def node_name(c: TransformerConfig, layer: int, node: int) -> str:
+    """A head's name, or that of the one attention node of a layer."""
+    return f"a{layer}.h{node}" if c.granularity == "heads" else f"a{layer}"
 
 
 def senders(
@@ -282,11 +288,11 @@ def acdc_senders(model: Transformer, layer: int, of_mlp: bool, low_to_high: bool
     out = []
     heads = list(range(n_nodes(model))) if low_to_high else list(range(n_nodes(model)))[::-1]
     if of_mlp and not c.parallel:
-        out += [f"a{layer}.h{head}" for head in heads]
+        out += [node_name(c, layer, head) for head in heads]
     for lower in range(layer)[::-1]:
         if c.d_mlp:
             out.append(f"m{lower}")
-        out += [f"a{lower}.h{head}" for head in heads]
+        out += [node_name(c, lower, head) for head in heads]
     return [*out, "input"]
 
 
@@ -301,8 +307,8 @@ def acdc_order(model: Transformer, low_to_high: bool, split: bool, direct: bool)
         ports = [f"<{port}>" for port in "vkq"] if split else [""]
         heads = range(n_nodes(model))[::-1]
         if direct:
-            order += [(f"a{layer}.h{head}{port}", ["*"]) for port in ports for head in heads]
-        order += [(f"a{layer}.h{head}{port}", below) for port in ports for head in heads]
+            order += [(f"{node_name(c, layer, head)}{port}", ["*"]) for port in ports for head in heads]
+        order += [(f"{node_name(c, layer, head)}{port}", below) for port in ports for head in heads]
     return order
 
 

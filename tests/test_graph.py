@@ -143,7 +143,7 @@ def test_any_set_of_edges_goes_through_networkx_and_back(graph, random):
 def test_the_networkx_graph_has_the_documented_attributes():
     scores = np.arange(SMALL.n_edges) / 10
     graph = SMALL.to_networkx(scores=scores)
-    assert graph.graph == {"n_layers": 2, "n_heads": 2, "has_mlp": True, "parallel": False}
+    assert graph.graph == {"n_layers": 2, "n_heads": 2, "has_mlp": True, "parallel": False, "whole_attention": False}
     assert dict(graph.nodes(data=True)) == {
         "input": {"kind": "input", "layer": -1, "head": -1},
         "a0.h0": {"kind": "head", "layer": 0, "head": 0},

@@ -1,107 +1,65 @@
-"""Models are read right or not at all: from folders, TransformerLens objects and names, and never from the network."""
+"""Models are read right or not at all: from folders, TransformerLens objects and names, and never from the network.
 
-import json
-import socket
+Every architecture is in ``test_architectures.py``, what is refused in ``test_refusals.py``.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import N_WORDS, boot_native, without_network, write_checkpoint
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.errors import ModelError, OptionError, PairsError, UnknownNameError
 from circuitfind.metrics import METRICS
-from circuitfind.models import adapter
+from circuitfind.models import components, hugging_face
 from circuitfind.models.checks import require
-from circuitfind.models.load import _quietly
+from circuitfind.models.load import read
+from circuitfind.models.quiet import quietly
 from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer
 from circuitfind.zoo import folder_of, zoo_names
 
-END_OF_TEXT = "<|endoftext|>"
-N_WORDS = 106
-SHAPE = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": N_WORDS}
-GPT2 = {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": N_WORDS, "n_positions": 24}
-
 VARIANTS = {
-    "gpt2": {},
-    "untied": {"tie_word_embeddings": False},
-    "erf-gelu": {"activation_function": "gelu"},
-    "relu": {"activation_function": "relu"},
-    "narrow": {"n_inner": 24, "layer_norm_epsilon": 1e-3},
-    "short-context": {"n_positions": 6},
-    "one-head": {"n_head": 1},
+    "gpt2": ("gpt2", {}),
+    "erf-gelu": ("gpt2", {"activation_function": "gelu"}),
+    "relu": ("gpt2", {"activation_function": "relu"}),
+    "narrow": ("gpt2", {"n_inner": 24, "layer_norm_epsilon": 1e-3}),
+    "short-context": ("gpt2", {"n_positions": 6}),
+    "one-head": ("gpt2", {"n_head": 1}),
+    "pythia": ("pythia", {}),
+    "llama": ("llama", {}),
+    "wide-embedding": ("llama", {"vocab_size": N_WORDS + 22}),
+    "gemma2": ("gemma2", {}),
+    "one-layer-opt": ("opt", {"num_hidden_layers": 1}),
 }
-
-REFUSED = {
-    "Llama": ({"intermediate_size": 32}, "its norm is RMS.*positions are 'rotary'.*MLPs are gated"),
-    "Gemma2": ({"intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8}, "RMS.*groups keys.*caps logits"),
-    "GPTNeoX": ({"intermediate_size": 32}, "'rotary'.*parallel blocks"),
-    "Qwen2": ({"intermediate_size": 32, "num_key_value_heads": 1}, r"groups keys and values \(1 for 2 heads\)"),
-    "Mistral": ({"intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8}, "its norm is RMS"),
-    "GPTNeo": ({"attention_types": [[["global", "local"], 1]], "window_size": 4}, "attention is local"),
-    "OPT": ({"ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": False}, "norms come after the blocks"),
-    "Bloom": ({}, "positions are 'alibi'"),
-    "GPT2": ({"scale_attn_by_inverse_layer_idx": True}, "scales attention by the layer's number"),
-}
-
-
-def write_tokenizer(folder):
-    from transformers import PreTrainedTokenizerFast
-
-    words = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder_of("induction-2l") / "tokenizer.json"),
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END_OF_TEXT),
-    )
-    assert len(words) == N_WORDS
-    words.save_pretrained(folder)
-
-
-def write_checkpoint(folder, family="GPT2", seed=0, **settings):
-    """A random checkpoint with biases and norm weights that matter, as transformers itself writes it."""
-    import transformers
-
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
-    config = getattr(transformers, f"{family}Config")(**ids, **(GPT2 if family == "GPT2" else SHAPE) | settings)
-    torch.manual_seed(seed)
-    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
-    model = getattr(transformers, name)(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Checkpoint folders by variant, each written once."""
-    written = {}
+    parent = tmp_path_factory.mktemp("models")
 
+    @cache
     def get(name):
-        if name not in written:
-            written[name] = write_checkpoint(tmp_path_factory.mktemp("models") / name, **VARIANTS[name])
-        return written[name]
+        family, changes = VARIANTS[name]
+        return write_checkpoint(parent / name, family, **changes)
 
     return get
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    """Any attempt to reach another machine fails the test, also one that the libraries would swallow."""
-    tried = []
-
-    def refuse(*args, **kwargs):
-        tried.append(args)
-        raise OSError("a test reached for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert tried == []
+def no_network():
+    with without_network():
+        yield
 
 
 def attribution(model: Transformer) -> np.ndarray:
@@ -126,41 +84,75 @@ def hugging_face_logits(folder, tokens):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_gpt2_folder_gives_hugging_faces_logits_without_a_network(name, checkpoint, no_network):
+def test_a_folder_gives_hugging_faces_logits_without_a_network(name, checkpoint, no_network):
     folder = checkpoint(name)
     model = cf.load_model(folder)
-    tokens = torch.randint(N_WORDS, (3, min(6, model.config.n_ctx)), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(N_WORDS, (3, min(12, model.config.n_ctx)), generator=torch.Generator().manual_seed(1))
     expected = hugging_face_logits(folder, tokens)
     torch.testing.assert_close(model.logits(tokens), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert (model.name, model.source, model.dtype) == (name, "local directory", torch.float32)
+    whole = "; nodes are whole attention blocks" if name == "gemma2" else ""
+    assert (model.name, model.source, model.dtype) == (name, "local directory" + whole, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "untied", "narrow"])
+@pytest.mark.parametrize("name", ["gpt2", "pythia", "llama", "gemma2"])
 def test_a_folder_and_the_bridge_booted_from_it_give_the_same_edge_scores(name, checkpoint):
     folder = str(checkpoint(name))
     assert_same_scores(cf.load_model(folder), cf.load_model(cf.open_bridge(folder)))
 
 
-def test_opt_is_read_although_its_mlp_width_is_not_in_transformer_lens_configuration(tmp_path):
-    settings = {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 24}
-    folder = write_checkpoint(tmp_path / "opt", "OPT", **settings)
-    model = cf.load_model(folder)
-    tokens = torch.randint(1, N_WORDS, (3, 6))
-    torch.testing.assert_close(model.logits(tokens), hugging_face_logits(folder, tokens), rtol=1e-4, atol=1e-3)
-    assert model.config.d_mlp == 24
+@pytest.mark.parametrize("name", ["gpt2", "pythia", "llama", "gemma2"])
+def test_matrices_are_views_of_the_source_s_so_nothing_is_held_twice(name, checkpoint):
+    model, bridge = read(checkpoint(name))
+    theirs = itertools.chain(bridge.parameters(), bridge.original_model.parameters())
+    held = {parameter.untyped_storage().data_ptr() for parameter in theirs}
+    matrices = {key: tensor for key, tensor in model.weights.items() if tensor.dim() > 1}
+    assert [key for key, tensor in matrices.items() if tensor.untyped_storage().data_ptr() not in held] == []
+    assert len(matrices) >= 2 + 6 * model.config.n_layers
 
 
-@pytest.mark.parametrize("family", REFUSED)
-def test_an_architecture_that_is_not_covered_is_refused_with_its_reasons(family, tmp_path):
-    settings, reasons = REFUSED[family]
-    with pytest.raises(ModelError, match=f"(?s)'odd' is not supported: .*{reasons}.*GPT-2 is the nearest"):
-        cf.load_model(write_checkpoint(tmp_path / "odd", family, **settings))
+MEMORY = """
+import re, sys
+import circuitfind as cf
+
+def mebibytes(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+cf.load_model(sys.argv[1])  # so that every library is imported
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = mebibytes("VmRSS")
+cf.load_model(sys.argv[2])
+print(mebibytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of a process is read from Linux")
+def test_loading_holds_no_second_copy_of_the_weights(checkpoint, tmp_path):
+    shape = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 9, "num_attention_heads": 8}
+    large = write_checkpoint(tmp_path / "large", "llama", **shape, num_key_value_heads=4, head_dim=64)
+    size = (large / "model.safetensors").stat().st_size / 2**20
+    words = [sys.executable, "-W", "ignore", "-c", MEMORY, checkpoint("llama"), large]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert size > 95
+    assert 0.9 * size < float(done.stdout) < 1.5 * size
 
 
 def test_a_setting_that_transformer_lens_itself_drops_does_not_load_silently(tmp_path):
     """The bridge scales attention whatever the configuration says, so the bridge is no proof of itself."""
-    with pytest.raises(ModelError, match="FAIL TransformerLens's logits equal those of Hugging Face"):
+    with pytest.raises(ModelError, match="FAIL logits equal those of the source"):
         cf.load_model(write_checkpoint(tmp_path / "unscaled", scale_attn_weights=False))
+
+
+def test_a_bridge_that_is_not_the_hugging_face_model_does_not_load(checkpoint, monkeypatch):
+    probe = hugging_face._probe
+
+    def other_logits(original):
+        tokens, logits = probe(original)
+        return tokens, logits + 0.01 * logits.abs().max()
+
+    monkeypatch.setattr(hugging_face, "_probe", other_logits)
+    for name in ("gpt2", "llama"):
+        with pytest.raises(ModelError, match="FAIL logits equal those of Hugging Face"):
+            cf.load_model(checkpoint(name))
 
 
 def test_the_tokenizer_of_a_folder_comes_with_the_model(checkpoint):
@@ -220,44 +212,25 @@ def test_a_bos_token_that_does_not_exist_is_refused():
 
 # --- objects ----------------------------------------------------------------------------------------------------------
 
-NATIVE = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_mlp": 24, "d_vocab": 20, "n_ctx": 12}
+
+def test_a_bridge_is_read_as_it_is():
+    model = cf.load_model(boot_native())
+    assert (model.source, model.name, model.tokenizer) == ("a TransformerBridge object", "native", None)
 
 
-def boot_native(**settings):
-    with _quietly(offline=True):
-        from transformer_lens.model_bridge import TransformerBridge
-
-        torch.manual_seed(0)
-        bridge = TransformerBridge.boot_native(NATIVE | settings)
-    with torch.no_grad():
-        for parameter in bridge.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return bridge
-
-
-@pytest.mark.parametrize("act_fn", ["gelu", "gelu_new", "relu"])
-@pytest.mark.parametrize("norm", ["LN", None])
-@pytest.mark.parametrize("attn_only", [False, True])
-def test_native_bridges_are_read_right(act_fn, norm, attn_only):
-    bridge = boot_native(act_fn=act_fn, normalization_type=norm, attn_only=attn_only)
-    model = cf.load_model(bridge)
-    tokens = torch.arange(10)[None]
-    torch.testing.assert_close(model.logits(tokens), bridge(tokens).detach(), rtol=1e-4, atol=1e-4)
-    assert (model.graph.has_mlp, model.config.norm) == (not attn_only, "layer" if norm else "none")
-    assert model.source == "a TransformerBridge object"
-    assert model.tokenizer is None
-
-
-def test_a_native_bridge_with_another_norm_is_refused():
-    with pytest.raises(ModelError, match="its norm is RMS"):
-        cf.load_model(boot_native(normalization_type="RMS"))
+@pytest.mark.parametrize("ignored", [{"use_local_attn": True, "window_size": 2}, {"parallel_attn_mlp": True}])
+def test_switches_that_native_models_do_not_heed_are_not_heeded_here(ignored):
+    tokens = torch.arange(12)[None]
+    plain, switched = boot_native(), boot_native(**ignored)
+    assert torch.equal(switched(tokens), plain(tokens))
+    torch.testing.assert_close(cf.load_model(switched).logits(tokens), plain(tokens).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_folded_weights_are_another_decomposition_of_the_same_function(checkpoint):
     """Both are right: logits agree, and provenance says that weights were processed."""
     folder = str(checkpoint("gpt2"))
     bridge = cf.open_bridge(folder)
-    with _quietly(offline=True):
+    with quietly(offline=True):
         bridge.enable_compatibility_mode()
     folded, plain = cf.load_model(bridge), cf.load_model(folder)
     tokens = torch.arange(8)[None]
@@ -390,17 +363,18 @@ def test_a_configuration_that_lies_is_caught_by_the_checks(what):
         cf.load_model(HookedLike(small_model(), **DAMAGE[what]))
 
 
-@pytest.mark.parametrize("key", ["layers.0.W_Q", "layers.1.b_Q", "layers.1.W_O", "layers.0.b_O", "ln_final.b", "W_U"])
-def test_one_damaged_weight_is_caught_by_the_checks(key, monkeypatch, checkpoint):
-    read = adapter._weights
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("key", ["layers.0.W_Q", "layers.1.W_K", "layers.1.W_O", "layers.0.W_in", "ln_final.w", "W_U"])
+def test_one_damaged_weight_is_caught_by_the_checks(key, name, monkeypatch, checkpoint):
+    weights = components._weights
 
-    def damaged(source, config):
-        for name, tensor in read(source, config):
-            yield name, tensor.flip(-1) if name == key else tensor
+    def damaged(*args):
+        for found, tensor in weights(*args):
+            yield found, tensor.flip(-1) if found == key else tensor
 
-    monkeypatch.setattr(adapter, "_weights", damaged)
-    with pytest.raises(ModelError, match="FAIL logits equal those of the source"):
-        cf.load_model(checkpoint("gpt2"))
+    monkeypatch.setattr(components, "_weights", damaged)
+    with pytest.raises(ModelError, match="FAIL logits equal those of Hugging Face"):
+        cf.load_model(checkpoint(name))
 
 
 def test_a_stream_that_is_not_the_sum_of_its_senders_is_caught():
@@ -470,12 +444,12 @@ def test_a_misspelt_zoo_name_is_recognised_without_a_network(no_network):
 
 
 def test_a_name_that_the_hub_does_not_have_is_refused_with_the_zoo_and_a_way_out(monkeypatch):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    def not_found(name):
+    def not_found(name, **options):
         raise OSError(f"{name} is not a valid model identifier\nmore lines")
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", not_found)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", not_found)
     with pytest.raises(
         UnknownNameError, match=r"Available: .*tasks-4l.*the hub did not give it \(OSError: gpt17 is not"
     ) as e:
@@ -484,28 +458,13 @@ def test_a_name_that_the_hub_does_not_have_is_refused_with_the_zoo_and_a_way_out
     assert "Without a network, give the folder of a downloaded model" in str(e.value)
 
 
-def test_a_file_and_a_folder_that_is_not_there_are_refused(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"")
-    for spec in (file, str(file), tmp_path / "nowhere", "./nowhere"):
+def test_a_folder_that_is_not_there_is_refused(tmp_path, no_network):
+    for spec in (tmp_path / "nowhere", "./nowhere"):
         with pytest.raises(ModelError, match=r"is not a directory; give the folder that holds config\.json"):
             cf.load_model(spec)
 
 
-def test_folders_without_a_model_are_refused_without_a_network(tmp_path, no_network):
-    with pytest.raises(ModelError, match=r"cannot be read as a Hugging Face model .*it needs config\.json"):
-        cf.load_model(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **GPT2}))
-    with pytest.raises(ModelError, match="cannot be read as a Hugging Face model"):
-        cf.load_model(tmp_path)
-    (tmp_path / "config.json").write_text("{broken")
-    with pytest.raises(ModelError, match="cannot be read as a Hugging Face model"):
-        cf.load_model(tmp_path)
-
-
 def test_loading_leaves_the_environment_as_it_was(checkpoint, monkeypatch, capfd):
-    import os
-
     from transformers.utils import logging
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -4,6 +4,7 @@ The only place that imports transformer_lens, and only when a model needs it.
 """
 
 from circuitfind.models.checks import Check, check_model
-from circuitfind.models.load import load, open_bridge, read
+from circuitfind.models.description import architecture
+from circuitfind.models.load import load, open_bridge, open_model, read
 
-__all__ = ["Check", "check_model", "load", "open_bridge", "read"]
+__all__ = ["Check", "architecture", "check_model", "load", "open_bridge", "open_model", "read"]

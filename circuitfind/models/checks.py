@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
+from circuitfind.models.exact import float64_throughout
+from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.transformer import Transformer, base_streams, sender_outputs
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -70,8 +72,8 @@ def require(model: Transformer, checks: list[Check]) -> Transformer:
     lines = "\n  ".join(str(check) for check in checks)
     raise ModelError(
         f"model {model.name!r} does not pass its checks, so no result on it would be right:\n  {lines}\n"
-        "Its architecture does something that circuitfind does not know (a norm after a block, a scaled residual, ...); "
-        "GPT-2-like models are covered"
+        "Its architecture does something that circuitfind does not know (a scaled residual, another mask, ...), or its "
+        "configuration says what the model does not do"
     )
 
 
@@ -101,8 +103,11 @@ def _source_run(model: Transformer, source: Any, tokens: Tensor) -> tuple[Tensor
         return model.unembed(stream), streams
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.config.n_layers)]
     device = getattr(source.cfg, "device", None) or tokens.device
-    logits, cache = source.run_with_cache(tokens.to(device), names_filter=names)
-    return logits.to(tokens.device), [cache[name].to(tokens.device) for name in names]
+    modules = getattr(source, "original_model", None)
+    unusual = unknown_parts_refused(f"model {model.name!r}")
+    with unusual, float64_throughout(model.dtype == torch.float64, modules):
+        logits, cache = source.run_with_cache(tokens.to(device), names_filter=names)
+        return logits.to(tokens.device), [cache[name].to(tokens.device) for name in names]
 
 
 def _decomposition(model: Transformer, tokens: Tensor, streams: list[Tensor]) -> float:
@@ -129,5 +134,5 @@ def _all_cut(model: Transformer, corrupted: Tensor) -> float:
             x = model.norm(f"layers.{block.layer}.ln1", stream)
             q, k, v = (model.project_all(block.layer, port, x) for port in "qkv")
             heads = outputs[graph.heads(block.layer)]
-            errors.append(_error(model.head_writes(block.layer, model.attend(block.layer, q, k, v)), heads))
+            errors.append(_error(model.node_writes(block.layer, model.attend(block.layer, q, k, v)), heads))
     return _largest(errors)

@@ -182,8 +182,10 @@ class TransformerConfig:
 
     def graph(self) -> ComputationGraph:
         """The computation graph of a transformer of this shape."""
-        n_nodes = self.n_heads // self.heads_per_node
-        return ComputationGraph(self.n_layers, n_nodes, has_mlp=self.d_mlp > 0, parallel=self.parallel)
+        n_nodes, whole = self.n_heads // self.heads_per_node, self.granularity != "heads"
+        return ComputationGraph(
+            self.n_layers, n_nodes, has_mlp=self.d_mlp > 0, parallel=self.parallel, whole_attention=whole
+        )
 
 
 def rotary_frequencies(dimensions: int, base: float = 10000.0) -> tuple[float, ...]:

@@ -1,0 +1,87 @@
+"""Run somebody else's model in float64 throughout.
+
+Hugging Face's modules cast to float32 inside whatever the model's dtype is: norms, rotary angles, softmax. So a model in
+float64 is only right to float32. Under :func:`float64_throughout` these casts go to float64 instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from circuitfind.transformer import rotary_frequencies
+
+
+class _NoFloat32(TorchFunctionMode):
+    """Every cast to float32, of a tensor or a result, is one to float64."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        called: Callable[..., Any] = torch.Tensor.double if function is torch.Tensor.float else function
+        widened = [torch.float64 if value is torch.float32 else value for value in args]
+        named = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
+        return called(*widened, **named)
+
+
+@contextmanager
+def float64_throughout(wanted: bool = True, model: Any = None) -> Iterator[None]:
+    """Casts to float32 become casts to float64, if ``wanted``; tables that ``model`` holds are wider for that long."""
+    if not wanted:
+        yield
+        return
+    before = [] if model is None else _widen(model)
+    try:
+        with _NoFloat32():
+            yield
+    finally:
+        for module, name, table in before:
+            setattr(module, name, table)
+
+
+def widened_tables(model: Any) -> Any:
+    """The model in evaluation mode, tables of sines and cosines that it holds made again in float64."""
+    _widen(model.eval())
+    return model
+
+
+def cached_frequencies(module: Any) -> tuple[float, ...]:
+    """Angular frequencies behind the tables of TransformerLens's native rotary embedding: the angles of position 1."""
+    angles = torch.atan2(module.sin_cached[1].double(), module.cos_cached[1].double())
+    return tuple(angles[::2].tolist())
+
+
+def _widen(model: Any) -> list[tuple[Any, str, Tensor]]:
+    """Replace tables, each as (module, attribute, table), by wider ones; returns what was there."""
+    before = []
+    for module in model.modules():
+        for name, wide in _wide_tables(module).items():
+            before.append((module, name, getattr(module, name)))
+            setattr(module, name, wide)
+    return before
+
+
+def _wide_tables(module: Any) -> dict[str, Tensor]:
+    """The tables of one module in float64: those of GPT-J and CodeGen, and of TransformerLens's native models."""
+    if isinstance(table := getattr(module, "embed_positions", None), Tensor):
+        angles = _angles(table, rotary_frequencies(table.shape[1]))
+        return {"embed_positions": torch.cat((angles.sin(), angles.cos()), 1)}
+    if isinstance(table := getattr(module, "cos_cached", None), Tensor):
+        angles = _angles(table, cached_frequencies(module)).repeat_interleave(2, 1)
+        return {"cos_cached": angles.cos(), "sin_cached": angles.sin()}
+    return {}
+
+
+def _angles(table: Tensor, frequencies: tuple[float, ...]) -> Tensor:
+    """(positions, frequencies) on the device of a table with a row per position."""
+    positions = torch.arange(len(table), dtype=torch.float64, device=table.device)
+    return positions[:, None] * torch.tensor(frequencies, dtype=torch.float64, device=table.device)

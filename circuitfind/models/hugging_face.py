@@ -1,0 +1,133 @@
+"""Hugging Face checkpoints, local or from the hub, through TransformerLens: read, wrapped, compared with themselves.
+
+Weights are read from safetensors straight to the dtype and device they will have. Pickles are refused: reading one runs code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitfind.errors import ModelError
+from circuitfind.models.checks import Check, compare, require
+from circuitfind.models.components import all_finite, has_components, read_components
+from circuitfind.models.exact import float64_throughout, widened_tables
+from circuitfind.models.quiet import quietly
+from circuitfind.models.refusals import (
+    NEAREST,
+    refuse_folder,
+    refuse_kind,
+    refuse_report,
+    refused_load,
+    unknown_parts_refused,
+)
+from circuitfind.models.text import HuggingFaceTokenizer
+from circuitfind.transformer import Transformer
+
+N_PROBED = 12
+
+
+def from_transformers(
+    spec: str, name: str, bos: bool | None, origin: str, *, offline: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Transformer, Any]:
+    """A model before its checks against the bridge, and the bridge.
+
+    Raises:
+        ModelError: it cannot be read, or the model is not covered; the message says why.
+        UnknownNameError: the hub does not give it.
+    """
+    try:
+        with quietly(offline):
+            if offline:
+                refuse_folder(Path(spec))
+            from transformers import AutoTokenizer
+
+            original = _original(spec, dtype, device)
+            tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+            probe, expected = _probe(original)  # first, because the bridge takes the original's modules over
+            bridge = _bridge(spec, original, dtype, device)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise refused_load(spec, error, offline) from error
+    if not has_components(bridge):
+        raise ModelError(f"{type(original).__name__} has blocks without q, k, v and o of their own. {NEAREST}")
+    _fits(tokenizer, original, name)
+    with unknown_parts_refused(f"model {name!r} ({type(original).__name__})"):
+        return _read(bridge, HuggingFaceTokenizer(tokenizer, bos), name, origin, probe, expected), bridge
+
+
+def _original(spec: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The Hugging Face model, every tensor of it from the checkpoint. Code that comes with a model is never run."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
+    refuse_kind(config.to_dict(), spec)
+    placed = {} if device.type == "cpu" else {"device_map": {"": str(device)}}
+    original, said = AutoModelForCausalLM.from_pretrained(
+        spec,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        ignore_mismatched_sizes=True,  # and refused below, with names and shapes
+        output_loading_info=True,
+        **placed,
+    )
+    refuse_report(said, spec)
+    return widened_tables(original) if dtype == torch.float64 else original.eval()
+
+
+def _bridge(spec: str, original: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        return TransformerBridge.boot_transformers(spec, hf_model=original, device=str(device), dtype=dtype)
+    except Exception as error:
+        reason = str(error).partition(". ")[0][:200]
+        raise ModelError(
+            f"TransformerLens cannot wrap a {type(original).__name__} ({type(error).__name__}: {reason}). {NEAREST}"
+        ) from error
+
+
+def _read(
+    bridge: Any, tokenizer: HuggingFaceTokenizer, name: str, origin: str, probe: Tensor, expected: Tensor
+) -> Transformer:
+    """The Transformer whose logits are the original's; of the two ways to pair rotated dimensions, the one that gives them."""
+    model = all_finite(read_components(bridge, tokenizer=tokenizer, name=name, origin=origin))
+    same = _same(model, probe, expected)
+    if model.config.positions == "rotary" and not same.passed:
+        other = not model.config.rotary_adjacent
+        turned = read_components(bridge, tokenizer=tokenizer, name=name, origin=origin, rotary_adjacent=other)
+        if _same(turned, probe, expected).passed:
+            return turned
+    return require(model, [same])  # a bridge may leave out what Hugging Face does, so it is no proof of itself
+
+
+def _same(model: Transformer, probe: Tensor, expected: Tensor) -> Check:
+    with torch.inference_mode():
+        return compare("logits equal those of Hugging Face", model.logits(probe), expected)
+
+
+def _probe(original: Any) -> tuple[Tensor, Tensor]:
+    """A prompt of a few low ids, and what a Hugging Face model makes of it."""
+    embedding = original.get_input_embeddings().weight
+    n_positions = min(N_PROBED, getattr(original.config, "max_position_embeddings", None) or N_PROBED)
+    tokens = (torch.arange(n_positions, device=embedding.device) * 7)[None] % len(embedding)
+    with torch.inference_mode(), float64_throughout(embedding.dtype == torch.float64):
+        return tokens, original(tokens).logits
+
+
+def _fits(tokenizer: Any, original: Any, name: str) -> None:
+    """Refuse a tokenizer whose ids the model has no embedding for."""
+    n_words, n_rows = len(tokenizer), len(original.get_input_embeddings().weight)
+    if n_words > n_rows:
+        raise ModelError(
+            f"the tokenizer of {name!r} has {n_words} tokens, but the model has an embedding for {n_rows} only; they are not "
+            "of the same model. Put the model's own tokenizer files into its folder"
+        )
