@@ -314,8 +314,8 @@ class ComputationGraph:
         """The graph, or the part of it under ``kept``, as a ``networkx.MultiDiGraph``.
 
         Graph attributes: ``n_layers``, ``n_heads``, ``has_mlp``, ``parallel``, ``whole_attention``.
-        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``mlp``, ``logits``), ``layer`` and ``head`` (-1 where there is
-        none). Every node is present, also without edges.
+        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``mlp``, ``logits``), ``layer`` and ``head`` (-1
+        where there is none). Every node is present, also without edges.
         Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
         number), ``port``, and ``score`` where scores are given.
 

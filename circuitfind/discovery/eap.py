@@ -31,7 +31,9 @@ def eap(problem: Problem) -> EdgeScores:
 
     def contribute(batch: Batch) -> Contribution:
         ablated = ablation.writes(batch)
-        run = AttributionPass(model, batch, model.embed(batch.clean), keep_writes=True)
+        run = AttributionPass(
+            model, batch, model.embed(batch.clean), keep_writes=True, projections=products.projections
+        )
         values = products(run, run.writes, ablated, problem.metric)
         return Contribution(values, rows_of(batch, problem.parts, problem.spans))
 

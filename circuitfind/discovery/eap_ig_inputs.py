@@ -48,7 +48,8 @@ def eap_ig_inputs(problem: Problem, *, steps: int = 5, points: str = "midpoint")
         start, way = ablated.entry, clean.entry - ablated.entry
         values: np.ndarray | float = 0.0
         for step in range(steps):
-            run = AttributionPass(model, batch, start + (step + OFFSETS[points]) / steps * way)
+            point = start + (step + OFFSETS[points]) / steps * way
+            run = AttributionPass(model, batch, point, projections=products.projections)
             values = values + products(run, clean, ablated, problem.metric) / steps
         return Contribution(np.asarray(values), rows_of(batch, problem.parts, problem.spans))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch, parts_of
-from circuitfind.execution.gradients import AttributionPass
+from circuitfind.execution.gradients import AttributionPass, Projections
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.metrics import Metric
@@ -34,6 +34,7 @@ class EdgeProducts:
         self.model, self.axis, self.spans = model, axis, spans
         self._tokens = tile_tokens(model, TILE_BYTES if model.device.type == "cpu" else 8 * TILE_BYTES)
         self._room: dict[str, Tensor] = {}
+        self.projections = Projections(model)
 
     def __call__(self, run: AttributionPass, clean: Writes, ablated: Writes, metric: Metric) -> np.ndarray[Any, Any]:
         """One backward pass and all products.

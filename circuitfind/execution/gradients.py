@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from circuitfind.errors import OptionError
@@ -29,6 +30,39 @@ from circuitfind.execution.memory import attribution_numbers, budget
 from circuitfind.execution.writes import Writes, kept
 from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
+
+SHARE_OF_PROJECTIONS = 0.1
+"""Share of the memory budget up to which projections with their norms folded in are kept."""
+
+
+class Projections:
+    """Every port's projection as seen from the norm's unit output, kept from one pass to the next where it is small.
+
+    With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
+    applied to g is ``(W' g - u (u . W' g) / d_model) / s``, and ``u . W' g`` is the dot product of g with the projected value
+    ``u W'`` itself: no product in d_model is needed for it.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        c = model.config
+        size = c.n_layers * c.d_model * (c.n_heads + 2 * c.n_kv_heads) * c.d_head * model.dtype.itemsize
+        self._kept = size <= SHARE_OF_PROJECTIONS * budget(model.device)
+        self._known: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
+
+    def __call__(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
+        """The projection (d_model, outputs), and what must be taken from the port's values so that they are its product with
+        the unit output: (shared heads or nodes, 1, 1, width), or None for nothing.
+        """
+        if (layer, port) in self._known:
+            return self._known[layer, port]
+        W, bias = self.model.port_weights(layer, port)
+        W, constant = self.model.through_norm(f"layers.{layer}.ln1", W)
+        constant = constant if bias is None else constant + bias
+        found = W, self.model.side_by_side(constant)[:, None, None] if isinstance(constant, Tensor) else None
+        if self._kept:
+            self._known[layer, port] = found
+        return found
 
 
 @dataclass
@@ -62,6 +96,7 @@ class AttributionPass:
         stream: what ``input`` writes, (prompts, positions, d_model); the clean embedding, or a point between it and
             the corrupted one.
         keep_writes: keep what every sender writes, as ``writes``.
+        projections: of the model, where another pass has some already.
         recompute: keep only the streams of the forward pass, and compute ports again in the backward pass: less memory
             for about one more forward pass. None does so where the memory budget asks for it.
     """
@@ -73,10 +108,12 @@ class AttributionPass:
         stream: Tensor,
         *,
         keep_writes: bool = False,
+        projections: Projections | None = None,
         recompute: bool | None = None,
     ) -> None:
         self.model = model
         self.batch = batch
+        self.projections = Projections(model) if projections is None else projections
         size = batch.clean.numel() * attribution_numbers(model) * model.dtype.itemsize
         self.recompute = size > budget(model.device) if recompute is None else recompute
         self.layers: list[_LayerState] = []
@@ -172,37 +209,19 @@ class AttributionPass:
         norm = model.norm_with_state(f"layers.{layer}.ln1", state.attention_stream)[1]
         total: Tensor | float = 0.0
         for port, values, gradient in zip(PORTS, ports, gradients, strict=True):
-            W, constant = self._projection(layer, port)
+            W, constant = self.projections(layer, port)
             if norm is not None:
                 gradient = gradient * norm.inverse_scale
                 values = model.per_node(values if constant is None else values - constant)
                 state.along.append((values * gradient).sum(-1, keepdim=True) / model.config.d_model)
             state.port_gradients.append(gradient)
-            total = total + torch.matmul(gradient.movedim(0, -2).flatten(-2), W.movedim(0, 1).flatten(1).T)
+            shared = gradient.unflatten(0, (W.shape[1] // gradient.shape[-1], -1)).sum(1)
+            total = total + F.linear(shared.movedim(0, -2).flatten(-2), W)
         if norm is not None:
             total = total - norm.unit * sum(part.sum(0) for part in state.along)
         state.ports = None
         assert isinstance(total, Tensor)
         return total
-
-    def _projection(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
-        """A port's projection as seen from the norm's unit output, by node (nodes, d_model, width), and what must be taken from
-        the port's values so that they are its product with the unit output; shared heads stand once in the latter.
-
-        With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
-        applied to g is ``(W' g - u (u . W' g) / d_model) / s``, and ``u . W' g`` is the dot product of g with the projected
-        value ``u W'`` itself: no product in d_model is needed for it.
-        """
-        model = self.model
-        W, bias = model.port_weights(layer, port)
-        W, constant = model.through_norm(f"layers.{layer}.ln1", W)
-        if bias is not None:
-            constant = constant + bias
-        by_node = model.node_weights(layer, port, W)
-        if not isinstance(constant, Tensor):
-            return by_node, None
-        width = by_node.shape[-1]
-        return by_node, constant.view(-1, 1, 1, width)
 
     # ---------------------------------------------------------------- gradients at receivers
 
@@ -223,7 +242,7 @@ class AttributionPass:
         stream = state.attention_stream[prompts, positions]
         norm = self.model.norm_with_state(f"layers.{block.layer}.ln1", stream)[1]
         for number, (port, part) in enumerate(zip(PORTS, out.chunk(3), strict=True)):
-            W, _ = self._projection(block.layer, port)
+            W = self.model.node_weights(self.projections(block.layer, port)[0])
             gradient = state.port_gradients[number][:, prompts, positions]
             torch.bmm(gradient.flatten(1, 2), W.transpose(1, 2), out=part.flatten(1, 2))
             if norm is not None:

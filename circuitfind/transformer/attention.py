@@ -31,9 +31,9 @@ class AttentionNodes(Weights):
         positions, width). Keys and values that several heads share stand once; :meth:`per_node` repeats them.
         """
         W, b = self.port_weights(layer, port)
-        return self._side_by_side(F.linear(x, W.T, b)).movedim(-2, 0)
+        return self.side_by_side(F.linear(x, W.T, b)).movedim(-2, 0)
 
-    def _side_by_side(self, x: Tensor) -> Tensor:
+    def side_by_side(self, x: Tensor) -> Tensor:
         """(..., outputs of a port) to (..., nodes or shared heads, width)."""
         n = 1 if self.config.heads_per_node > 1 else x.shape[-1] // self.config.d_head
         return x.unflatten(-1, (n, -1))
@@ -43,20 +43,20 @@ class AttentionNodes(Weights):
         repeats = self.graph.n_heads // port.shape[axis]
         return port if repeats == 1 else port.repeat_interleave(repeats, axis)
 
-    def node_weights(self, layer: int, port: str, W: Tensor) -> Tensor:
+    def node_weights(self, W: Tensor) -> Tensor:
         """A projection (d_model, outputs of a port) cut by node: (nodes, d_model, width)."""
-        return self.per_node(self._side_by_side(W).movedim(-2, 0))
+        return self.per_node(self.side_by_side(W).movedim(-2, 0))
 
     def node_bias(self, b: Tensor) -> Tensor:
         """A bias (outputs of a port,) cut by node: (nodes, 1, 1, width)."""
-        return self.per_node(self._side_by_side(b))[:, None, None]
+        return self.per_node(self.side_by_side(b))[:, None, None]
 
     def project_each(self, layer: int, port: str, x: Tensor, nodes: Nodes = None) -> Tensor:
         """One port of each node from its own normed input: (..., nodes, prompts, positions, d_model) to
         (..., nodes, prompts, positions, width).
         """
         W, b = self.port_weights(layer, port)
-        W = self.node_weights(layer, port, W)
+        W = self.node_weights(W)
         W = W if nodes is None else W[list(nodes)]
         out = torch.matmul(x.flatten(-3, -2), W).unflatten(-2, x.shape[-3:-1])
         if b is not None:

@@ -81,5 +81,5 @@ def is_zoo_folder(folder: Path) -> bool:
     """Whether a folder holds a model in the zoo's format (its own or one trained with ``--out``)."""
     try:
         return "sha256" in zoo_config(folder.name, folder)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False
