@@ -28,6 +28,7 @@ _PUBLIC = {
     "replay_decisions": "circuitfind.replay",
     "open_bridge": "circuitfind.models",
     "check_model": "circuitfind.models",
+    "memory_limit": "circuitfind.execution.memory",
     "Circuit": "circuitfind.circuit",
     "ComputationGraph": "circuitfind.graph",
     "EdgeScores": "circuitfind.scores",

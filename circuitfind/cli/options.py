@@ -44,7 +44,11 @@ Bos = Annotated[
     bool | None,
     typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token [default: as the tokenizer does]."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... [default: cuda where there is one].")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps [default: cuda where there is one].")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="What a run may take beside the weights, such as 8GB [default: as the device allows]."),
+]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 
 

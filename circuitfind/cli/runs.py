@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, Model, app, print_result, read_settings
+from circuitfind.cli.options import Bos, Device, Dtype, Json, Memory, Model, app, print_result, read_settings
 from circuitfind.errors import OptionError
 
 
@@ -62,6 +62,7 @@ def discover(
         typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process]."),
     ] = 0,
     dtype: Dtype = "float32",
+    memory: Memory = None,
     bos: Bos = None,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
@@ -69,6 +70,7 @@ def discover(
     as_json: Json = False,
 ) -> None:
     """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
+    from circuitfind.execution.memory import memory_limit
     from circuitfind.report import RunConfig, run
 
     rule, value = _rule(faithfulness, edges, threshold, greedy)
@@ -99,7 +101,8 @@ def discover(
         anyway=anyway,
         workers=workers,
     )
-    result = run(config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
+    with memory_limit(memory):
+        result = run(config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
     summary.pop("per_example")
     print_result(summary, as_json, _discovery_lines(result))

@@ -13,6 +13,7 @@ from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPair, PromptPairs
 
 NO_TOKEN = -1
+Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Tokenizer(Protocol):
@@ -54,6 +55,31 @@ class TokenPairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    @classmethod
+    def from_ids(cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None) -> TokenPairs:
+        """Pairs that are ids already, padded on either side.
+
+        Args:
+            clean, corrupted: ids (prompts, positions), arrays or tensors.
+            correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
+                metrics that use none.
+            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
+
+        Raises:
+            PairsError: shapes that do not fit, or a mask whose tokens do not stand together.
+        """
+        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
+        real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
+        _check_shapes(ids, other, real)
+        start, length = real.argmax(1), real.sum(1)
+        take = np.minimum(start[:, None] + np.arange(int(length.max(initial=1))), ids.shape[1] - 1)
+        inside = np.arange(take.shape[1]) < length[:, None]
+        rows = np.arange(len(ids))[:, None]
+        answers = [
+            _answer_rows(given, len(ids), kind) for given, kind in ((correct, "correct"), (incorrect, "incorrect"))
+        ]
+        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, length - 1, *answers)
+
     def checksum(self) -> str:
         """SHA-256 of the ids, for provenance."""
         digest = hashlib.sha256()
@@ -75,6 +101,29 @@ class TokenPairs:
             self.incorrect[rows],
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
         )
+
+
+def _check_shapes(clean: Ids, corrupted: Ids, real: np.ndarray[Any, Any]) -> None:
+    if clean.ndim != 2 or clean.shape != corrupted.shape:
+        raise PairsError(
+            f"clean ids are {clean.shape}, corrupted ids {corrupted.shape}; both must be (prompts, positions)"
+        )
+    if real.shape != clean.shape:
+        raise PairsError(f"the mask is {real.shape}, the ids are {clean.shape}; give 1 or 0 for every id")
+    for row, tokens in enumerate(real):
+        if not tokens.any():
+            raise PairsError(f"row {row + 1} of the mask has no token; drop the row")
+        places = np.flatnonzero(tokens)
+        if len(places) != places[-1] - places[0] + 1:
+            raise PairsError(f"row {row + 1} of the mask has padding between tokens; pad on the left or on the right")
+
+
+def _answer_rows(answers: Any, n: int, kind: str) -> Ids:
+    rows = np.asarray(answers, dtype=np.int64)
+    rows = np.full((n, 1), NO_TOKEN) if rows.size == 0 and kind == "incorrect" else rows.reshape(len(rows), -1)
+    if len(rows) != n:
+        raise PairsError(f"{len(rows)} rows of {kind} answers for {n} prompts; give one row for each")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -124,6 +173,13 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProbl
             "same-answer",
             f"{_shown(tokenizer, sorted(shared))!r} is both a correct and an incorrect answer; they must differ",
         )
+    for label, end in pair.labels.items():
+        if not 1 <= end <= len(pair.clean):
+            return problem(
+                "label-outside",
+                f"the label {label}={end} lies outside the clean prompt, which has {len(pair.clean)} characters; give the "
+                "number of characters up to and including the labelled word",
+            )
     return None
 
 
