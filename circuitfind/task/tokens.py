@@ -75,10 +75,8 @@ class TokenPairs:
         take = np.minimum(start[:, None] + np.arange(int(length.max(initial=1))), ids.shape[1] - 1)
         inside = np.arange(take.shape[1]) < length[:, None]
         rows = np.arange(len(ids))[:, None]
-        answers = [
-            _answer_rows(given, len(ids), kind) for given, kind in ((correct, "correct"), (incorrect, "incorrect"))
-        ]
-        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, length - 1, *answers)
+        right, wrong = _answer_rows(correct, len(ids), "correct"), _answer_rows(incorrect, len(ids), "incorrect")
+        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, length - 1, right, wrong)
 
     def checksum(self) -> str:
         """SHA-256 of the ids, for provenance."""
