@@ -271,7 +271,7 @@ class PlainCircuit:
         mask, total = torch.from_numpy(kept)[None].to(model.device), 0.0
         for batch, ablated in zip(self._batches, self._ablated, strict=True):
             logits = run_masked(model, batch.clean, ablated, mask, batch.answer)
-            total -= float(self.problem.objective(batch)(logits).double().sum())
+            total -= float(self.problem.objective(batch)(logits).cpu().double().sum())
         if not math.isfinite(total):
             raise NumericalError(f"the replayed loss is {total}; check the model with 'circuitfind check-model'")
         return total / len(self.problem.pairs)

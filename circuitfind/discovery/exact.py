@@ -38,7 +38,7 @@ def exact(problem: Problem) -> EdgeScores:
         clean = objective(model.unembed(batch.at_answer(run.streams[-1])))
         effects = clean - single_edge_effects(model, batch, run, block_number, receiver, objective)
         first = block.first_edge + receiver * block.n_senders
-        values = effects.double().cpu().numpy()
+        values = effects.cpu().double().numpy()
         rows = batch.rows if problem.parts == "prompt" else (0,)
         by_row = values.T if problem.parts == "prompt" else values.sum(1)[None]
         return Contribution(by_row, rows, slice(first, first + block.n_senders))

@@ -76,21 +76,25 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
         return Ablation(name, model)
     sums, counts = _sums_by_position(model, batches)
     if name == "mean":
-        return Ablation(name, model, (sums.sum(1, keepdim=True) / counts.sum()).to(model.dtype)[:, None])
-    return Ablation(name, model, (sums / counts[:, None]).to(model.dtype)[:, None])
+        return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
+    return Ablation(name, model, _placed(sums / counts[:, None], model))
+
+
+def _placed(means: Tensor, model: Transformer) -> Tensor:
+    """Means (senders, positions, d_model) as the model's numbers, with an axis for prompts."""
+    return means.to(model.dtype).to(model.device)[:, None]
 
 
 def _sums_by_position(model: Transformer, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Summed outputs (senders, positions, d_model) over the corrupted prompts, and real tokens per position."""
+    """Summed outputs (senders, positions, d_model) over the corrupted prompts, and real tokens per position; on the CPU."""
     longest = max(batch.clean.shape[1] for batch in batches)
     shape = (model.graph.n_senders, longest, model.config.d_model)
-    sums = torch.zeros(shape, dtype=torch.float64, device=model.device)
-    counts = torch.zeros(longest, dtype=torch.float64, device=model.device)
+    sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(longest, dtype=torch.float64)
     for batch in batches:
         writes = Writes.run(model, batch.corrupted)
         for prompts, positions in tiles(batch.clean.shape, tile_tokens(model, TILE_BYTES)):
             real = batch.real[prompts, positions].to(model.dtype)
             part = torch.einsum("snpd,np->spd", writes.tile(prompts, positions), real)
-            sums[:, positions][:, : part.shape[1]] += part
-        counts[: batch.clean.shape[1]] += batch.real.sum(0)
+            sums[:, positions][:, : part.shape[1]] += part.cpu()
+        counts[: batch.clean.shape[1]] += batch.real.sum(0).cpu()
     return sums, counts

@@ -74,7 +74,7 @@ class EdgeProducts:
         for block in graph.blocks:
             gradients = run.receivers(block, *tile, out=room)
             products = block_products(delta[: block.n_senders], gradients, self.axis, parts, len(out))
-            out[rows, block.edges] += products.flatten(1).double().cpu().numpy()
+            out[rows, block.edges] += products.flatten(1).cpu().double().numpy()
 
     def _reused(self, what: str, shape: tuple[int, ...]) -> Tensor:
         """Room for a tensor of this shape, the same memory every time: fresh memory is slow."""

@@ -84,7 +84,7 @@ def _measure(
         logits = run_circuit(model, batch, constants, masks[number], prune_from_input=pruning, parts=parts)
         check_finite(model, batch, logits)
         for metric in metrics:
-            values[metric.name][number, batch.rows] = metric(logits, batch.targets).double().cpu().numpy()
+            values[metric.name][number, batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
 
 
 def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def rotated(config: TransformerConfig, layer: int, x: Tensor, positions: Tensor)
     if not frequencies:
         return x
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    angles = positions[..., None].to(wide) * torch.tensor(frequencies, dtype=wide, device=x.device)
+    angles = positions[..., None].to(wide) * _as_tensor(frequencies, wide, x.device)
     cos, sin = ((part * config.rotary_gain).to(x.dtype) for part in (angles.cos(), angles.sin()))
     turned, rest = x[..., : 2 * len(frequencies)], x[..., 2 * len(frequencies) :]
     if config.rotary_adjacent:
@@ -30,6 +32,13 @@ def rotated(config: TransformerConfig, layer: int, x: Tensor, positions: Tensor)
         a, b = turned.chunk(2, -1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+
+@lru_cache(maxsize=32)
+def _as_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of a configuration on a device, brought there once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def sees_everything_before(config: TransformerConfig, layer: int, n_positions: int) -> bool:
@@ -49,6 +58,6 @@ def distance_penalty(
     config: TransformerConfig, queries: Tensor, keys: Tensor, heads: list[int], like: Tensor
 ) -> Tensor:
     """ALiBi's part of the scores: -slope * distance, (heads, ..., Q, K) for positions (..., Q) and (K,)."""
-    slopes = torch.tensor([config.alibi[head] for head in heads], dtype=like.dtype, device=like.device)
+    slopes = _as_tensor(tuple(config.alibi[head] for head in heads), like.dtype, like.device)
     behind = (queries[..., None] - keys).to(like.dtype)
     return -slopes.view(-1, *[1] * behind.dim()) * behind

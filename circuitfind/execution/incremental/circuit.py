@@ -107,13 +107,18 @@ class CurrentCircuit:
         for some in final.split(at_once):
             out = self._logits[: len(some) * per_circuit].view(*some.shape[:2], -1)
             logits = self.model.unembed(some, out)
-            sums += [self._loss(state.batch, part).double().sum(-1) for part in logits.split(piece)]
+            sums += [_wide(self._loss(state.batch, part)).sum(-1) for part in logits.split(piece)]
         return torch.cat(sums)
 
     @property
     def kind(self) -> str:
         """Whose sizes to use, of those at the top of this file."""
         return "cpu" if self.model.device.type == "cpu" else "cuda"
+
+
+def _wide(losses: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return losses.float() if losses.device.type == "mps" else losses.double()
 
 
 class Visit:
