@@ -54,11 +54,16 @@ def test_fewer_prompts_are_taken_at_a_time_where_memory_is_short():
     assert sizes[0] < sizes[1] < sizes[2] <= 256
 
 
-@pytest.mark.parametrize("name", ["eap", "eap-ig-inputs", "exact", "acdc"])
-@pytest.mark.parametrize("ablation", ["corrupted", "mean-positional"])
+@pytest.mark.parametrize(
+    ("name", "ablation"),
+    [
+        (name, ablation)
+        for name in ("eap", "eap-ig-inputs", "exact", "acdc")
+        for ablation in ("corrupted", "mean-positional")
+        if ablation in ALGORITHMS[name].ablations
+    ],
+)
 def test_the_limit_changes_no_score(name, ablation):
-    if ablation not in ALGORITHMS[name].ablations:
-        pytest.skip(f"{name} is not defined for {ablation} ablation")
     model = small_model(n_heads=2)
     problem = Problem(model, random_pairs(model, 9), METRICS["logit-diff"], ablation)
     with cf.memory_limit("10GB"):
@@ -126,6 +131,26 @@ def test_tiles_of_writes_are_the_writes():
     whole = writes.dense()
     for prompts, positions in tiles(writes.entry.shape[:2], 4):
         torch.testing.assert_close(writes.tile(prompts, positions), whole[:, prompts, positions])
+
+
+@pytest.mark.parametrize("name", ["eap", "eap-ig-inputs"])
+def test_bfloat16_scores_are_those_of_float32_to_its_rounding(name):
+    def scores(**where) -> np.ndarray:
+        return cf.discover(cf.load_model("tasks-4l", **where), "ioi", algorithm=name, n=32).values
+
+    exact, half = scores(), scores(dtype="bfloat16")
+    assert np.abs(half - exact).max() < 0.01 * np.abs(exact).max()
+    assert half.dtype == np.float64  # sums are not made in half precision
+
+
+@pytest.mark.parametrize("name", ["eap", "eap-ig-inputs", "exact", "acdc"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_scores_of_the_cpu(name):
+    pairs, metric = random_pairs(small_model(n_heads=2)), METRICS["logit-diff"]
+    scores = [
+        ALGORITHMS[name](Problem(small_model(n_heads=2).to(device), pairs, metric)).values for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-8, atol=1e-10)
 
 
 def shifted(pairs: TokenPairs, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -336,3 +336,10 @@ def test_configurations_that_cannot_be_are_refused(changes, message):
 def test_a_prompt_longer_than_the_model_reads_is_refused(model):
     with pytest.raises(ModelError, match="a prompt has 10 tokens, but model 'random' reads at most 9"):
         model.logits(torch.zeros(1, 10, dtype=torch.int64))
+
+
+def test_a_model_on_two_devices_is_refused_with_the_way_out():
+    model = small_model()
+    weights = model.weights | {"W_U": model.weights["W_U"].to("meta")}
+    with pytest.raises(ModelError, match="are on cpu, meta; one model over several devices is not supported"):
+        Transformer(model.config, weights)

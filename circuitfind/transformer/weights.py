@@ -48,6 +48,11 @@ class Weights:
                 raise ModelError(f"{key} of model {name!r} is {tuple(tensor.shape)}; it should be {shapes[key]}")
         if missing := [key for key in shapes if "W_" in key and key not in weights]:
             raise ModelError(f"model {name!r} lacks {', '.join(missing[:4])}")
+        if len(devices := sorted({str(tensor.device) for tensor in weights.values()})) > 1:
+            raise ModelError(
+                f"the tensors of model {name!r} are on {', '.join(devices)}; one model over several devices is not supported. "
+                "Load it on one, or share the prompts out over workers"
+            )
         self.config = config
         self.weights = {key: tensor.detach().requires_grad_(False) for key, tensor in weights.items()}
         self.tokenizer = tokenizer
