@@ -91,14 +91,20 @@ class Problem:
         return self.model.graph
 
     def batches(self, numbers_per_token: int = 0) -> list[Batch]:
-        """The pairs in micro-batches, with the full model's logits where the metric compares with them.
+        """The pairs in micro-batches; see :meth:`complete`.
 
         Args:
             numbers_per_token: what the algorithm holds of every token of a micro-batch; by default all senders' outputs.
         """
+        return make_batches(self.model, self.pairs, self.batch_size, numbers_per_token)
+
+    def complete(self, batch: Batch) -> Batch:
+        """A micro-batch with the full model's logits, where the metric compares with them.
+
+        They are as long as the vocabulary, so ask for them when the micro-batch's turn comes.
+        """
         with torch.no_grad():  # not inference mode: a metric may save its targets for the backward pass
-            batches = make_batches(self.model, self.pairs, self.batch_size, numbers_per_token)
-            return [with_clean_logits(self.model, batch, (self.metric,)) for batch in batches]
+            return with_clean_logits(self.model, batch, (self.metric,))
 
     def prepared_ablation(self, batches: Sequence[Batch]) -> Ablation:
         """The ablation, its means (where it has some) those that were given, or else taken over all batches."""

@@ -251,7 +251,7 @@ class PlainCircuit:
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.graph = problem, problem.graph
-        self._batches = problem.batches()
+        self._batches = [problem.complete(batch) for batch in problem.batches()]
         ablation = problem.prepared_ablation(self._batches)
         self._ablated = [ablation.values(batch) for batch in self._batches]
         self.restore()

@@ -76,7 +76,7 @@ def search(problem: Problem, book: LogBook, tau: float, absolute: bool, width: i
         delta = after - before
         return (abs(delta) if absolute else delta) - tau
 
-    batches = problem.batches()
+    batches = [problem.complete(batch) for batch in problem.batches()]
     circuit = CurrentCircuit(problem.model, batches, problem.prepared_ablation(batches), problem.loss)
     close_calls = CloseCalls(problem.model, problem.pairs, problem.metric, problem.ablation)
     widths = Width(width)

@@ -30,6 +30,7 @@ def eap(problem: Problem) -> EdgeScores:
     ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
     def contribute(batch: Batch) -> Contribution:
+        batch = problem.complete(batch)
         ablated = ablation.writes(batch)
         run = AttributionPass(
             model, batch, model.embed(batch.clean), keep_writes=True, projections=products.projections

@@ -44,6 +44,7 @@ def eap_ig_inputs(problem: Problem, *, steps: int = 5, points: str = "midpoint")
     ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
     def contribute(batch: Batch) -> Contribution:
+        batch = problem.complete(batch)
         clean, ablated = Writes.run(model, batch.clean), ablation.writes(batch)
         start, way = ablated.entry, clean.entry - ablated.entry
         values: np.ndarray | float = 0.0

@@ -24,17 +24,18 @@ def exact(problem: Problem) -> EdgeScores:
     model, graph = problem.model, problem.graph
     batches = problem.batches()
     ablation = problem.prepared_ablation(batches)
-    current: list[tuple[int, CleanRun]] = []
+    current: list[tuple[int, Batch, CleanRun]] = []
 
-    def clean_run(number: int) -> CleanRun:
+    def clean_run(number: int) -> tuple[Batch, CleanRun]:
         if not current or current[0][0] != number:
-            current[:] = [(number, CleanRun.of(model, batches[number], ablation.values(batches[number])))]
-        return current[0][1]
+            batch = problem.complete(batches[number])
+            current[:] = [(number, batch, CleanRun.of(model, batch, ablation.values(batch)))]
+        return current[0][1:]
 
     def contribute(step: tuple[int, int, int]) -> Contribution:
         number, block_number, receiver = step
-        batch, block = batches[number], graph.blocks[block_number]
-        objective, run = problem.objective(batch), clean_run(number)
+        (batch, run), block = clean_run(number), graph.blocks[block_number]
+        objective = problem.objective(batch)
         clean = objective(model.unembed(batch.at_answer(run.streams[-1])))
         effects = clean - single_edge_effects(model, batch, run, block_number, receiver, objective)
         first = block.first_edge + receiver * block.n_senders
