@@ -273,13 +273,11 @@ def draw(rows: list[dict[str, Any]], speed: float, path: Path) -> None:
         panel.set_xlabel(axis)
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()
-        panel.grid(alpha=0.3)
     panels[0].set_ylabel("seconds")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=9, frameon=False)
     figure.suptitle("Time (dots) and floor of matrix products (dotted)", fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, dpi=150)
-    figure.savefig(path.with_suffix(".svg"))
     pyplot.close(figure)
 
 

@@ -30,6 +30,7 @@ _PUBLIC = {
     "check_model": "circuitfind.models",
     "memory_limit": "circuitfind.execution.memory",
     "Circuit": "circuitfind.circuit",
+    "PositionalCircuit": "circuitfind.positional",
     "ComputationGraph": "circuitfind.graph",
     "EdgeScores": "circuitfind.scores",
     "PromptPair": "circuitfind.task",

@@ -18,7 +18,7 @@ import torch
 from circuitfind.decisions import DecisionLog
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
-from circuitfind.execution.batches import in_pieces, with_clean_logits
+from circuitfind.execution.batches import default_size, in_pieces, with_clean_logits
 from circuitfind.execution.circuits import find_non_finite
 from circuitfind.graph import ComputationGraph
 from circuitfind.metrics import Metric
@@ -81,6 +81,8 @@ class Problem:
             raise OptionError(f"parts={self.parts!r}: use 'prompt', 'position', 'span' or '' (summed over all)")
         if self.seed < 0:
             raise OptionError(f"seed {self.seed}: give 0 or more")
+        if not len(self.pairs):
+            raise OptionError("there are no prompt pairs; give at least one")
         require_incorrect(self.metric, self.pairs)
         if self.parts in ("position", "span") and self.spans is None:
             object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
@@ -96,7 +98,9 @@ class Problem:
         Args:
             numbers_per_token: what the algorithm holds of every token of a micro-batch; by default all senders' outputs.
         """
-        return make_batches(self.model, self.pairs, self.batch_size, numbers_per_token)
+        longest = int(self.pairs.length.max(initial=1))
+        size = self.batch_size or self.checkpoint.settle(lambda: default_size(self.model, longest, numbers_per_token))
+        return make_batches(self.model, self.pairs, size)
 
     def complete(self, batch: Batch) -> Batch:
         """A micro-batch with the full model's logits, where the metric compares with them.
@@ -248,7 +252,8 @@ class Algorithm:
             seed=problem.seed,
         )
         try:
-            return self.run(replace(problem, provenance=provenance), **resolved)
+            with torch.inference_mode(False):  # gradients are needed inside
+                return self.run(replace(problem, provenance=provenance), **resolved)
         except NumericalError:
             with torch.inference_mode():
                 for batch in problem.batches():

@@ -17,9 +17,10 @@ from circuitfind.errors import OptionError
 from circuitfind.evaluation import Evaluation, PairReport, evaluate_circuit, report_pairs
 from circuitfind.execution import ABLATIONS
 from circuitfind.metrics import METRICS, Metric, as_metric
+from circuitfind.positional import PositionalCircuit, positional_above, positional_layout, positional_top
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores, Provenance
-from circuitfind.selection import smallest_faithful
+from circuitfind.selection import smallest_faithful, smallest_faithful_positional
 from circuitfind.sharding import sharded
 from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
 from circuitfind.transformer import Transformer
@@ -109,7 +110,7 @@ def discover(
         algorithm: a registered name; its own options are further keyword arguments (``steps=10``).
         metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's if None.
         n, seed: how many prompts, and which.
-        parts: ``"prompt"`` or ``"position"`` also keeps the scores apart along that axis (``scores.parts``).
+        parts: ``"prompt"``, ``"position"`` or ``"span"`` also keeps the scores apart along that axis (``scores.parts``).
         pairs: token pairs to use instead of the task's.
         workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
             the model is on one; 0 works in this process. The scores do not depend on how many there are.
@@ -146,7 +147,8 @@ def select(
     metric: MetricLike | None = None,
     pairs: TokenPairs | Sequence[TokenPairs] | None = None,
     batch_size: int | None = None,
-) -> Circuit:
+    positional: bool = False,
+) -> Any:
     """A circuit from scores, by one rule.
 
     Without any, it is the circuit that the algorithm itself decided on (ACDC at one threshold); where it only ranks, the
@@ -157,11 +159,18 @@ def select(
         pairs: token pairs to choose on instead.
         top: the best n edges. threshold: all edges at least that important. greedy: n edges grown from the logits.
         absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
+        positional: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``;
+            needs model and task whatever the rule, to know how the parts lie.
+
+    Returns:
+        A :class:`Circuit`; with ``positional`` a :class:`PositionalCircuit`.
     """
     rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
+    if positional:
+        return _select_positional(scores, model, task, rules, absolute, metric, pairs, batch_size)
     if top is not None:
         return top_edges(scores, top, absolute=absolute)
     if threshold is not None:
@@ -174,16 +183,48 @@ def select(
         raise OptionError(
             "choosing by faithfulness runs the model: give model and task, or top=, threshold= or greedy="
         )
-    p = scores.provenance
-    if pairs is None:
-        assert task is not None
-        behaviour = load_task(task, model=model)
-        if behaviour.name != p.task:
-            raise OptionError(f"the scores are of task {p.task!r}, not {behaviour.name!r}; give their task, or pairs=")
-        pairs = choosing_pairs(model, behaviour, n=p.n_prompts, seed=p.seed, **p.task_options)
+    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
     target = FAITHFULNESS if faithfulness is None else faithfulness
-    resolved = _metric_of(metric, p)
+    resolved = _metric_of(metric, scores.provenance)
     return smallest_faithful(model, pairs, scores, resolved, target, absolute=absolute, batch_size=batch_size)
+
+
+def _select_positional(
+    scores: EdgeScores,
+    model: Transformer | None,
+    task: Task | str | None,
+    rules: Mapping[str, Any],
+    absolute: bool,
+    metric: MetricLike | None,
+    pairs: TokenPairs | Sequence[TokenPairs] | None,
+    batch_size: int | None,
+) -> PositionalCircuit:
+    """:func:`select` of (part, edge)."""
+    if rules["greedy"] is not None:
+        raise OptionError(
+            "greedy= grows circuits without parts; choose a positional one by faithfulness=, top= or threshold="
+        )
+    if model is None or (task is None and pairs is None):
+        raise OptionError("a positional circuit depends on how the parts of prompts lie: give model and task")
+    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
+    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
+    if rules["top"] is not None or rules["threshold"] is not None:
+        layout = positional_layout(scores, sets, model.tokenizer)
+        if rules["top"] is not None:
+            return positional_top(scores, layout, rules["top"], absolute=absolute)
+        return positional_above(scores, layout, rules["threshold"], absolute=absolute)
+    target = FAITHFULNESS if rules["faithfulness"] is None else rules["faithfulness"]
+    resolved = _metric_of(metric, scores.provenance)
+    return smallest_faithful_positional(model, sets, scores, resolved, target, absolute=absolute, batch_size=batch_size)
+
+
+def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str | None) -> list[TokenPairs]:
+    """The sets of :func:`choosing_pairs` for these scores."""
+    assert task is not None
+    p, behaviour = scores.provenance, load_task(task, model=model)
+    if behaviour.name != p.task:
+        raise OptionError(f"the scores are of task {p.task!r}, not {behaviour.name!r}; give their task, or pairs=")
+    return choosing_pairs(model, behaviour, n=p.n_prompts, seed=p.seed, **p.task_options)
 
 
 def _metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
@@ -196,7 +237,7 @@ def _metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
 def evaluate(
     model: Transformer,
     task: Task | str,
-    circuit: Circuit,
+    circuit: Circuit | PositionalCircuit,
     *,
     split: str = "held-out",
     metric: MetricLike | None = None,
@@ -240,51 +281,15 @@ def evaluate(
         )
 
 
-def draw(
-    circuit: Circuit, evaluation: Evaluation | Mapping[str, Any] | None = None, task: Task | None = None
-) -> rendering.CircuitDrawing:
-    """A circuit with its caption, ready for :func:`circuitfind.rendering.to_dot`.
-
-    Args:
-        evaluation: what was measured, or its JSON.
-        task: whose published names of heads are shown.
-    """
-    p = circuit.provenance
-    measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
-    caption = rendering.compose_caption(
-        model=p.model,
-        task=p.task,
-        metric=p.metric,
-        ablation=p.ablation,
-        algorithm=p.algorithm,
-        n_edges=circuit.selection.get("of", circuit.n_edges),
-        n_edges_total=circuit.graph.n_edges,
-        n_drawn=circuit.n_edges if "of" in circuit.selection else None,
-        evaluation=measured,
-        selection=_selection_words(circuit),
-    )
-    rows = circuit.edges
-    edges = tuple(
-        rendering.DrawnEdge(
-            row["source"], row["target"], row["port"], row["score"] if row["score"] is not None else 1.0
-        )
-        for row in rows
-    )
-    graph = circuit.graph
-    return rendering.CircuitDrawing(
-        graph.n_layers, graph.n_heads, edges, caption, _roles(circuit, task), p.unit or "score", _title(circuit)
-    )
-
-
 def render(
-    circuit: Circuit,
+    circuit: Circuit | PositionalCircuit,
     path: str | Path,
     *,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     task: Task | str | None = None,
     detail: str = "auto",
 ) -> Path:
-    """Draw a circuit to .svg, .png, .pdf or .dot.
+    """Draw a circuit to .svg, .png, .pdf or .dot; one with parts of prompts has a column for each.
 
     Args:
         evaluation: adds faithfulness and random control to the caption.
@@ -292,51 +297,17 @@ def render(
         detail: ``ports`` (q, k and v apart), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
     """
     resolved = load_task(task) if task is not None else None
-    return Path(rendering.render(rendering.to_dot(draw(circuit, evaluation, resolved), detail=detail), path))
+    measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
+    return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))
 
 
 def circuit_html(circuit: Circuit) -> str:
     """The circuit's picture for a notebook."""
-    svg = rendering.draw(rendering.to_dot(draw(circuit)), "svg").decode()
+    svg = rendering.draw(rendering.circuit_dot(circuit), "svg").decode()
     return svg[svg.index("<svg") :]
 
 
 Circuit.display = staticmethod(circuit_html)
-
-
-def _title(circuit: Circuit) -> str:
-    p = circuit.provenance
-    return f"{p.task} on {p.model}" if p.task and p.model else "circuit"
-
-
-def _selection_words(circuit: Circuit) -> str:
-    s = circuit.selection
-    by = "|score|" if s.get("absolute", True) else "score"
-    if s.get("rule") == "faithfulness":
-        return f"smallest prefix by {by} whose faithfulness on train prompts exceeds {s['target']} with 95 % confidence"
-    if s.get("rule") in ("top", "greedy"):
-        return f"{s['rule']} {s['n']} by {by}"
-    if s.get("rule") == "threshold":
-        return f"{by} >= {s['threshold']:g}"
-    if s.get("rule") == "decided":
-        return f"edges kept at threshold {s['threshold']:g}" + (" by |delta|" if s["absolute"] else "")
-    return str(s.get("rule", ""))
-
-
-def _roles(circuit: Circuit, task: Task | None) -> dict[str, str]:
-    """Published names of heads, if this is the model they were found in."""
-    for canonical in task.canonical if task else ():
-        if canonical.model == circuit.provenance.model.split("/")[-1]:
-            return {node: role for node, role in canonical.roles.items() if node in circuit.nodes}
-    return {}
-
-
-def strongest(circuit: Circuit, n: int) -> Circuit:
-    """The ``n`` edges of a circuit with the largest scores, without pruning: for drawing."""
-    if n < 1:
-        raise OptionError(f"cannot draw {n} edges: give at least 1")
-    names = [row["name"] for row in circuit.edges[:n]]
-    return replace(circuit, kept=circuit.graph.mask(names), selection={**circuit.selection, "of": circuit.n_edges})
 
 
 def check_pairs(source: Any, model: Transformer) -> PairReport:
@@ -348,14 +319,19 @@ def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
     """Write pairs as a CSV, or as JSON lines, that :func:`load_task` reads back."""
     import pandas
 
+    labelled = any(pair.labels for pair in pairs)
     if Path(path).suffix == ".jsonl":
-        keys = ("clean", "corrupted", "correct", "incorrect")
-        rows = [json.dumps({key: getattr(pair, key) for key in keys}, ensure_ascii=False) for pair in pairs]
+        keys = ("clean", "corrupted", "correct", "incorrect", *(("labels",) if labelled else ()))
+        rows = [
+            json.dumps({key: getattr(pair, key) for key in keys}, ensure_ascii=False, default=dict) for pair in pairs
+        ]
         Path(path).write_text("\n".join(rows) + "\n", encoding="utf-8")
         return
 
     columns = {"clean": [p.clean for p in pairs], "corrupted": [p.corrupted for p in pairs]}
     columns |= {"correct": ["|".join(p.correct) for p in pairs], "incorrect": ["|".join(p.incorrect) for p in pairs]}
+    if labelled:
+        columns["labels"] = [";".join(f"{name}={end}" for name, end in p.labels.items()) for p in pairs]
     pandas.DataFrame(columns).to_csv(path, index=False)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import SIGN, EdgeScores, Floats, Provenance
+from circuitfind.task import Spans
 
 if TYPE_CHECKING:
     import networkx
@@ -53,6 +54,8 @@ class Circuit:
     provenance: Provenance = field(default_factory=Provenance)
     display: ClassVar[Callable[[Circuit], str] | None] = None
     """How a notebook shows a circuit; set by :mod:`circuitfind.api`, since drawing lies above this module."""
+    parts_axis: ClassVar[str] = ""
+    """Along what its edges are kept apart: nothing, unlike those of a :class:`circuitfind.positional.PositionalCircuit`."""
 
     def __post_init__(self) -> None:
         if self.kept.shape != (self.graph.n_edges,) or self.kept.dtype != np.bool_:
@@ -66,6 +69,10 @@ class Circuit:
     def n_edges(self) -> int:
         """Kept edges."""
         return int(np.count_nonzero(self.kept))
+
+    def rows(self, spans: Spans | None = None) -> Mask:
+        """The kept edges, which are the same at every part of a prompt."""
+        return self.kept
 
     @property
     def edges(self) -> list[dict[str, Any]]:

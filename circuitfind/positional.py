@@ -9,10 +9,10 @@ token and before it. So a positional circuit is a set of (part of the prompt, ed
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from circuitfind.circuit import Circuit, Mask
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import SIGN, EdgeScores, Provenance
-from circuitfind.task import Spans, TokenPairs
+from circuitfind.task import Spans, Tokenizer, TokenPairs, spans_of
+from circuitfind.task.spans import REST
+
+if TYPE_CHECKING:
+    import networkx
 
 SCHEMA = "circuitfind-positional-circuit/1"
 
@@ -44,7 +48,34 @@ class Layout:
     def of(cls, spans: Spans, pairs: TokenPairs) -> Layout:
         """Of these prompts."""
         read = spans.of[np.arange(len(pairs)), pairs.answer_position]
-        return cls(spans.labels, spans.sees(), np.isin(np.arange(len(spans)), read))
+        return cls(spans.labels, spans.sees(pairs.length), np.isin(np.arange(len(spans)), read))
+
+    @property
+    def parts_axis(self) -> str:
+        """What the parts are: ``"span"``, among which there always is the rest, or ``"position"``."""
+        return "span" if REST in self.labels else "position"
+
+    def places(self, spans: Spans) -> list[int]:
+        """Which of these parts the parts of other prompts are, found by label.
+
+        Raises:
+            CircuitError: the prompts have a part that is not among these.
+        """
+        known = {label: number for number, label in enumerate(self.labels)}
+        if unknown := [label for label in spans.labels if label not in known]:
+            advice = "no longer prompts, or parts by 'span'" if self.parts_axis == "position" else "prompts of its task"
+            raise CircuitError(
+                f"these prompts have the part {unknown[0]!r}, and what was found on others knows only "
+                f"{', '.join(self.labels)}; use {advice}"
+            )
+        return [known[label] for label in spans.labels]
+
+    def joined(self, other: Layout, places: list[int]) -> Layout:
+        """With what ``other`` adds, whose parts are at ``places`` among these: a path of either is a path."""
+        sees, answers = self.sees.copy(), self.answers.copy()
+        sees[np.ix_(places, places)] |= other.sees
+        answers[places] |= other.answers
+        return Layout(self.labels, sees, answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +103,11 @@ class PositionalCircuit:
             raise CircuitError(f"kept edges must be boolean {expected}; got {self.kept.dtype} {self.kept.shape}")
 
     @property
+    def parts_axis(self) -> str:
+        """What the parts are, ``"position"`` or ``"span"``."""
+        return self.layout.parts_axis
+
+    @property
     def n_edges(self) -> int:
         """Kept edges, counted once for every part."""
         return int(np.count_nonzero(self.kept))
@@ -93,19 +129,61 @@ class PositionalCircuit:
         scores = None if self.scores is None else self.scores.sum(0).astype(np.float64)
         return Circuit(self.graph, kept, scores, {"rule": "any part", "from": dict(self.selection)}, self.provenance)
 
-    def rows(self, spans: Spans) -> Mask:
+    def rows(self, spans: Spans | None = None) -> Mask:
         """The kept edges in the order of other prompts' parts, found by label: boolean (parts of ``spans``, edges).
 
         Raises:
             CircuitError: the prompts have a part that the circuit knows nothing of.
         """
-        known = {label: number for number, label in enumerate(self.layout.labels)}
-        if unknown := [label for label in spans.labels if label not in known]:
-            raise CircuitError(
-                f"these prompts have the part {unknown[0]!r}, the circuit was found on {', '.join(known)}; use prompts of its "
-                "task"
-            )
-        return self.kept[[known[label] for label in spans.labels]]
+        return self.kept if spans is None else self.kept[self.layout.places(spans)]
+
+    @property
+    def links(self) -> list[tuple[str, str, str]]:
+        """Where attention moves information: a head, the part where its kept keys and values are read, and another part that
+        sees it, where a kept edge leaves the head. In execution order."""
+        graph, labels = self.graph, self.layout.labels
+        parts, numbers = np.nonzero(self.kept)
+        writes = np.zeros((len(labels), graph.n_senders), dtype=bool)
+        writes[parts, graph.ends(numbers)[0]] = True
+        found = []
+        for block in (block for block in graph.blocks if block.kind == "attention"):
+            entered = np.any(block.matrix(self.kept), axis=-1).reshape(len(labels), 3, graph.n_heads)
+            for head in range(graph.n_heads):
+                sender = graph.head(block.layer, head)
+                moved = self.layout.sees & entered[:, 1:, head].any(1)[:, None] & writes[:, sender]
+                pairs = zip(*np.nonzero(moved), strict=True)
+                found += [(graph.node_name(sender), labels[i], labels[j]) for i, j in pairs if i != j]
+        return found
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The circuit as a ``networkx.MultiDiGraph`` of nodes at parts of the prompt, such as ``a3.h1@S2``.
+
+        Graph attributes: those of :meth:`circuitfind.graph.ComputationGraph.to_networkx`, ``parts`` (the labels in order),
+        ``provenance`` and ``selection`` (JSON text).
+        Node attributes: ``kind``, ``layer`` and ``head`` as there, ``node`` and ``part``. Only nodes with a kept edge are in.
+        Edges within a part: key the port (``q``, ``k``, ``v``) or ``""``; attributes ``kind`` (``"edge"``), ``name``, ``port``,
+        ``part``, and ``score`` where there are scores. Attention: an edge with key and ``kind`` ``"attention"`` from a head at
+        the part where its keys and values are read to the same head at another part, where its output is used. What enters
+        a head's ``q`` stays at its part, though its node may have such an edge.
+        """
+        import networkx
+
+        shape = self.graph.to_networkx(np.zeros(self.graph.n_edges, dtype=bool))
+        about = {"provenance": json.dumps(asdict(self.provenance)), "selection": json.dumps(dict(self.selection))}
+        graph = networkx.MultiDiGraph(**shape.graph, parts=list(self.layout.labels), **about)
+
+        def place(node: str, part: str) -> str:
+            graph.add_node(f"{node}@{part}", **shape.nodes[node], node=node, part=part)
+            return f"{node}@{part}"
+
+        for row in self.edges:
+            part, port = row["part"], row["port"] or ""
+            score = {} if row["score"] is None else {"score": row["score"]}
+            values = {"kind": "edge", "name": row["name"], "port": port, "part": part, **score}
+            graph.add_edge(place(row["source"], part), place(row["target"], part), port, **values)
+        for head, start, stop in self.links:
+            graph.add_edge(place(head, start), place(head, stop), "attention", kind="attention")
+        return graph
 
     def __repr__(self) -> str:
         return f"PositionalCircuit({self.n_edges:,} edges in {len(self.layout.labels)} parts: {', '.join(self.layout.labels)})"
@@ -119,6 +197,7 @@ class PositionalCircuit:
             "schema": SCHEMA,
             "sign": SIGN,
             "graph": asdict(self.graph),
+            "parts_axis": self.parts_axis,
             "parts": [
                 {"label": label, "answer": bool(a)} for label, a in zip(layout.labels, layout.answers, strict=True)
             ],
@@ -153,7 +232,10 @@ class PositionalCircuit:
                 scores[places] = given
             provenance = Provenance.from_dict(values.get("provenance", {}))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CircuitError(f"this JSON is not a positional circuit of schema {SCHEMA!r}: {error}") from None
+            reason = f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+            raise CircuitError(f"this JSON is not a positional circuit of schema {SCHEMA!r}: {reason}") from None
+        if scores is not None and not np.isfinite(scores).all():
+            raise CircuitError("this JSON has scores that are NaN or infinite")
         return cls(graph, layout, kept, scores, values.get("selection", {}), provenance)
 
     def save(self, path: Path) -> None:
@@ -172,6 +254,11 @@ class PositionalCircuit:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
         return cls.from_json(values if isinstance(values, dict) else {})
+
+
+def spans_for(circuit: Circuit | PositionalCircuit, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:
+    """The parts of these prompts, of the kind that the circuit keeps its edges apart by; None for a circuit without."""
+    return spans_of(pairs, circuit.parts_axis, tokenizer) if circuit.parts_axis else None
 
 
 # -------------------------------------------------------------------- selection from scores
@@ -195,10 +282,41 @@ def positional_top(
     order = positional_ranking(scores, absolute=absolute) if order is None else order
     kept = np.zeros(parts.size, dtype=bool)
     kept[order[:n]] = True
-    pruned = prune_parts(scores.graph, kept.reshape(parts.shape), layout, scores.provenance.ablation)
-    selection = {"rule": "top", "n": n, "absolute": absolute, "asked": n, "kept": int(np.count_nonzero(pruned))}
-    n_prompts = max(1, scores.provenance.n_prompts)
-    return PositionalCircuit(scores.graph, layout, pruned, parts / n_prompts, selection, scores.provenance)
+    return _pruned(scores, layout, kept.reshape(parts.shape), {"rule": "top", "n": n, "absolute": absolute})
+
+
+def positional_above(
+    scores: EdgeScores, layout: Layout, threshold: float, *, absolute: bool = True
+) -> PositionalCircuit:
+    """The (part, edge) whose score (or its size) is at least ``threshold``, pruned."""
+    if np.isnan(threshold):
+        raise OptionError("threshold nan: give a number")
+    values = _by_part(scores) / max(1, scores.provenance.n_prompts)
+    kept = (np.abs(values) if absolute else values) >= threshold
+    return _pruned(scores, layout, kept, {"rule": "threshold", "threshold": threshold, "absolute": absolute})
+
+
+def _pruned(scores: EdgeScores, layout: Layout, kept: Mask, rule: Mapping[str, Any]) -> PositionalCircuit:
+    pruned = prune_parts(scores.graph, kept, layout, scores.provenance.ablation)
+    selection = {**rule, "asked": int(np.count_nonzero(kept)), "kept": int(np.count_nonzero(pruned))}
+    values = _by_part(scores) / max(1, scores.provenance.n_prompts)
+    return PositionalCircuit(scores.graph, layout, pruned, values, selection, scores.provenance)
+
+
+def positional_layout(scores: EdgeScores, sets: Sequence[TokenPairs], tokenizer: Tokenizer | None) -> Layout:
+    """The parts that the scores were kept apart by, as they lie in any of some sets of prompts.
+
+    Raises:
+        CircuitError: a set has a part that the scores know nothing of.
+        OptionError: the scores have no parts.
+    """
+    n_parts = len(_by_part(scores))
+    assert scores.spans is not None
+    layout = Layout(scores.spans.labels, np.eye(n_parts, dtype=bool), np.zeros(n_parts, dtype=bool))
+    for pairs in sets:
+        spans = spans_of(pairs, scores.parts_axis, tokenizer)
+        layout = layout.joined(Layout.of(spans, pairs), layout.places(spans))
+    return layout
 
 
 def positional_ranking(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -220,7 +338,7 @@ def prune_parts(graph: ComputationGraph, kept: Mask, layout: Layout, ablation: s
 
     Paths run within a part, and inside a head from the part of its keys and values to every part that sees it.
     """
-    sources, targets, marks, places, n_nodes = _unrolled(graph, kept, layout)
+    sources, targets, marks, places, n_nodes = unrolled(graph, kept, layout)
     pruned = kernels.prune(sources, targets, marks, n_nodes, ablation == "corrupted")
     out = np.zeros(kept.size, dtype=bool)
     real = places >= 0
@@ -228,7 +346,7 @@ def prune_parts(graph: ComputationGraph, kept: Mask, layout: Layout, ablation: s
     return out.reshape(kept.shape)
 
 
-def _unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> tuple[Any, Any, Any, Any, int]:
+def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> tuple[Any, Any, Any, Any, int]:
     """The kept edges as a graph of (part, node), in execution order: sources, targets, marks, and where each edge stands in
     ``kept`` (-1 for links inside heads and from the one input to its parts).
 

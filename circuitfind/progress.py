@@ -89,11 +89,30 @@ class Checkpoint:
     Attributes:
         path: a safetensors file, or None to keep nothing.
         key: identifies the run (model, prompts, options); a file of another run is refused.
+        at_a_time: prompts of a micro-batch. Steps are counted in micro-batches, whose size may follow from the memory that
+            is free, so a run that goes on takes the size of the one that was interrupted.
     """
 
     path: Path | None = None
     key: str = ""
+    at_a_time: int = 0
     _saved: float = 0.0
+
+    def settle(self, at_a_time: Callable[[], int]) -> int:
+        """The size of micro-batches: that of the interrupted run, or what ``at_a_time`` says."""
+        self.at_a_time = self._at_a_time_before() or at_a_time()
+        return self.at_a_time
+
+    def _at_a_time_before(self) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(self.path), "np") as file:
+                return int((file.metadata() or {}).get("at_a_time", 0))
+        except (OSError, SafetensorError):
+            return 0  # restore() says what is wrong
 
     def restore(self, sums: np.ndarray[Any, Any]) -> int:
         """Fill ``sums`` from the file, if there is one, and return how many steps it holds."""
@@ -122,7 +141,7 @@ class Checkpoint:
 
         self._saved = time.monotonic()
         whole = self.path.with_suffix(".part")
-        save_file({"sums": sums}, str(whole), {"key": self.key, "done": str(done)})
+        save_file({"sums": sums}, str(whole), {"key": self.key, "done": str(done), "at_a_time": str(self.at_a_time)})
         os.replace(whole, self.path)
 
     def discard(self) -> None:

@@ -6,7 +6,9 @@
     versions.json      libraries, machine, seconds            summary.txt       the verdict in sentences
 
 Where the algorithm decides edge by edge (ACDC) there are also ``decisions.csv``, every decision in order, which
-``circuitfind replay`` makes again; and of a sweep ``thresholds.csv``: edges kept and tests made at each threshold.
+``circuitfind replay`` makes again; and of a sweep ``thresholds.csv``: edges kept and tests made at each threshold. Where
+scores are kept apart by parts of prompts, there is the circuit of (part, edge) too: ``positional.json``, ``.dot``, ``.svg``,
+``.png`` and ``positional_evaluation.json``.
 
 How the folder is written and continued is :mod:`circuitfind.run_folder`'s business.
 """
@@ -27,13 +29,16 @@ from circuitfind import api, rendering
 from circuitfind.circuit import Circuit, check_size
 from circuitfind.decisions import DecisionLog
 from circuitfind.errors import CircuitfindError, OptionError, PairsError
-from circuitfind.evaluation import CHANCE, FEW_PROMPTS, Evaluation, clean_accuracy, verdict
+from circuitfind.evaluation import CHANCE, FEW_PROMPTS, Evaluation, clean_accuracy, positional_verdict, verdict
+from circuitfind.positional import Layout, PositionalCircuit
 from circuitfind.run_folder import RunFolder
 from circuitfind.scores import EdgeScores
-from circuitfind.task import Task, TokenPairs
+from circuitfind.task import Task, TokenPairs, spans_of
 from circuitfind.transformer import Transformer
 
 PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "pyarrow", "numpy")
+POSITIONAL = ("position", "span")
+"""Parts of prompts for which a run also finds the circuit of (part, edge)."""
 MOST_ROWS = 100_000
 """Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
@@ -79,8 +84,16 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A circuit of (part of the prompt, edge), and what was measured of it."""
+
+    circuit: PositionalCircuit
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and what is in it."""
+    """A finished run: its folder and what is in it; ``positional`` where scores are kept apart by parts of prompts."""
 
     folder: Path
     config: RunConfig
@@ -89,6 +102,7 @@ class Run:
     evaluation: Evaluation
     sentences: list[str]
     seconds: Mapping[str, float]
+    positional: Found | None = None
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -117,6 +131,8 @@ def run(
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm), force=force)
     say(f"{model!r}")
     say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
+    if config.parts in POSITIONAL:
+        _refuse_unknown_parts(model, task, config, train, held_out)
     _refuse_failing(model, train, config, say)
     settings = {**asdict(config), "circuitfind": version("circuitfind")}
     if folder.begin(settings, _decisive(model, train, config, task)):
@@ -129,31 +145,27 @@ def run(
             raise
         folder.store_scores(scores)
     with _timed(seconds, "select"):
-        circuit = _select(scores, model, task, config)
+        circuit: Circuit = _select(scores, model, task, config)
     with _timed(seconds, "evaluate"):
-        evaluation = api.evaluate(
-            model,
-            task,
-            circuit,
-            n_random=config.n_random,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            pairs=held_out,
-        )
+        evaluation = _evaluate(circuit, model, task, config, held_out)
+    found = _positional(scores, model, task, config, held_out, seconds) if config.parts in POSITIONAL else None
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
+    sentences += positional_verdict(found.circuit, found.evaluation, circuit.n_edges) if found else []
     with _timed(seconds, "draw"):
         _write_results(folder, circuit, evaluation, task, sentences)
+        if found:
+            _write_positional(folder, found, task)
     _write_decisions(folder.partial, scores.decisions)
     if task.fixed is not None:
         api.write_pairs(task.fixed, folder.partial / "pairs.jsonl")
     folder.write_json("versions.json", {**versions(model), "seconds": seconds})
     folder.finish()
-    return Run(folder.out, config, scores, circuit, evaluation, sentences, seconds)
+    return Run(folder.out, config, scores, circuit, evaluation, sentences, seconds, found)
 
 
 def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Task) -> dict[str, Any]:
@@ -161,6 +173,8 @@ def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Ta
     names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype")
     settings = {name: getattr(config, name) for name in names}
     settings |= {"metric": config.metric or task.metric, "options": dict(config.options)}
+    if config.parts == "span" and train.text is not None:
+        settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": model.checksum(), "tokens": train.checksum()}
 
 
@@ -203,6 +217,11 @@ def _refuse_early(config: RunConfig) -> None:
     ):
         if value is not None and value < least:
             raise OptionError(f"--{name} {value}: give at least {least}")
+    if config.rule == "greedy" and config.parts in POSITIONAL:
+        raise OptionError(
+            f"--greedy grows circuits without parts, and --parts {config.parts} asks for one with; use --faithfulness, --edges "
+            "or --threshold"
+        )
     if config.rule in ("default", "faithfulness") and not 0 < config.value <= 2:
         raise OptionError(f"--faithfulness {config.value:g}: give a share, such as 0.85")
     if config.rule in ("top", "greedy") and config.value < 1:
@@ -213,17 +232,52 @@ def _refuse_early(config: RunConfig) -> None:
         api.load_task(config.task)
 
 
+def _refuse_unknown_parts(
+    model: Transformer, task: Task, config: RunConfig, train: TokenPairs, held_out: TokenPairs
+) -> None:
+    """Stop before discovery if other prompts have parts of which the scores could say nothing, or there are no labels."""
+    found = Layout.of(spans_of(train, config.parts, model.tokenizer), train)
+    fresh = api.choosing_pairs(model, task, n=len(train), seed=config.seed, **config.task_options)
+    for pairs in (*fresh, held_out):
+        found.places(spans_of(pairs, config.parts, model.tokenizer))
+
+
 def _pairs(model: Transformer, task: Task, config: RunConfig, split: str) -> TokenPairs:
     n = config.n_prompts if split == "train" else config.n_held_out
     return api.tokenized_pairs(model, task, split=split, n=n, seed=config.seed, **config.task_options)
 
 
-def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig) -> Circuit:
+def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig, positional: bool = False) -> Any:
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     name = "faithfulness" if config.rule == "default" else config.rule
     own = config.rule == "default" and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
-    return api.select(scores, model, task, absolute=config.absolute, batch_size=config.batch_size, **rule)
+    return api.select(
+        scores, model, task, absolute=config.absolute, batch_size=config.batch_size, positional=positional, **rule
+    )
+
+
+def _evaluate(
+    circuit: Circuit | PositionalCircuit, model: Transformer, task: Task, config: RunConfig, held_out: TokenPairs
+) -> Evaluation:
+    return api.evaluate(
+        model, task, circuit, n_random=config.n_random, seed=config.seed, batch_size=config.batch_size, pairs=held_out
+    )
+
+
+def _positional(
+    scores: EdgeScores,
+    model: Transformer,
+    task: Task,
+    config: RunConfig,
+    held_out: TokenPairs,
+    seconds: dict[str, float],
+) -> Found:
+    """The circuit of (part, edge) by the run's rule, measured."""
+    with _timed(seconds, "select by part"):
+        circuit: PositionalCircuit = _select(scores, model, task, config, positional=True)
+    with _timed(seconds, "evaluate by part"):
+        return Found(circuit, _evaluate(circuit, model, task, config, held_out))
 
 
 def _discover(
@@ -257,9 +311,19 @@ def _write_results(
     circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
     folder.write_json("evaluation.json", evaluation.to_json())
     (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    picture = rendering.to_dot(api.draw(circuit, evaluation, task))
-    for suffix in ("dot", "svg", "png"):
-        rendering.render(picture, place / f"circuit.{suffix}")
+    _draw(circuit, evaluation, task, place / "circuit")
+
+
+def _write_positional(folder: RunFolder, found: Found, task: Task) -> None:
+    found.circuit.save(folder.partial / "positional.json")
+    folder.write_json("positional_evaluation.json", found.evaluation.to_json())
+    _draw(found.circuit, found.evaluation, task, folder.partial / "positional")
+
+
+def _draw(circuit: Circuit | PositionalCircuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
+    picture = rendering.circuit_dot(circuit, evaluation.to_json(), task)
+    for suffix in (".dot", ".svg", ".png"):
+        rendering.render(picture, stem.with_suffix(suffix))
 
 
 def _about_table(circuit: Circuit) -> list[str]:

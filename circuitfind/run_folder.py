@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from circuitfind import positional
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, OptionError
+from circuitfind.positional import PositionalCircuit
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
 
@@ -116,6 +118,10 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
+CIRCUITS = {"circuit.json": "evaluation.json", "positional.json": "positional_evaluation.json"}
+"""The circuits of a run folder, each with the file of what was measured of it."""
+
+
 def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
     """A circuit, and the configuration of its run where it lies in a run folder; ``task`` is then the run's own pairs.
 
@@ -123,15 +129,30 @@ def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
         path: a run folder, or a circuit's JSON file in one or anywhere.
 
     Raises:
-        CircuitError: no readable circuit or configuration.
+        CircuitError: no readable circuit or configuration, or a circuit with parts of prompts.
     """
+    circuit, settings = open_any(path)
+    if isinstance(circuit, Circuit):
+        return circuit, settings
+    raise CircuitError(
+        f"{path} is a positional circuit, which this cannot be done with; give circuit.json or the run folder"
+    )
+
+
+def open_any(path: Path) -> tuple[Circuit | PositionalCircuit, dict[str, Any]]:
+    """:func:`open_run`, where the file may also hold a circuit with parts of prompts."""
     file = path / "circuit.json" if path.is_dir() else path
+    circuit = PositionalCircuit.load(file) if _is_positional(file) else Circuit.load(file)
     config = file.parent / "config.json"
-    if file.name != "circuit.json" or not config.exists():
-        return Circuit.load(file), {}
+    if file.name not in CIRCUITS or not config.exists():
+        return circuit, {}
     settings = read_object(config)
     own = file.parent / "pairs.jsonl"
-    return Circuit.load(file), {**settings, "task": str(own)} if own.exists() else settings
+    return circuit, {**settings, "task": str(own)} if own.exists() else settings
+
+
+def _is_positional(file: Path) -> bool:
+    return _read_json(file).get("schema") == positional.SCHEMA
 
 
 def read_object(path: Path) -> dict[str, Any]:

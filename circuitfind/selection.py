@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,13 @@ from circuitfind.circuit import Circuit, top_edges
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.metrics import Metric
+from circuitfind.positional import (
+    PositionalCircuit,
+    positional_layout,
+    positional_ranking,
+    positional_top,
+    spans_for,
+)
 from circuitfind.progress import track
 from circuitfind.scores import EdgeScores
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
@@ -19,6 +26,7 @@ from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer
 
 CONFIDENCE = 0.95
+Found = TypeVar("Found", Circuit, PositionalCircuit)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,14 @@ class Reached:
 
     mean: float
     sure: float
+
+
+@dataclass(frozen=True)
+class Prefixes(Generic[Found]):
+    """What a ranking offers: how many things it ranks, and the pruned circuit of the best n of them."""
+
+    n: int
+    best: Callable[[int], Found]
 
 
 def smallest_faithful(
@@ -57,15 +73,55 @@ def smallest_faithful(
     Raises:
         OptionError: the target is not above 0, no prefix reaches it, or full and empty model score the same.
     """
+    ranking = scores.ranking(absolute)
+    prefixes = Prefixes(scores.graph.n_edges, lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking))
+    return _smallest(model, _sets(pairs), prefixes, metric, target, batch_size)
+
+
+def smallest_faithful_positional(
+    model: Transformer,
+    pairs: TokenPairs | Sequence[TokenPairs],
+    scores: EdgeScores,
+    metric: Metric,
+    target: float,
+    *,
+    absolute: bool = True,
+    batch_size: int | None = None,
+) -> PositionalCircuit:
+    """:func:`smallest_faithful` of (part, edge), from scores that were kept apart by parts of prompts.
+
+    Raises:
+        OptionError: as there, or the scores have no parts.
+        CircuitError: the prompts have a part that the scores know nothing of.
+    """
+    sets = _sets(pairs)
+    layout = positional_layout(scores, sets, model.tokenizer)
+    order = positional_ranking(scores, absolute=absolute)
+    prefixes = Prefixes(len(order), lambda n: positional_top(scores, layout, n, absolute=absolute, order=order))
+    return _smallest(model, sets, prefixes, metric, target, batch_size)
+
+
+def _sets(pairs: TokenPairs | Sequence[TokenPairs]) -> Sequence[TokenPairs]:
+    return [pairs] if isinstance(pairs, TokenPairs) else pairs
+
+
+def _smallest(
+    model: Transformer,
+    sets: Sequence[TokenPairs],
+    prefixes: Prefixes[Found],
+    metric: Metric,
+    target: float,
+    batch_size: int | None,
+) -> Found:
+    """The rule of :func:`smallest_faithful`, whatever is ranked."""
     if not target > 0:
         raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
-    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    reaches = [_prefix_reach(model, part, scores, metric, absolute, batch_size) for part in sets]
+    reaches = [_prefix_reach(model, part, prefixes, metric, batch_size) for part in sets]
 
     def reach(n: int) -> Reached:
         return min((reach_on_set(n) for reach_on_set in reaches), key=lambda reached: reached.sure)
 
-    too_small, enough = 0, scores.graph.n_edges
+    too_small, enough = 0, prefixes.n
     for size in track(_growing(enough), "growing the circuit"):
         if reach(size).sure >= target:
             enough = size
@@ -77,34 +133,37 @@ def smallest_faithful(
     found = reach(enough)
     if found.sure < target:
         raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
-    circuit = top_edges(scores, enough, absolute=absolute)
+    circuit = prefixes.best(enough)
     reached = {"rule": "faithfulness", "target": target, "reached_on_train": found.mean, "sure_on_train": found.sure}
     return replace(circuit, selection={**circuit.selection, **reached})
 
 
 def _prefix_reach(
-    model: Transformer, pairs: TokenPairs, scores: EdgeScores, metric: Metric, absolute: bool, batch_size: int | None
+    model: Transformer, pairs: TokenPairs, prefixes: Prefixes[Found], metric: Metric, batch_size: int | None
 ) -> Callable[[int], Reached]:
-    """From the number of best edges kept to the faithfulness reached."""
-    ablation = prepare_ablation(scores.provenance.ablation, model, make_batches(model, pairs, batch_size))
+    """From the number of best things kept to the faithfulness reached."""
+    nothing = prefixes.best(0)
+    spans = spans_for(nothing, pairs, model.tokenizer)
+    ablation = prepare_ablation(nothing.provenance.ablation, model, make_batches(model, pairs, batch_size))
 
     def measure(kept: np.ndarray[Any, Any]) -> Values:
-        return measure_circuits(model, pairs, kept[None], [metric], ablation, batch_size=batch_size)[metric.name][0]
+        values = measure_circuits(model, pairs, kept[None], [metric], ablation, batch_size=batch_size, spans=spans)
+        return values[metric.name][0]
 
-    full, empty = (measure(np.full(scores.graph.n_edges, value)) for value in (True, False))
+    full, empty = (measure(np.full_like(nothing.rows(spans), value)) for value in (True, False))
     if np.isnan(faithfulness(full, empty, full)):
         raise OptionError(
             f"the full model and the model with every edge cut have the same {metric.name} ({full.mean():.4g}), so "
             "faithfulness is undefined; these prompts do not show the behaviour"
         )
 
-    ranking, found = scores.ranking(absolute), dict[int, Reached]()
+    found = dict[int, Reached]()
 
     def reach(n: int) -> Reached:
-        circuit = top_edges(scores, n, ranking=ranking)
+        circuit = prefixes.best(n)
         # Of two prefixes, one holds the other, also when pruned: if they are of one size, they are the same.
         if circuit.n_edges not in found:
-            values = measure(circuit.kept)
+            values = measure(circuit.rows(spans))
             (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
             found[circuit.n_edges] = Reached(float(faithfulness(values, empty, full)), sure)
         return found[circuit.n_edges]

@@ -1,5 +1,6 @@
 """A run stays within the memory it is given, and nothing but rounding depends on how much that is."""
 
+import os
 import tempfile
 import warnings
 
@@ -9,6 +10,7 @@ import torch
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
+from circuitfind import progress
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, make_batches, measure_circuits, prepare_ablation
@@ -151,6 +153,80 @@ def test_a_gpu_gives_the_scores_of_the_cpu(name):
         ALGORITHMS[name](Problem(small_model(n_heads=2).to(device), pairs, metric)).values for device in ("cpu", "cuda")
     ]
     np.testing.assert_allclose(*scores, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["eap", "exact"])
+def test_a_run_goes_on_right_where_less_or_more_memory_is_free_than_when_it_was_interrupted(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0)
+    model = small_model(n_heads=2)
+    pairs = random_pairs(model, 9)
+    whole = ALGORITHMS[name](Problem(model, pairs, METRICS["logit-diff"])).values
+
+    def problem() -> Problem:
+        checkpoint = progress.Checkpoint(tmp_path / "sums.safetensors", "a run")
+        return Problem(model, pairs, METRICS["logit-diff"], checkpoint=checkpoint)
+
+    saved = progress.Checkpoint.save
+
+    def stop_after(self, sums, done, **options):
+        saved(self, sums, done, **options)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with cf.memory_limit("20KB"), monkeypatch.context() as patched:
+        patched.setattr(progress.Checkpoint, "save", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            ALGORITHMS[name](problem())
+    with cf.memory_limit("1GB"):
+        np.testing.assert_allclose(ALGORITHMS[name](problem()).values, whole, rtol=1e-9, atol=1e-11)
+    assert not (tmp_path / "sums.safetensors").exists()
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        cf.CircuitfindError, match=r"MB more on disk than there is in .*give it more with --memory or TMPDIR"
+    ):
+        Room(on_disk=True).keep(torch.zeros(3))
+
+
+def test_many_tensors_share_one_file():
+    room = Room(on_disk=True)
+    kept = [room.keep(torch.full((3, 5), float(number))) for number in range(50)]
+    assert all(torch.equal(part, torch.full((3, 5), float(number))) for number, part in enumerate(kept))
+    assert len({part.untyped_storage().data_ptr() for part in kept}) == 1
+
+
+def test_inference_mode_outside_changes_nothing():
+    model = small_model()
+    problem = Problem(model, random_pairs(model), METRICS["logit-diff"])
+    expected = ALGORITHMS["eap"](problem).values
+    with torch.inference_mode():
+        assert (ALGORITHMS["eap"](problem).values == expected).all()
+        loaded = cf.load_model("induction-2l")
+    assert np.isfinite(cf.discover(loaded, "induction", algorithm="eap", n=8).values).all()
+
+
+def test_no_pairs_are_refused():
+    model = small_model()
+    with pytest.raises(OptionError, match="there are no prompt pairs"):
+        Problem(model, random_pairs(model).take([]), METRICS["logit-diff"])
+
+
+def test_the_checksum_of_weights_depends_on_every_byte_and_on_no_thread():
+    model = small_model()
+    first = model.checksum()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert model.checksum() == first
+    torch.set_num_threads(threads)
+    flipped = model.weights | {"W_U": model.weights["W_U"].flip(1)}
+    assert model.with_weights(flipped).checksum() != first
 
 
 def shifted(pairs: TokenPairs, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -472,3 +472,12 @@ def test_loading_leaves_the_environment_as_it_was(checkpoint, monkeypatch, capfd
     cf.load_model(checkpoint("gpt2"))
     assert (dict(os.environ), logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_window_longer_than_the_usual_probe_is_looked_past(tmp_path, monkeypatch):
+    """A window that is read wrong shows only on prompts that are longer than it."""
+    folder = write_checkpoint(tmp_path / "model", "mistral", sliding_window=20, max_position_embeddings=64)
+    assert cf.load_model(folder).config.windows == (20, 20)
+    monkeypatch.setattr("circuitfind.models.components.windows", lambda settings, n_layers, label: ())
+    with pytest.raises(ModelError, match="does not pass its checks"):
+        cf.load_model(folder)

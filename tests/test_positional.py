@@ -1,19 +1,30 @@
 """Circuits that say where in the prompt an edge is used: engines, pruning, scores, files."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, random_pairs, small_model
 
+import circuitfind
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation, run_circuit, run_masked
 from circuitfind.execution.batches import parts_of
 from circuitfind.execution.sparse import AblatedRun
 from circuitfind.metrics import METRICS
-from circuitfind.positional import Layout, PositionalCircuit, positional_top, prune_parts
+from circuitfind.positional import (
+    Layout,
+    PositionalCircuit,
+    positional_above,
+    positional_layout,
+    positional_top,
+    prune_parts,
+)
 from circuitfind.task import Spans, spans_of
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
@@ -152,3 +163,135 @@ def test_pairs_without_labels_have_no_spans():
         spans_of(pairs, "span")
     with pytest.raises(OptionError, match="use one of position, span"):
         spans_of(replace(pairs), "word")
+
+
+# --- the schema, networkx, attention ----------------------------------------------------------------------------------
+
+DESCRIPTION = json.loads((Path(circuitfind.__file__).parent / "positional.schema.json").read_text(encoding="utf-8"))
+
+
+def some_circuit(n: int = 40, **shape) -> PositionalCircuit:
+    model = small_model(**shape)
+    pairs = random_pairs(model)
+    scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
+    return positional_top(scores, Layout.of(spans_of(pairs, "position"), pairs), n)
+
+
+def test_the_schema_is_itself_valid_and_knows_every_key():
+    jsonschema.Draft202012Validator.check_schema(DESCRIPTION)
+    values = some_circuit().to_json()
+    assert set(values) == set(DESCRIPTION["required"]) == set(DESCRIPTION["properties"])
+    assert values["schema"] == DESCRIPTION["properties"]["schema"]["const"]
+    jsonschema.validate(json.loads(json.dumps(values, allow_nan=False)), DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda values: values["edges"][0].pop("part"),
+        lambda values: values["edges"][0].update(port="x"),
+        lambda values: values["parts"][0].pop("answer"),
+        lambda values: values.update(parts_axis="word"),
+        lambda values: values.update(extra=1),
+        lambda values: values["sees"][0].append("yes"),
+    ],
+)
+def test_the_schema_refuses_what_the_program_would_not_write(damage):
+    values = json.loads(json.dumps(some_circuit().to_json()))
+    damage(values)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda values: values.update(schema="another/1"), "has schema 'another/1'"),
+        (lambda values: values.pop("sees"), "lacks 'sees'"),
+        (lambda values: values["edges"][0].update(part="nowhere"), "not a positional circuit of schema"),
+        (lambda values: values["edges"][0].update(score=float("nan")), "NaN or infinite"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(damage, message):
+    values = some_circuit().to_json()
+    damage(values)
+    with pytest.raises(CircuitError, match=message):
+        PositionalCircuit.from_json(values)
+
+
+def naive_links(circuit) -> set[tuple[str, str, str]]:
+    rows, labels = circuit.edges, circuit.layout.labels
+    read = {(row["target"], row["part"]) for row in rows if row["port"] in ("k", "v")}
+    used = {(row["source"], row["part"]) for row in rows if row["source"].startswith("a")}
+    return {
+        (head, start, stop)
+        for head, start in read
+        for other, stop in used
+        if head == other and start != stop and circuit.layout.sees[labels.index(start), labels.index(stop)]
+    }
+
+
+@pytest.mark.parametrize("n", [5, 40, 200])
+def test_attention_leads_from_where_a_head_is_read_to_where_its_output_is_used(n):
+    circuit = some_circuit(n, n_heads=2)
+    assert len(circuit.links) == len(set(circuit.links))
+    assert set(circuit.links) == naive_links(circuit)
+
+
+def test_networkx_has_every_edge_at_its_part_and_every_link_of_attention():
+    circuit = some_circuit()
+    graph = circuit.to_networkx()
+    edges = {(u, v, key) for u, v, key, data in graph.edges(keys=True, data=True) if data["kind"] == "edge"}
+    assert edges == {
+        (f"{row['source']}@{row['part']}", f"{row['target']}@{row['part']}", row["port"] or "") for row in circuit.edges
+    }
+    links = {(u, v) for u, v, key in graph.edges(keys=True) if key == "attention"}
+    assert links == {(f"{head}@{start}", f"{head}@{stop}") for head, start, stop in circuit.links}
+    assert graph.number_of_edges() == circuit.n_edges + len(links)
+    assert graph.graph["parts"] == list(circuit.layout.labels)
+    for name, values in graph.nodes(data=True):
+        assert name == f"{values['node']}@{values['part']}"
+        assert values["kind"] in ("input", "head", "mlp", "logits")
+    scores = {(row["part"], row["name"]): row["score"] for row in circuit.edges}
+    assert scores == {(d["part"], d["name"]): d["score"] for _, _, d in graph.edges(data=True) if d["kind"] == "edge"}
+
+
+# --- parts of prompts -------------------------------------------------------------------------------------------------
+
+
+def test_padding_is_not_seen_by_anything():
+    model = small_model()
+    pairs = random_pairs(model)
+    of = np.zeros(pairs.clean.shape, dtype=np.int64)
+    of[np.arange(len(pairs)), pairs.answer_position] = 1
+    layout = Layout.of(Spans(("rest", "END"), of), pairs)
+    assert layout.sees.tolist() == [[True, True], [False, True]]
+    assert layout.answers.tolist() == [False, True]
+    assert (layout.parts_axis, Layout(("0", "1"), layout.sees, layout.answers).parts_axis) == ("span", "position")
+
+
+def test_the_layout_of_scores_holds_the_paths_of_every_set_of_prompts():
+    model = small_model()
+    pairs, others = random_pairs(model), random_pairs(model, seed=1, shortest=2, longest=4)
+    scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
+    layout = positional_layout(scores, [pairs, others], None)
+    alone = Layout.of(spans_of(pairs, "position"), pairs)
+    assert layout.labels == alone.labels
+    read = set(pairs.answer_position.tolist()) | set(others.answer_position.tolist())
+    assert set(np.flatnonzero(layout.answers).tolist()) == read
+    longer = random_pairs(model, seed=2, longest=9)
+    with pytest.raises(CircuitError, match=r"the part '7', .*use no longer prompts, or parts by 'span'"):
+        positional_layout(scores, [longer], None)
+
+
+def test_a_threshold_keeps_what_is_at_least_as_large_before_pruning():
+    model = small_model()
+    pairs = random_pairs(model)
+    scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
+    layout = Layout.of(spans_of(pairs, "position"), pairs)
+    values = scores.parts / max(1, scores.provenance.n_prompts)
+    for absolute in (True, False):
+        circuit = positional_above(scores, layout, 0.5, absolute=absolute)
+        kept = (np.abs(values) if absolute else values) >= 0.5
+        assert (circuit.kept == prune_parts(model.graph, kept, layout, "corrupted")).all()
+        assert circuit.selection["asked"] == kept.sum()

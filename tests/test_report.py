@@ -14,7 +14,7 @@ import torch
 
 import circuitfind as cf
 from circuitfind import algorithm as contract
-from circuitfind import api, progress, report
+from circuitfind import api, progress, rendering, report
 from circuitfind.circuit import Circuit, decided_edges
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
 from circuitfind.estimate import estimate
@@ -232,7 +232,7 @@ def test_without_a_rule_select_gives_the_decided_circuit_or_the_faithful_one(dec
 
 def test_the_caption_says_when_sizes_were_decided_about(decided):
     by_size = replace(decided.circuit, selection={**decided.circuit.selection, "absolute": True})
-    assert api._selection_words(by_size) == "edges kept at threshold 0.3 by |delta|"
+    assert rendering.selection_words(by_size) == "edges kept at threshold 0.3 by |delta|"
 
 
 def test_the_estimate_of_a_search_holds_all_prompts_at_once():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy_tokenizer import ToyTokenizer
 
 from circuitfind.errors import PairsError
-from circuitfind.task import TASKS, PromptPair, PromptPairs, load_pairs, task_from_file
+from circuitfind.task import TASKS, PromptPair, PromptPairs, find_problems, load_pairs, task_from_file
 from circuitfind.task.records import leading_space
 
 MARY = PromptPair("John gave it to", "Tom gave it to", (" Mary",), (" John",))
@@ -576,3 +576,62 @@ def test_a_missing_python_file_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "animals.py", "")
     with pytest.raises(PairsError, match=r"Did you mean 'animals\.py'\?"):
         task_from_file(tmp_path / "animal.py")
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+TWICE = "When Mary and John left, John (Mary) said"
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("IO=9;S2=29", {"IO": 9, "S2": 29}),
+        ("IO=Mary; S2=John#2", {"IO": 9, "S2": 29}),
+        ("IO=Mary#2", {"IO": 35}),
+        ({"IO": 9, "S2": "John#2"}, {"IO": 9, "S2": 29}),
+        ("PAREN=(Mary)", {"PAREN": 36}),
+        ("", {}),
+        (None, {}),
+    ],
+)
+def test_labels_are_characters_or_words_in_text_or_a_mapping(cell: Any, labels: dict[str, int]) -> None:
+    record = {**RECORDS[0], "clean": TWICE, "labels": cell}
+    assert dict(load_pairs([record])[0].labels) == labels
+
+
+def test_a_label_is_a_whole_word_and_not_the_beginning_of_another() -> None:
+    record = {**RECORDS[0], "clean": "Maryland is where Mary lives, in", "labels": "NAME=Mary"}
+    assert dict(load_pairs([record])[0].labels) == {"NAME": 22}
+
+
+def test_labels_in_a_csv_may_be_left_out_in_some_rows(tmp_path: Path) -> None:
+    rows = "John gave it to,Tom gave it to, Mary, John,S=John\nSue saw,Amy saw, Anne, Sue,\n"
+    pairs = load_csv(tmp_path, "clean,corrupted,correct,incorrect,labels\n" + rows)
+    assert [dict(pair.labels) for pair in pairs] == [{"S": 4}, {}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("positive", r"holds 'positive'; write names with a number .* IO=5;S2=Mary#2 .*call the column something else"),
+        ("IO=", "write names with a number"),
+        ("IO=Anne", "label IO=Anne: 'Anne' is in the clean prompt 0 times; correct the word or its number"),
+        ("IO=John#2", "'John' is in the clean prompt 1 time; "),
+        ("IO=John#0", "'John' is in the clean prompt 1 time; "),
+        ("IO=4;IO=6", "a name that is empty or there twice"),
+        ("=4", "a name that is empty or there twice"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused_with_their_row(cell: str, message: str) -> None:
+    with pytest.raises(PairsError, match=f"row 1: .*{message}"):
+        load_pairs([{**RECORDS[0], "labels": cell}])
+
+
+def test_a_label_outside_the_prompt_is_a_fault_of_its_pair() -> None:
+    tokenizer = ToyTokenizer("John", "Tom", " gave", " it", " to", " Mary", " John")
+    for end, fault in ((0, "label-outside"), (16, "label-outside"), (15, None)):
+        (pair,) = load_pairs([{**RECORDS[0], "labels": {"S": end}}])
+        assert [problem.fault for problem in find_problems(PromptPairs((pair,)), tokenizer)] == (
+            [fault] if fault else []
+        )

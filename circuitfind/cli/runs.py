@@ -55,7 +55,12 @@ def discover(
     random: Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")] = 20,
     seed: Annotated[int, typer.Option(help="Which prompts, and which random circuits.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")] = None,
-    parts: Annotated[str, typer.Option(help="Also keep scores per 'prompt' or per 'position'.")] = "",
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
+        ),
+    ] = "",
     device: Device = None,
     workers: Annotated[
         int,
@@ -105,6 +110,9 @@ def discover(
         result = run(config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
     summary.pop("per_example")
+    if result.positional is not None:
+        summary["positional"] = result.positional.evaluation.to_json()
+        summary["positional"].pop("per_example")
     print_result(summary, as_json, _discovery_lines(result))
 
 
@@ -119,12 +127,15 @@ def _discovery_lines(result: Any) -> Iterable[str]:
     yield from result.sentences
     yield ""
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
-    yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, ...  ({seconds})"
+    positional = "positional.svg, positional.json, " if result.positional else ""
+    yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, {positional}...  ({seconds})"
 
 
 @app.command()
 def evaluate(
-    circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
+    circuit: Annotated[
+        Path, typer.Argument(help="circuit.json, positional.json, a run folder, or an EAP-IG graph JSON.")
+    ],
     task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
     metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
@@ -144,9 +155,9 @@ def evaluate(
     """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
     from circuitfind import api
     from circuitfind.evaluation import verdict
-    from circuitfind.run_folder import open_run
+    from circuitfind.run_folder import open_any
 
-    loaded, settings = open_run(circuit)
+    loaded, settings = open_any(circuit)
     spec = model or settings.get("model") or loaded.provenance.model
     chosen = task or settings.get("task") or loaded.provenance.task
     if not spec or not chosen:
@@ -170,24 +181,26 @@ def evaluate(
 
 @app.command()
 def render(
-    circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
+    circuit: Annotated[
+        Path, typer.Argument(help="circuit.json, positional.json, a run folder, or an EAP-IG graph JSON.")
+    ],
     out: Annotated[
-        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: circuit.svg beside the circuit].")
+        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: an .svg beside the circuit].")
     ] = None,
     detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
     top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
-    from circuitfind import api
-    from circuitfind.run_folder import open_run, read_object
+    from circuitfind import api, rendering
+    from circuitfind.run_folder import CIRCUITS, open_any, read_object
 
-    loaded, settings = open_run(circuit)
-    folder = circuit if circuit.is_dir() else circuit.parent
-    measured = folder / "evaluation.json"
+    loaded, settings = open_any(circuit)
+    file = circuit / "circuit.json" if circuit.is_dir() else circuit
+    measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = api.render(
-        api.strongest(loaded, top) if top is not None else loaded,
-        folder / "circuit.svg" if out is None else out,
+        rendering.strongest(loaded, top) if top is not None else loaded,
+        file.with_name("positional.svg" if loaded.parts_axis else "circuit.svg") if out is None else out,
         evaluation=read_object(measured) if settings and measured.exists() else None,
         detail=detail,
     )

@@ -3,7 +3,7 @@
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
 from circuitfind.evaluation.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.evaluation.verdict import FEW_PROMPTS, verdict
+from circuitfind.evaluation.verdict import FEW_PROMPTS, positional_verdict, verdict
 
 __all__ = [
     "CHANCE",
@@ -12,6 +12,7 @@ __all__ = [
     "PairReport",
     "clean_accuracy",
     "evaluate_circuit",
+    "positional_verdict",
     "random_circuits",
     "report_pairs",
     "verdict",

@@ -11,16 +11,17 @@ Metrics:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.evaluation.random_circuits import random_circuits
+from circuitfind.evaluation.random_circuits import random_controls
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.metrics import METRICS, Metric
+from circuitfind.positional import PositionalCircuit, spans_for
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer
@@ -32,7 +33,7 @@ class Evaluation:
 
     Attributes:
         split, metric, unit, ablation: on which prompts, what, and how edges were cut.
-        n_edges, n_edges_total: size after pruning, and of the whole graph.
+        n_edges, n_edges_total: size after pruning, and of the whole graph; with parts of prompts, counted once for each.
         full, empty, circuit: the metric of every prompt, float64 (prompts,).
         kl: KL(full || circuit) of every prompt, in nats.
         accuracy, accuracy_full, top1, top1_full: shares of prompts, of the circuit and of the full model (accuracy is NaN
@@ -127,7 +128,7 @@ def _finite(value: Any) -> Any:
 def evaluate_circuit(
     model: Transformer,
     pairs: TokenPairs,
-    circuit: Circuit,
+    circuit: Circuit | PositionalCircuit,
     metric: Metric,
     *,
     ablation: str = "corrupted",
@@ -139,20 +140,23 @@ def evaluate_circuit(
     """Measure a circuit, the full and the empty model, and random circuits of equal size, on the same prompts.
 
     Args:
+        circuit: with parts of prompts or without; the parts of these prompts are found by label.
         n_random: how many random circuits; 0 leaves the control out.
 
     Raises:
         OptionError: a negative number, or a metric that needs incorrect answers where there are none.
+        CircuitError: the prompts have a part that the circuit knows nothing of.
     """
-    graph = circuit.graph
+    spans = spans_for(circuit, pairs, model.tokenizer)
+    kept = circuit.rows(spans)
     prepared = prepare_ablation(ablation, model, make_batches(model, pairs, batch_size))
-    controls = random_circuits(graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
-    fixed = np.stack([circuit.kept, np.ones(graph.n_edges, bool), np.zeros(graph.n_edges, bool)])
+    controls = random_controls(circuit, n_random, ablation=ablation, seed=seed)
+    random = [replace(circuit, kept=control).rows(spans) for control in controls]
+    masks = np.stack([kept, np.ones_like(kept), np.zeros_like(kept), *random])
     names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
     also = [METRICS[name] for name in names]
     metrics = [metric, *(m for m in also if m.name != metric.name)]
-    masks = np.concatenate([fixed, controls])
-    values = measure_circuits(model, pairs, masks, metrics, prepared, batch_size=batch_size)
+    values = measure_circuits(model, pairs, masks, metrics, prepared, batch_size=batch_size, spans=spans)
     measured, accuracy = values[metric.name], values.get("accuracy", np.full((2, 1), np.nan)).mean(1)
     return Evaluation(
         split=split,
@@ -160,7 +164,7 @@ def evaluate_circuit(
         unit=metric.unit,
         ablation=ablation,
         n_edges=circuit.n_edges,
-        n_edges_total=graph.n_edges,
+        n_edges_total=circuit.kept.size,
         full=measured[1],
         empty=measured[2],
         circuit=measured[0],
@@ -170,6 +174,6 @@ def evaluate_circuit(
         top1=float(values["top1"][0].mean()),
         top1_full=float(values["top1"][1].mean()),
         random=faithfulness(measured[3:], measured[2], measured[1]),
-        random_edges=float(controls.sum(1).mean()) if n_random else 0.0,
+        random_edges=float(controls.sum().item() / n_random) if n_random else 0.0,
         seed=seed,
     )

@@ -6,25 +6,62 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import smallest_prefix
+from circuitfind import kernels
+from circuitfind.circuit import Circuit, Mask, smallest_prefix
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
+from circuitfind.positional import Layout, PositionalCircuit, unrolled
 from circuitfind.scores import EdgeScores, Provenance
 
 
-def random_circuits(
-    graph: ComputationGraph, n_edges: int, n: int, *, ablation: str, seed: int = 0
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def random_circuits(graph: ComputationGraph, n_edges: int, n: int, *, ablation: str, seed: int = 0) -> Mask:
     """``n`` random circuits with at least ``n_edges`` edges *after pruning*: boolean (circuits, edges).
 
     A random subset of the same size would be worth little as a control: pruning leaves almost nothing of it. So edges
     are added in random order until the pruned circuit is as large as the one it is compared with.
     """
-    if n < 0 or seed < 0:
-        raise OptionError(f"{n} random circuits with seed {seed}: give 0 or more of both")
+    _check(n, seed)
     masks = np.zeros((n, graph.n_edges), dtype=bool)
     for number in range(n):
         values = np.random.default_rng([seed, number]).random(graph.n_edges)
         scores = EdgeScores(graph, values, Provenance(ablation=ablation))
         masks[number] = smallest_prefix(scores, n_edges).kept
     return masks
+
+
+def random_controls(circuit: Circuit | PositionalCircuit, n: int, *, ablation: str, seed: int = 0) -> Mask:
+    """``n`` random circuits like this one, with at least as many edges after pruning: boolean (circuits, *kept's shape)."""
+    if isinstance(circuit, Circuit):
+        return random_circuits(circuit.graph, circuit.n_edges, n, ablation=ablation, seed=seed)
+    return random_positional(circuit.graph, circuit.layout, circuit.n_edges, n, ablation=ablation, seed=seed)
+
+
+def random_positional(
+    graph: ComputationGraph, layout: Layout, n_edges: int, n: int, *, ablation: str, seed: int = 0
+) -> Mask:
+    """:func:`random_circuits` of (part, edge): boolean (circuits, parts, edges)."""
+    _check(n, seed)
+    n_parts = len(layout.labels)
+    masks = np.zeros((n, n_parts, graph.n_edges), dtype=bool)
+    whole = np.ones((n_parts, graph.n_edges), dtype=bool)
+    sources, targets, _, places, n_nodes = unrolled(graph, whole, layout)
+    real = places >= 0
+    for number in range(n if n_edges else 0):
+        values = np.random.default_rng([seed, number]).random(whole.size)
+        rank = _ranks(np.where(real, values[places], -1))  # links inside heads are always there: they come first
+        after = kernels.alive_after(sources, targets, rank, n_nodes, ablation == "corrupted")[real]
+        last = np.partition(after, n_edges - 1)[n_edges - 1]
+        masks[number].reshape(-1)[places[real]] = after <= last
+    return masks
+
+
+def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Place of each value, 0 for the smallest; of equals, the earlier one comes first."""
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks
+
+
+def _check(n: int, seed: int) -> None:
+    if n < 0 or seed < 0:
+        raise OptionError(f"{n} random circuits with seed {seed}: give 0 or more of both")

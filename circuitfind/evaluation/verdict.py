@@ -6,14 +6,16 @@ import numpy as np
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.faithfulness import Evaluation
+from circuitfind.positional import PositionalCircuit
 
 FEW_PROMPTS = 30
 
 
-def verdict(circuit: Circuit, evaluation: Evaluation) -> list[str]:
+def verdict(circuit: Circuit | PositionalCircuit, evaluation: Evaluation) -> list[str]:
     """Sentences: first what was found, then each weakness of the evidence (none if there is none)."""
     share = evaluation.n_edges / evaluation.n_edges_total
-    kept = f"{evaluation.n_edges} of {evaluation.n_edges_total} edges ({share:.1%})"
+    parts = f" at {len(circuit.kept)} parts of the prompt" if circuit.parts_axis else ""
+    kept = f"{evaluation.n_edges} of {evaluation.n_edges_total} edges{parts} ({share:.1%})"
     where = f"{len(evaluation.full)} {evaluation.split} prompts"
     if not np.isfinite(evaluation.faithfulness):
         return [
@@ -23,7 +25,19 @@ def verdict(circuit: Circuit, evaluation: Evaluation) -> list[str]:
     low, high = evaluation.interval
     found = f"reach a faithfulness of {evaluation.faithfulness:.1%} ({evaluation.unit}) on {where}"
     lines = [f"{kept} {found} (95 % interval {low:.0%} to {high:.0%}){_control(evaluation)}"]
+    if circuit.graph.whole_attention:
+        lines.append(
+            "Each attention node is the whole attention of a layer: a norm mixes its heads, so none has an edge."
+        )
     return lines + _doubts(circuit, evaluation, low, high)
+
+
+def positional_verdict(circuit: PositionalCircuit, evaluation: Evaluation, plain: int) -> list[str]:
+    """:func:`verdict` of a circuit with parts, after how much it keeps beside one without, of ``plain`` edges."""
+    parts, axis, n, total = len(circuit.kept), circuit.parts_axis, evaluation.n_edges, evaluation.n_edges_total
+    kept = f"{n:,} of {total:,} (edge, part) pairs ({n / total:.1%}) are kept"
+    there = f"the circuit without parts keeps {plain:,} edges at all {parts} parts, {plain * parts:,} pairs"
+    return [f"By {axis}: {kept}; {there}.", *(f"By {axis}: {line}" for line in verdict(circuit, evaluation))]
 
 
 def _control(evaluation: Evaluation) -> str:
@@ -34,7 +48,7 @@ def _control(evaluation: Evaluation) -> str:
     return f"; {n} random circuit{'s' * (n > 1)} of equal size reach{'es' * (n == 1)} {mean:.0%}{spread}."
 
 
-def _doubts(circuit: Circuit, evaluation: Evaluation, low: float, high: float) -> list[str]:
+def _doubts(circuit: Circuit | PositionalCircuit, evaluation: Evaluation, low: float, high: float) -> list[str]:
     found, doubts = evaluation.faithfulness, []
     if len(evaluation.random) and np.mean(evaluation.random >= found) > 0.05:
         beaten = int((evaluation.random >= found).sum())

@@ -1,7 +1,7 @@
 """Run a model under an edge mask, run a circuit, pull gradients back to receivers.
 
-Three engines, from general to fast, each tested against the one before: :mod:`.dense` (any mask), :mod:`.sparse` (only
-the nodes of a circuit), :mod:`.single_edge` (one edge cut in an otherwise clean run).
+Engines, from general to fast, each tested against the first: :mod:`.dense` (any mask), :mod:`.sparse` (only the nodes of a
+circuit), :mod:`.single_edge` (one edge cut in an otherwise clean run), :mod:`.incremental` (a circuit that loses edges).
 """
 
 from circuitfind.execution.ablation import ABLATIONS, Ablation, prepare_ablation

@@ -16,6 +16,9 @@ from circuitfind.metrics import Metric
 from circuitfind.task import Spans
 from circuitfind.transformer import Transformer
 
+_BMM_WIDENS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+"""Whether a product of half-precision matrices may be asked for in float32."""
+
 
 class EdgeProducts:
     """(clean - ablated) sender output times the gradient at the receiver, for every edge.
@@ -106,7 +109,7 @@ def block_products(
 def _product(g: Tensor, d: Tensor) -> Tensor:
     if g.dtype.itemsize >= 4:
         return torch.bmm(g, d.transpose(1, 2))
-    if g.device.type == "cuda":
+    if g.device.type == "cuda" and _BMM_WIDENS:
         return torch.bmm(g, d.transpose(1, 2), out_dtype=torch.float32)
     return torch.bmm(g.float(), d.float().transpose(1, 2))
 

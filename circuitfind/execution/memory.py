@@ -12,7 +12,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from circuitfind.errors import OptionError
+from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.transformer import Transformer
 
 TILE_BYTES = 64 * 2**20
@@ -20,6 +20,8 @@ TILE_BYTES = 64 * 2**20
 DEFAULT_CPU, SHARE_OF_GPU = 2**30, 0.6
 """What a run may take beside the weights where nothing is said: bytes on a CPU (at most half of what is free), and the share
 of a GPU's free memory."""
+FILE_BYTES = 256 * 2**20
+"""Least size of a temporary file."""
 SHARE_OF_BATCH = 0.4
 """Share of the budget that one micro-batch may take; the rest is for tiles, means, logits and the allocator."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -114,24 +116,43 @@ def searching_numbers(model: Transformer) -> int:
 
 
 class Room:
-    """Where large tensors that stay are put: memory, or where that is too small a temporary file that the system pages.
+    """Where large tensors that stay are put: memory, or where that is too small temporary files that the system pages.
 
     Args:
-        on_disk: whether they go to a file (CPU tensors only).
+        on_disk: whether they go to files (CPU tensors only). Each file holds many tensors, for mappings are limited in number.
     """
 
     def __init__(self, on_disk: bool = False) -> None:
         self.on_disk = on_disk
+        self._free = torch.empty(0, dtype=torch.uint8)
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of the dtype and device of ``like``."""
+        """An uninitialised tensor of the dtype and device of ``like``.
+
+        Raises:
+            CircuitfindError: the disk is full.
+        """
         if not self.on_disk or like.device.type != "cpu":
             return like.new_empty(shape)
-        size = torch.Size(shape).numel()
-        with tempfile.NamedTemporaryFile(prefix="circuitfind-") as file:  # mapped files outlive their names
-            file.truncate(max(1, size * like.element_size()))
-            return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
+        size = -(-torch.Size(shape).numel() * like.element_size() // 64) * 64  # rows stay aligned
+        if len(self._free) < size:
+            self._free = _file_of(max(size, FILE_BYTES))
+        part, self._free = self._free[:size], self._free[size:]
+        return part.view(like.dtype)[: torch.Size(shape).numel()].view(shape)
 
     def keep(self, tensor: Tensor) -> Tensor:
         """The tensor, in its place."""
         return self.empty(tuple(tensor.shape), tensor).copy_(tensor) if self.on_disk else tensor.contiguous()
+
+
+def _file_of(size: int) -> Tensor:
+    """Bytes that lie in a file without a name, reserved, so that a full disk is noticed here and not while they are used."""
+    with tempfile.NamedTemporaryFile(prefix="circuitfind-") as file:  # mapped files outlive their names
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+        except OSError as error:
+            raise CircuitfindError(
+                f"the search needs {size / 2**20:,.0f} MB more on disk than there is in {tempfile.gettempdir()} ({error}); "
+                "give it more with --memory or TMPDIR, or use fewer prompts"
+            ) from None
+        return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)

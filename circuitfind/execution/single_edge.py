@@ -17,7 +17,8 @@ from circuitfind.graph import Block
 from circuitfind.transformer import Transformer
 
 TOKENS_AT_ONCE = 8192
-"""Tokens (edges x prompts x positions) of one batched run."""
+LOGITS_AT_ONCE = 2**24
+"""Tokens (edges x prompts x positions), and logits (edges x prompts x vocabulary), of one batched run."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def single_edge_effects(
         Values (senders of the block, prompts).
     """
     block = model.graph.blocks[block_number]
-    at_once = max(1, TOKENS_AT_ONCE // batch.clean.numel())
+    logits = len(batch) * model.config.d_vocab
+    at_once = max(1, min(TOKENS_AT_ONCE // batch.clean.numel(), LOGITS_AT_ONCE // logits))
     parts = [
         measure(_logits_without(model, batch, run, block_number, block, receiver, slice(start, start + at_once)))
         for start in range(0, block.n_senders, at_once)

@@ -14,7 +14,8 @@ from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.transformer import Transformer, base_streams, sender_outputs
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-N_PROMPTS, N_POSITIONS = 3, 12
+N_PROMPTS, N_POSITIONS, LONGEST = 3, 12, 600
+"""Size of the random prompts of the checks; longer, up to so many tokens, where the model has a window to look past."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def check_model(model: Transformer, source: Any = None, *, seed: int = 0) -> lis
         source: the TransformerLens object; without one, only what needs none is checked (2 against the plain forward).
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (2, N_PROMPTS, min(N_POSITIONS, model.config.n_ctx))
+    windows = [size + 4 for size in model.config.windows if 0 < size + 4 <= LONGEST]
+    shape = (2, N_PROMPTS, min(max([N_POSITIONS, *windows[:1]]), model.config.n_ctx))
     clean, corrupted = torch.randint(model.config.d_vocab, shape, generator=generator).to(model.device)
     with torch.inference_mode():
         theirs, streams = _source_run(model, source, clean)

@@ -96,7 +96,10 @@ def _norm(component: Any, key: str, label: str, repeat: int = 1) -> Iterator[tup
     kind = norm_kind(module, label)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(weight, Tensor):
-        yield f"{key}.w", (weight.detach().flatten() + (1 if kind.endswith("+1") else 0)).repeat(repeat)
+        weight = weight.detach().flatten()
+        if kind.endswith("+1"):  # added in float32, as the source does it
+            weight = (weight.float() if weight.dtype.itemsize < 4 else weight) + 1
+        yield f"{key}.w", weight.repeat(repeat)
     if isinstance(bias, Tensor):
         yield f"{key}.b", bias.detach().flatten().repeat(repeat)
 

@@ -24,10 +24,12 @@ from circuitfind.models.refusals import (
     refused_load,
     unknown_parts_refused,
 )
+from circuitfind.models.switches import first_of
 from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer
 
-N_PROBED = 12
+N_PROBED, LONGEST_PROBE = 12, 600
+"""Tokens of the prompt on which a model is compared with its source; more, up to so many, where a window is longer."""
 
 
 def from_transformers(
@@ -49,7 +51,7 @@ def from_transformers(
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
             probe, expected = _probe(original)  # first, because the bridge takes the original's modules over
             bridge = _bridge(spec, original, dtype, device)
-    except ModelError:
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise refused_load(spec, error, offline) from error
@@ -117,7 +119,10 @@ def _same(model: Transformer, probe: Tensor, expected: Tensor) -> Check:
 def _probe(original: Any) -> tuple[Tensor, Tensor]:
     """A prompt of a few low ids, and what a Hugging Face model makes of it."""
     embedding = original.get_input_embeddings().weight
-    n_positions = min(N_PROBED, getattr(original.config, "max_position_embeddings", None) or N_PROBED)
+    settings = original.config
+    window = first_of(settings, "sliding_window", "window_size", default=0)
+    wanted = window + 4 if isinstance(window, int) and window + 4 <= LONGEST_PROBE else N_PROBED
+    n_positions = min(max(N_PROBED, wanted), first_of(settings, "max_position_embeddings", default=N_PROBED))
     tokens = (torch.arange(n_positions, device=embedding.device) * 7)[None] % len(embedding)
     with torch.inference_mode(), float64_throughout(embedding.dtype == torch.float64):
         return tokens, original(tokens).logits

@@ -52,7 +52,8 @@ def open_model(
     spec: Any, *, device: str | torch.device | None = None, dtype: str = "float32", bos: bool | None = None
 ) -> tuple[Transformer, Any]:
     """As :func:`load` but before the checks: the model, and the object to check it against (None where there is none)."""
-    return read(spec, bos=bos, dtype=usable_dtype(dtype), device=usable_device(device))
+    with torch.inference_mode(False):  # weights made in inference mode could never carry a gradient past them
+        return read(spec, bos=bos, dtype=usable_dtype(dtype), device=usable_device(device))
 
 
 def usable_dtype(name: str) -> torch.dtype:
@@ -123,6 +124,8 @@ def _is_zoo(folder: Path) -> bool:
 def _own_copy(model: Transformer) -> Transformer:
     """Some tensors are views of the object's; a later change of the object must not reach half of the model."""
     weights = {key: tensor.clone() for key, tensor in model.weights.items()}
+    if model.weights["W_U"].data_ptr() == model.weights["W_E"].data_ptr():  # a tied head stays tied
+        weights["W_U"] = weights["W_E"].T
     return Transformer(model.config, weights, tokenizer=model.tokenizer, name=model.name, source=model.source)
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from circuitfind import zoo
 from circuitfind.errors import CircuitfindError, ModelError, UnknownNameError
 
@@ -152,7 +154,7 @@ def unknown_parts_refused(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CircuitfindError:
+    except (CircuitfindError, torch.OutOfMemoryError):
         raise
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ModelError(

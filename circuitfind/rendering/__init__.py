@@ -1,8 +1,25 @@
 """Circuit -> DOT text -> SVG, PNG or PDF."""
 
 from circuitfind.rendering.caption import compose_caption
+from circuitfind.rendering.circuits import circuit_dot, columns_of, drawing_of, selection_words, strongest
+from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
 from circuitfind.rendering.dot import to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.rendering.image import draw, render
 
-__all__ = ["CircuitDrawing", "DrawnEdge", "compose_caption", "draw", "render", "to_dot"]
+__all__ = [
+    "CircuitDrawing",
+    "Column",
+    "ColumnsDrawing",
+    "DrawnEdge",
+    "circuit_dot",
+    "columns_of",
+    "columns_to_dot",
+    "compose_caption",
+    "draw",
+    "drawing_of",
+    "render",
+    "selection_words",
+    "strongest",
+    "to_dot",
+]

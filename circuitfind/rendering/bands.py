@@ -59,15 +59,19 @@ class Bands:
         return f"attention {span}" if is_head(box) else f"MLP{'s' * (last > first)} {span}"
 
 
-def bands_for(n_layers: int, pairs: Collection[tuple[str, str]]) -> Bands:
+def bands_for(n_layers: int, *columns: Collection[tuple[str, str]]) -> Bands:
     """The shallowest bands with at most :data:`FOLLOWABLE` lines between boxes.
 
     Args:
         n_layers: layers of the model.
-        pairs: source and target of the edges, each pair once.
+        columns: source and target of the edges, each pair once, of every drawing that stands beside others.
     """
     return next(
-        (bands for bands in _ever_deeper(n_layers) if len(_lines(bands, pairs)) <= FOLLOWABLE),
+        (
+            bands
+            for bands in _ever_deeper(n_layers)
+            if sum(len(_lines(bands, pairs)) for pairs in columns) <= FOLLOWABLE
+        ),
         Bands(n_layers, n_layers),
     )
 

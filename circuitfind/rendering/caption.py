@@ -17,6 +17,7 @@ def compose_caption(
     evaluation: Mapping[str, Any] | None = None,
     selection: str | None = None,
     n_drawn: int | None = None,
+    n_parts: int | None = None,
 ) -> tuple[str, ...]:
     """Caption lines for a circuit, one sentence each; what is None is not mentioned.
 
@@ -31,8 +32,10 @@ def compose_caption(
         evaluation: what was measured, as in ``evaluation.json``.
         selection: how edges were chosen from the scores.
         n_drawn: edges in the picture, if these are only the strongest of the circuit.
+        n_parts: parts of the prompt, if edges are kept apart by them and counted once for each.
     """
-    kept = f"{n_edges:,} of {n_edges_total:,} edges ({_percent(n_edges, n_edges_total)})"
+    where = f" at {n_parts} parts of the prompt" if n_parts is not None else ""
+    kept = f"{n_edges:,} of {n_edges_total:,} edges{where} ({_percent(n_edges, n_edges_total)})"
     found = f"Found by {algorithm}" + (f" ({selection})" if selection else "")
     lines = [f"Model {model}, task {task}: {kept}.", f"{found}; metric: {metric}; ablation: {ablation}."]
     if evaluation is not None and evaluation["faithfulness"] is not None:

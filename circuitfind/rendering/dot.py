@@ -20,7 +20,7 @@ TALL = 16
 TANGLED = 200
 """Lines beyond which they are drawn in straight pieces, which are easier to tell apart than flat curves."""
 
-_GRAPH = {
+GRAPH = {
     "rankdir": "BT",
     "newrank": "true",
     "nodesep": "0.05",
@@ -30,7 +30,7 @@ _GRAPH = {
     "bgcolor": style.PAPER,
     "fontname": style.FONT,
 }
-_NODE = {"shape": "plain", "fontname": style.FONT}
+NODE = {"shape": "plain", "fontname": style.FONT}
 _BAR = {
     "shape": "box",
     "style": "rounded,filled",
@@ -63,13 +63,13 @@ def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
     """
     picture = picture_of(drawing, detail)
     rows = list(_rows(picture))
-    graph = {**_GRAPH, **_spacing(picture, rows), "label": legend_label(picture)}
-    dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=_NODE)
-    _add_margin(dot, rows)
+    graph = {**GRAPH, **_spacing(picture, rows), "label": legend_label(picture)}
+    dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=NODE)
+    add_margin(dot, rows)
     for row in rows:
         _add_row(dot, row, picture)
     for stroke in picture.strokes:
-        _add_stroke(dot, stroke, picture)
+        add_stroke(dot, stroke, picture)
     return str(dot.source)
 
 
@@ -80,13 +80,26 @@ def _spacing(picture: Picture, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _rows(picture: Picture) -> Iterator[Row]:
+    nodes = {row: tuple(group) for row, group in groupby(picture.nodes, key=picture.row)}
+    labels = row_labels((picture,), [group[0] for group in nodes.values()], [False] * len(nodes))
+    for index, (group, label) in enumerate(zip(nodes.values(), labels, strict=True)):
+        yield Row(f"row {index}", label, group)
+
+
+def row_labels(pictures: Sequence[Picture], firsts: Sequence[str], read_only: Sequence[bool]) -> Iterator[str]:
+    """The words at the left of rows, from the input to the logits.
+
+    Args:
+        pictures: those that the rows go through.
+        firsts: a node of each row.
+        read_only: whether a row holds the heads of which only keys and values are read.
+    """
     below = -1
-    for index, (row, group) in enumerate(groupby(picture.nodes, key=picture.row)):
-        nodes = tuple(group)
-        first, last = picture.layers(nodes[0])
-        words = "" if nodes[0] in (INPUT, LOGITS) else _row_words(first, last, nodes[0])
-        inside = picture.inside.get(row, 0)
-        yield Row(f"row {index}", margin_label(words, _inside(inside) or _left_out(below, first)), nodes)
+    for node, only in zip(firsts, read_only, strict=True):
+        first, last = pictures[0].layers(node)
+        words = "keys, values" if only else "" if node in (INPUT, LOGITS) else _row_words(first, last, node)
+        inside = 0 if only else sum(picture.inside.get(picture.row(node), 0) for picture in pictures)
+        yield margin_label(words, _inside(inside) or _left_out(below, first))
         below = last
 
 
@@ -108,7 +121,8 @@ def _left_out(below: int, above: int) -> str:
     return f"layer {first}: none" if first == last else f"layers {first}–{last}: none"
 
 
-def _add_margin(dot: graphviz.Digraph, rows: Sequence[Row]) -> None:
+def add_margin(dot: graphviz.Digraph, rows: Sequence[Row]) -> None:
+    """The labels at the left of the rows."""
     # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in their order.
     with dot.subgraph(name="cluster_margin") as margin:
         margin.attr(peripheries="0", label="")
@@ -122,40 +136,49 @@ def _add_row(dot: graphviz.Digraph, row: Row, picture: Picture) -> None:
     with dot.subgraph() as rank:
         rank.attr(rank="same")
         for node in row.nodes:
-            _add_node(rank, node, picture)
+            add_node(rank, node, picture)
             rank.edge(row.name, node, style="invis", weight="0")  # the row's label stands left of its nodes
 
 
-def _add_node(rank: graphviz.Digraph, node: str, picture: Picture) -> None:
+def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "", part: str = "") -> None:
+    """One node or box.
+
+    Args:
+        column: what its name ends in where pictures stand side by side.
+        part: the column's label, for people.
+    """
     role = picture.drawing.roles.get(node, "")
     fill = picture.fills.get(role, style.NO_ROLE)
-    names = {"id": f"node_{node}", "tooltip": node}
+    tooltip = graphviz.escape(printable(f"{node}@{part}")) if column else node
+    names = {"name": node + column, "id": f"node_{node}{column}", "tooltip": tooltip}
     if node in (INPUT, LOGITS):
         # Wide where many edges meet, so that they meet at different points.
         width = f"{min(0.6 + 0.15 * picture.degree(node), 3.2):.2f}"
-        rank.node(node, bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
+        dot.node(label=bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
     elif picture.bands is not None:
-        rank.node(node, node_label(picture.bands.name(node), picture.contents(node), fill, None), **names)
+        dot.node(label=node_label(picture.bands.name(node), picture.contents(node), fill, None), **names)
     elif is_head(node):
         layer, _, head = place_of(node)
         ports = picture.entered(node) if picture.ports else None
-        rank.node(node, node_label(f"{layer}.{head}", role, fill, ports), **names)
+        dot.node(label=node_label(f"{layer}.{head}", role, fill, ports), **names)
     else:
-        rank.node(node, node_label(f"MLP {node[1:]}", role, fill, None), **names)
+        dot.node(label=node_label(f"MLP {node[1:]}", role, fill, None), **names)
 
 
-def _add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture) -> None:
+def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: str = "", part: str = "") -> None:
+    """One line; column and part as of :func:`add_node`."""
     width = style.pen_width(stroke.score, picture.largest)
+    where = f" at {part}" if column else ""
     dot.edge(
-        _end(stroke.source, None),
-        _end(stroke.target, stroke.port),
+        end(stroke.source, column),
+        end(stroke.target, column, stroke.port),
         headclip="false" if stroke.port else "true",
         color=style.edge_color(stroke.score, style.opacity(width) if picture.crowded else 1.0),
         style=style.line_style(stroke.score),
         penwidth=f"{width:.2f}",
         arrowsize=f"{0.35 + 0.06 * width:.2f}",
-        edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}")),
-        id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))),
+        edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}{where}")),
+        id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))) + column,
         **_count(stroke, picture),
     )
 
@@ -168,6 +191,6 @@ def _count(stroke: Stroke, picture: Picture) -> dict[str, str]:
     return {"label": f"{len(stroke.edges):,}", "fontname": style.FONT, "fontsize": "8", "fontcolor": color}
 
 
-def _end(node: str, port: str | None) -> str:
+def end(node: str, column: str = "", port: str | None = None) -> str:
     """Where an edge is aimed: at the centre of a part of the node, which bends it least."""
-    return node if node in (INPUT, LOGITS) else f"{node}:{port or BODY}:c"
+    return node + column if node in (INPUT, LOGITS) else f"{node}{column}:{port or BODY}:c"

@@ -15,7 +15,7 @@ INPUT, LOGITS = "input", "logits"
 ATTENTION, MLP = 0, 1
 
 _NUMBER = r"(0|[1-9][0-9]*)"
-_NODE = re.compile(rf"a(?P<layer>{_NUMBER})\.h(?P<head>{_NUMBER})|m(?P<mlp>{_NUMBER})")
+_NODE = re.compile(rf"a(?P<layer>{_NUMBER})(?:\.h(?P<head>{_NUMBER}))?|m(?P<mlp>{_NUMBER})")
 
 Place = tuple[float, int, int]
 """Layer, sub-layer (`ATTENTION` or `MLP`) and head of a node; sorting places sorts nodes from input to logits."""
@@ -29,16 +29,16 @@ def place_of(node: str) -> Place:
     """Where a node stands: `a2.h5` is (2, ATTENTION, 5), `m2` is (2, MLP, 0); the input is below all, logits above.
 
     Raises:
-        CircuitError: the name is none of `input`, `a<layer>.h<head>`, `m<layer>`, `logits`.
+        CircuitError: the name is none of `input`, `a<layer>.h<head>`, `a<layer>`, `m<layer>`, `logits`.
     """
     if node in (INPUT, LOGITS):
         return (-1 if node == INPUT else math.inf, ATTENTION, 0)
     match = _NODE.fullmatch(node)
     if match is None:
-        raise CircuitError(f"{node!r} is not a node; nodes are called 'input', 'a3.h5', 'm2' or 'logits'")
+        raise CircuitError(f"{node!r} is not a node; nodes are called 'input', 'a3.h5', 'a3', 'm2' or 'logits'")
     if match["mlp"]:
         return (int(match["mlp"]), MLP, 0)
-    return (int(match["layer"]), ATTENTION, int(match["head"]))
+    return (int(match["layer"]), ATTENTION, int(match["head"] or 0))
 
 
 def is_head(node: str) -> bool:

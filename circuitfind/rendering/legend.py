@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from circuitfind.rendering.bands import Bands
 from circuitfind.rendering.drawing import is_head, place_of
 from circuitfind.rendering.labels import PLAIN_TABLE, short, text
 from circuitfind.rendering.picture import Picture
-from circuitfind.rendering.style import BORDER, HELPS, HURTS, INK, MUTED, number, score_of_width
+from circuitfind.rendering.style import BORDER, HELPS, HURTS, INK, LINK, MUTED, number, score_of_width
 
 SAMPLE_WIDTHS = (1, 2, 4)
 """Pen widths in points of the legend's samples; an HTML-like label can only draw bars of whole points."""
 
+LINK_WORDS = "attention: from where keys and values are read to where the head writes"
 
-def legend_label(picture: Picture) -> str:
-    """The whole block as one HTML-like label."""
-    drawing = picture.drawing
-    columns = min(max(86, 50 + len(picture.strokes)), 105)
-    rows = [_signs(), _widths(picture.largest, drawing.unit)] if drawing.edges else []
-    rows += _roles(picture.fills, columns)
-    notes = (_note(picture), _left_out(picture))
-    rows += [_text_row(line, 9, color=MUTED) for note in notes for line in textwrap.wrap(note, columns + 10)]
+
+def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] = ()) -> str:
+    """The whole block as one HTML-like label.
+
+    Args:
+        pictures: one, or several that stand side by side, with the same words and the same scale.
+        links: whether there are arrows from where attention reads to where it writes.
+        notes: what else is to be said of the picture.
+    """
+    first = pictures[0]
+    drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
+    columns = min(max(86, 50 + sum(len(picture.strokes) for picture in pictures)), 105)
+    rows = [] if empty else [_signs(), _widths(first.largest, drawing.unit)]
+    rows += [_line([_dashes(2, LINK), _word(LINK_WORDS)])] if links else []
+    rows += _roles(first.fills, columns)
+    said = (_note(pictures), *notes, _left_out(pictures))
+    rows += [_text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]
     rows += [_text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
     rows += [_text_row(part, 10) for line in drawing.caption for part in textwrap.wrap(line, columns)]
     return f"<{PLAIN_TABLE}{''.join(rows)}</TABLE>>"
@@ -53,45 +63,49 @@ def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
     return [_line(line) for line in lines]
 
 
-def _note(picture: Picture) -> str:
-    if not picture.strokes:
-        return "The circuit is empty: no edge is kept." if not picture.drawing.edges else "All edges are inside a box."
-    if picture.bands is not None:
-        return _merged_note(picture, picture.bands)
-    heads = [node for node in picture.drawing.nodes if is_head(node)]
+def _note(pictures: Sequence[Picture]) -> str:
+    first = pictures[0]
+    if not any(picture.strokes for picture in pictures):
+        empty = not any(picture.drawing.edges for picture in pictures)
+        return "The circuit is empty: no edge is kept." if empty else "All edges are inside a box."
+    if first.bands is not None:
+        return _merged_note(pictures, first.bands)
+    heads = [node for picture in pictures for node in picture.drawing.nodes if is_head(node)]
     if not heads:
-        return "Weak edges are faint." if picture.crowded else ""
+        return "Weak edges are faint." if first.crowded else ""
     layer, _, head = place_of(heads[0])
     parts = [f"{layer}.{head} is head {head} of layer {layer}"]
-    parts += ["q, k, v are a head's query, key and value inputs"] if picture.ports else []
-    parts += ["a head's q, k and v edges are merged, their scores added"] if picture.merged else []
-    parts += ["weak edges are faint"] if picture.crowded else []
+    parts += ["q, k, v are a head's query, key and value inputs"] if first.ports else []
+    parts += ["a head's q, k and v edges are merged, their scores added"] if first.merged else []
+    parts += ["weak edges are faint"] if first.crowded else []
     return "; ".join(parts) + "."
 
 
-def _merged_note(picture: Picture, bands: Bands) -> str:
+def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:
     layers = f"a band of {bands.depth} layers" if bands.depth > 1 else "a layer"
-    counts = sorted(len(stroke.edges) for stroke in picture.strokes)
-    nodes, middle = sum(picture.members.values()) - 2, counts[len(counts) // 2]
+    counts = sorted(len(stroke.edges) for picture in pictures for stroke in picture.strokes)
+    nodes = sum(sum(picture.members.values()) - 2 for picture in pictures)
     parts = [f"{nodes:,} nodes are merged: a box is all heads, or all MLPs, of {layers}"]
     parts += [
-        f"an arrow holds {counts[0]:,} to {counts[-1]:,} edges (half of the arrows up to {middle:,}; the strongest say how "
-        "many), their scores added"
+        f"an arrow holds {counts[0]:,} to {counts[-1]:,} edges (half of the arrows up to {counts[len(counts) // 2]:,}; the "
+        "strongest say how many), their scores added"
     ]
-    parts += ["weak arrows are faint"] if picture.crowded else []
-    inside = sum(picture.inside.values())
+    parts += ["weak arrows are faint"] if pictures[0].crowded else []
+    inside = sum(sum(picture.inside.values()) for picture in pictures)
     parts += [f"{inside:,} edges stay inside a band and are counted at the left"] if inside else []
     return "; ".join(parts) + "."
 
 
-def _left_out(picture: Picture) -> str:
-    if not picture.hidden:
+def _left_out(pictures: Sequence[Picture]) -> str:
+    hidden = sum(picture.hidden for picture in pictures)
+    if not hidden:
         return ""
-    shown = len(picture.strokes)
-    all_nodes = len(picture.members or picture.drawing.nodes)
+    shown = sum(len(picture.strokes) for picture in pictures)
+    all_nodes = sum(len(picture.members or picture.drawing.nodes) for picture in pictures)
+    drawn = sum(len(picture.nodes) for picture in pictures)
     return (
-        f"Only the {shown:,} strongest of {shown + picture.hidden:,} lines are drawn, and the {len(picture.nodes):,} of "
-        f"{all_nodes:,} nodes that they join."
+        f"Only the {shown:,} strongest of {shown + hidden:,} lines are drawn, and the {drawn:,} of {all_nodes:,} nodes that "
+        "they join."
     )
 
 

@@ -73,6 +73,7 @@ class Picture:
         inside: of each row of boxes, how many edges lead about inside it.
         largest: the largest absolute score of a line; 0 without lines.
         fills: colour of each role.
+        crowded: whether there are too many lines to follow each, so that the weak ones are drawn faint.
     """
 
     drawing: CircuitDrawing
@@ -83,6 +84,7 @@ class Picture:
     inside: Mapping[Row, int]
     largest: float
     fills: Mapping[str, str]
+    crowded: bool = False
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
@@ -123,11 +125,6 @@ class Picture:
         """Whether edges into a head's q, k and v are drawn as one."""
         return self.drawing.has_ports and not self.ports
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there are too many lines to follow each, so that the weak ones are drawn faint."""
-        return len(self.strokes) > READABLE
-
     def degree(self, node: str) -> int:
         """How many lines begin or end at a node."""
         return sum(node in (stroke.source, stroke.target) for stroke in self.strokes)
@@ -149,17 +146,29 @@ def picture_of(drawing: CircuitDrawing, detail: str = "auto") -> Picture:
     Raises:
         OptionError: another detail.
     """
+    return pictures_of((drawing,), detail)[0]
+
+
+def pictures_of(drawings: Sequence[CircuitDrawing], detail: str = "auto") -> tuple[Picture, ...]:
+    """The same choices, as in :func:`picture_of`, for drawings of one model that stand side by side."""
     if detail not in DETAILS:
         raise OptionError(f"detail {detail!r} is not one of {', '.join(DETAILS)}")
-    ports = drawing.has_ports and (detail == "ports" or (detail == "auto" and len(drawing.edges) <= READABLE))
-    pairs = {(edge.source, edge.target) for edge in drawing.edges}
-    by_layer = detail == "layers" or (detail == "auto" and not ports and len(pairs) > BY_HEAD)
-    bands = bands_for(drawing.n_layers, pairs) if by_layer else None
-    strokes, inside = _strokes(drawing.edges, ports, bands)
-    shown = _strongest(strokes, DRAWABLE)
+    n_edges = sum(len(drawing.edges) for drawing in drawings)
+    has_ports = any(drawing.has_ports for drawing in drawings)
+    ports = has_ports and (detail == "ports" or (detail == "auto" and n_edges <= READABLE))
+    pairs = [{(edge.source, edge.target) for edge in drawing.edges} for drawing in drawings]
+    by_layer = detail == "layers" or (detail == "auto" and not ports and sum(map(len, pairs)) > BY_HEAD)
+    bands = bands_for(drawings[0].n_layers, *pairs) if by_layer else None
+    drawn, inside = zip(*(_strokes(drawing.edges, ports, bands) for drawing in drawings), strict=True)
+    shown = set(_strongest(tuple(stroke for strokes in drawn for stroke in strokes), DRAWABLE))
     largest = max((abs(stroke.score) for stroke in shown), default=0.0)
-    fills = {} if bands else role_fills(drawing.drawn_roles.values())
-    return Picture(drawing, ports, bands, shown, len(strokes) - len(shown), inside, largest, fills)
+    fills = {} if bands else role_fills(role for drawing in drawings for role in drawing.drawn_roles.values())
+    out = []
+    for drawing, strokes, within in zip(drawings, drawn, inside, strict=True):
+        kept = tuple(stroke for stroke in strokes if stroke in shown)
+        hidden, crowded = len(strokes) - len(kept), len(shown) > READABLE
+        out.append(Picture(drawing, ports, bands, kept, hidden, within, largest, fills, crowded))
+    return tuple(out)
 
 
 def _strokes(edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None) -> tuple[tuple[Stroke, ...], dict[Row, int]]:

@@ -13,7 +13,11 @@ from collections.abc import Iterable
 FONT = "Helvetica,Arial,sans-serif"
 HELPS, HURTS = "#0072B2", "#D55E00"
 INK, MUTED, FAINT, BORDER = "#222222", "#666666", "#B8B8B8", "#555555"
+LINK = "#7A7A7A"
+"""Of arrows that stand for attention, which have no score and so neither sign nor width."""
 PAPER, NO_ROLE = "#FFFFFF", "#F4F4F4"
+COLUMN = "#C8C8C8"
+"""The frame around one part of the prompt."""
 FILLS = ("#EEDD88", "#99DDD0", "#FFB8C4", "#CFDC6A", "#D5C4EA", "#DDDDDD", "#C9B79C", "#B5E2A8")
 
 THINNEST, THICKEST = 0.6, 4.5

@@ -98,7 +98,8 @@ class Worker:
     def means(self, job: list[Any], rows: np.ndarray[Any, Any]) -> Packed:
         """Means of the ablation over the pairs at ``rows`` alone, (senders, 1, positions or 1, d_model)."""
         problem = self._problem(job, rows, None)
-        means = problem.prepared_ablation(problem.batches()).means
+        with memory_limit(self._job.memory):
+            means = problem.prepared_ablation(problem.batches()).means
         assert means is not None
         return pack(means)
 

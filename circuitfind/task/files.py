@@ -37,6 +37,9 @@ def load_pairs(
     - ``correct_idx`` and ``incorrect_idx`` instead: token ids as in EAP-IG's files, one, several with ``|``, or a JSON
       list. They need ``tokenizer``. If both forms are there, the text counts.
 
+    - ``labels``, which may be missing: names of positions in the clean prompt, ``IO=5;S2=Mary#2`` or a mapping. A number
+      counts characters up to and including the word; a word stands for the end of its first occurrence, ``#2`` its second.
+
     An answer should be written with its leading space (``" Mary"``). One without gets it where the prompt goes on with
     a new word: not if the answer begins with a sign, not after white space, an opening bracket or quote or a sign
     inside a word (``"3+4="``), not between two digits (``"... 17"`` and ``"33"``), and not if ``tokenizer`` knows the

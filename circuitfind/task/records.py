@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +23,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "incorrect": ("incorrect", "wrong_answer", "wrong_answers", "incorrect_idx"),
 }
 """Each field with the column names it is accepted under: ours, AutoCircuit's, EAP-IG's. The first present counts."""
+
+LABELS = "labels"
+"""A column that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``."""
 
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
 CLOSING = frozenset(".,;:!?)]}>%’”»…")
@@ -105,6 +109,7 @@ def _columns(table: Table) -> dict[str, str]:
         for field, names in NAMES.items()
         if any(name in table.columns for name in names)
     }
+    found |= {LABELS: LABELS} if LABELS in table.columns else {}
     if missing := [field for field in NAMES if field not in found]:
         raise PairsError(_missing_columns(missing, found, table))
     for name in found.values():
@@ -144,7 +149,7 @@ def _is_missing(cell: object) -> bool:
 
 
 def _pair(row: Mapping[str, Any], columns: Mapping[str, str], tokenizer: Tokenizer | None) -> PromptPair:
-    for column in columns.values():
+    for column in (name for field, name in columns.items() if field != LABELS):
         if _is_missing(_cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (_text(row[columns[side]], columns[side]) for side in ("clean", "corrupted"))
@@ -154,7 +159,48 @@ def _pair(row: Mapping[str, Any], columns: Mapping[str, str], tokenizer: Tokeniz
     )
     if shared := [answer for answer in correct if answer in incorrect]:
         raise PairsError(f"{shared[0]!r} is both a correct and an incorrect answer; they must differ")
-    return PromptPair(clean, corrupted, correct, incorrect)
+    labels = _labels(_cell(row, LABELS), clean) if LABELS in columns else {}
+    return PromptPair(clean, corrupted, correct, incorrect, labels=labels)
+
+
+def _labels(cell: Any, clean: str) -> dict[str, int]:
+    """Names with the number of characters up to a word's end, out of ``IO=5;S2=Mary#2`` or ``{"IO": 5, "S2": "Mary#2"}``.
+
+    A number counts the characters itself; a word is looked for in the prompt, its second occurrence with ``#2``.
+    """
+    if _is_missing(cell) or cell == {}:
+        return {}
+    entries = list(cell.items()) if isinstance(cell, Mapping) else [_entry(part, cell) for part in str(cell).split(";")]
+    labels = {str(name).strip(): _end_of(str(where).strip(), str(name).strip(), clean) for name, where in entries}
+    if len(labels) < len(entries) or not all(labels):
+        raise PairsError(f"column {LABELS!r} holds {cell!r}, with a name that is empty or there twice; name each once")
+    return labels
+
+
+def _entry(part: str, cell: Any) -> tuple[str, str]:
+    name, equals, where = part.partition("=")
+    if not equals or not where.strip():
+        raise PairsError(
+            f"column {LABELS!r} holds {cell!r}; write names with a number of characters or a word, such as IO=5;S2=Mary#2 "
+            "(or call the column something else)"
+        )
+    return name, where
+
+
+def _end_of(where: str, label: str, clean: str) -> int:
+    """The number of characters of the prompt up to and including the word that a label is for."""
+    if where.isdecimal() or (where[:1] == "-" and where[1:].isdecimal()):
+        return int(where)
+    word, mark, count = where.rpartition("#")
+    word, number = (word, int(count)) if mark and word and count.isdecimal() else (where, 1)
+    before, after = r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else ""
+    ends = [match.end() for match in re.finditer(before + re.escape(word) + after, clean)]
+    if not 1 <= number <= len(ends):
+        times = f"{len(ends)} time{'s' * (len(ends) != 1)}"
+        raise PairsError(
+            f"label {label}={where}: {word!r} is in the clean prompt {times}; correct the word or its number"
+        )
+    return ends[number - 1]
 
 
 def _text(cell: object, column: str) -> str:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from circuitfind.errors import OptionError
+from circuitfind.errors import OptionError, PairsError
 from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 REST = "rest"
@@ -37,10 +38,15 @@ class Spans:
         """The parts of some prompts, cut to so many positions."""
         return self.of[rows, :n_positions]
 
-    def sees(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether a token of part j has a token of part i before it or at it in any prompt, at [i, j]."""
+    def sees(self, length: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether a token of part j has a token of part i before it or at it in any prompt, at [i, j].
+
+        Args:
+            length: real tokens of each prompt (prompts,), so that padding is not taken for tokens; all if None.
+        """
         found = np.zeros((len(self), len(self)), dtype=bool)
-        for row in np.unique(self.of, axis=0):
+        real = np.full(len(self.of), self.of.shape[1]) if length is None else length
+        for row in {tuple(row[:stop].tolist()): row[:stop] for row, stop in zip(self.of, real, strict=True)}.values():
             first = {part: int(np.argmax(row == part)) for part in np.unique(row).tolist()}
             last = {part: len(row) - 1 - int(np.argmax(row[::-1] == part)) for part in first}
             for source, start in first.items():
@@ -82,6 +88,15 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
     return Spans(labels, of)
 
 
-def _labelled(text: str, labels: Any, tokenizer: Tokenizer) -> dict[str, int]:
+def _labelled(text: str, labels: Mapping[str, int], tokenizer: Tokenizer) -> dict[str, int]:
     """Position of the token at which each labelled word ends."""
-    return {label: len(tokenizer.encode(text[:end])) - 1 for label, end in labels.items()}
+    places = {}
+    for label, end in labels.items():
+        try:
+            places[label] = len(tokenizer.encode(text[:end])) - 1
+        except PairsError as error:
+            raise PairsError(
+                f"label {label}={end} does not end with a word of {text!r} ({error}); count the characters up to and "
+                "including the labelled word"
+            ) from None
+    return places

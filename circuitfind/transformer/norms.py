@@ -40,14 +40,14 @@ def norm_state(kind: str, x: Tensor, eps: float) -> NormState:
 
 
 def affine(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """A norm's weight and bias on its unit output, each optional."""
-    out = unit if weight is None else unit * weight
+    """A norm's weight and bias on its unit output, each optional; a weight in float32 acts in float32."""
+    out = unit if weight is None else (unit * weight).to(unit.dtype)
     return out if bias is None else out + bias
 
 
 def pulled_back(kind: str, state: NormState, gradient: Tensor, weight: Tensor | None) -> Tensor:
     """A gradient at the norm's output (..., width), pulled back to its input: the transposed Jacobian."""
-    g = gradient if weight is None else gradient * weight
+    g = gradient if weight is None else (gradient * weight).to(gradient.dtype)
     along = (g * state.unit).mean(-1, keepdim=True)
     if kind == "layer":
         g = g - g.mean(-1, keepdim=True)

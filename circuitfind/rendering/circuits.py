@@ -1,0 +1,122 @@
+"""What a circuit's picture shows: its edges, the sentences beneath it, and the published names of its heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import OptionError
+from circuitfind.positional import PositionalCircuit
+from circuitfind.rendering.caption import compose_caption
+from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
+from circuitfind.rendering.dot import to_dot
+from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
+from circuitfind.task import Task
+
+AnyCircuit = Circuit | PositionalCircuit
+
+
+def circuit_dot(
+    circuit: AnyCircuit, measured: Mapping[str, Any] | None = None, task: Task | None = None, *, detail: str = "auto"
+) -> str:
+    """DOT text of a circuit, with its caption.
+
+    Args:
+        measured: what was measured, as in ``evaluation.json``.
+        task: whose published names of heads are shown.
+        detail: see :func:`circuitfind.rendering.to_dot`.
+    """
+    if isinstance(circuit, Circuit):
+        return to_dot(drawing_of(circuit, measured, task), detail=detail)
+    return columns_to_dot(columns_of(circuit, measured, task), detail=detail)
+
+
+def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
+    """A circuit as the renderer wants it."""
+    return _drawing(circuit, circuit.edges, measured, task)
+
+
+def columns_of(
+    circuit: PositionalCircuit, measured: Mapping[str, Any] | None = None, task: Task | None = None
+) -> ColumnsDrawing:
+    """A circuit with parts as the renderer wants it."""
+    rows: dict[str, list[dict[str, Any]]] = {label: [] for label in circuit.layout.labels}
+    for row in circuit.edges:
+        rows[row["part"]].append(row)
+    columns = tuple(
+        Column(label, _drawing(circuit, rows[label], measured, task), bool(answer))
+        for label, answer in zip(circuit.layout.labels, circuit.layout.answers, strict=True)
+    )
+    return ColumnsDrawing(columns, tuple(circuit.links))
+
+
+def strongest(circuit: AnyCircuit, n: int) -> AnyCircuit:
+    """The ``n`` edges of a circuit with the largest scores, without pruning: for drawing."""
+    if n < 1:
+        raise OptionError(f"cannot draw {n} edges: give at least 1")
+    kept = np.zeros_like(circuit.kept)
+    for row in circuit.edges[:n]:
+        edge = circuit.graph.edge_index(row["name"])
+        kept[edge if isinstance(circuit, Circuit) else (circuit.layout.labels.index(row["part"]), edge)] = True
+    return replace(circuit, kept=kept, selection={**circuit.selection, "of": circuit.n_edges})
+
+
+def _drawing(
+    circuit: AnyCircuit, rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any] | None, task: Task | None
+) -> CircuitDrawing:
+    """Some of a circuit's edges, with the words for all of it."""
+    graph, p = circuit.graph, circuit.provenance
+    edges = tuple(
+        DrawnEdge(row["source"], row["target"], row["port"], row["score"] if row["score"] is not None else 1.0)
+        for row in rows
+    )
+    named = {node for edge in edges for node in (edge.source, edge.target)}
+    roles = {node: role for node, role in _roles(circuit, task).items() if node in named}
+    title = f"{p.task} on {p.model}" if p.task and p.model else "circuit"
+    return CircuitDrawing(
+        graph.n_layers, graph.n_heads, edges, _caption(circuit, measured), roles, p.unit or "score", title
+    )
+
+
+def _caption(circuit: AnyCircuit, measured: Mapping[str, Any] | None) -> tuple[str, ...]:
+    p = circuit.provenance
+    return compose_caption(
+        model=p.model,
+        task=p.task,
+        metric=p.metric,
+        ablation=p.ablation,
+        algorithm=p.algorithm,
+        n_edges=circuit.selection.get("of", circuit.n_edges),
+        n_edges_total=circuit.kept.size,
+        n_drawn=circuit.n_edges if "of" in circuit.selection else None,
+        evaluation=measured,
+        selection=selection_words(circuit),
+        n_parts=len(circuit.kept) if circuit.parts_axis else None,
+    )
+
+
+def selection_words(circuit: AnyCircuit) -> str:
+    """The rule that chose a circuit."""
+    s = circuit.selection
+    by = "|score|" if s.get("absolute", True) else "score"
+    if s.get("rule") == "faithfulness":
+        return f"smallest prefix by {by} whose faithfulness on train prompts exceeds {s['target']} with 95 % confidence"
+    if s.get("rule") in ("top", "greedy"):
+        return f"{s['rule']} {s['n']} by {by}"
+    if s.get("rule") == "threshold":
+        return f"{by} >= {s['threshold']:g}"
+    if s.get("rule") == "decided":
+        return f"edges kept at threshold {s['threshold']:g}" + (" by |delta|" if s["absolute"] else "")
+    return str(s.get("rule", ""))
+
+
+def _roles(circuit: AnyCircuit, task: Task | None) -> Mapping[str, str]:
+    """Published names of heads, if this is the model they were found in."""
+    for canonical in task.canonical if task else ():
+        if canonical.model == circuit.provenance.model.split("/")[-1]:
+            return canonical.roles
+    return {}

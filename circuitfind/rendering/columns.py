@@ -1,0 +1,287 @@
+"""A circuit with parts of prompts as DOT text: a column for every part, attention leading from one to another.
+
+Within a column everything is as in a picture without parts (:mod:`circuitfind.rendering.dot`), and rows go through all columns.
+A head stands in the column where its keys and values are read and in those where its output is used. Where it is only read, it
+stands in a row of its own below its layer's, so that attention goes up like everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import graphviz
+
+from circuitfind.errors import CircuitError
+from circuitfind.rendering import style
+from circuitfind.rendering.dot import GRAPH, NODE, Row, add_node, add_stroke, row_labels
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_head
+from circuitfind.rendering.labels import printable, short, text
+from circuitfind.rendering.legend import legend_label
+from circuitfind.rendering.picture import Picture, pictures_of
+
+_SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
+
+RowKey = tuple[float, int, int]
+"""A row's layer and sub-layer, and 0 for the heads whose output is used in other columns only."""
+
+LINKS = 60
+"""Arrows between columns up to which all are drawn; of more, those that carry most."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One part of the prompt.
+
+    Attributes:
+        label: the heading.
+        drawing: the edges that are kept there; title, caption and unit are those of the first column.
+        answer: whether an answer is read there.
+    """
+
+    label: str
+    drawing: CircuitDrawing
+    answer: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnsDrawing:
+    """All that a picture of a circuit with parts shows.
+
+    Attributes:
+        columns: the parts, in order.
+        links: a head, the column where its keys and values are read, and another one where its output is used.
+
+    Raises:
+        CircuitError: no columns, two of the same label, or a link of a head that is not drawn in both its columns.
+    """
+
+    columns: tuple[Column, ...]
+    links: tuple[tuple[str, str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        labels = [column.label for column in self.columns]
+        if not labels or len(set(labels)) < len(labels):
+            raise CircuitError(
+                f"columns {', '.join(labels) or '(none)'}: at least one is needed, each with its own label"
+            )
+        nodes = {column.label: set(column.drawing.nodes) for column in self.columns}
+        for head, source, target in self.links:
+            for part in (source, target):
+                if head not in nodes.get(part, ()):
+                    raise CircuitError(f"attention of {head} from {source} to {target}: {head} has no edge at {part}")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One arrow between columns, from where a head (or a box of heads) reads keys and values to where it writes.
+
+    Attributes:
+        node, source, target: the node or box, and the numbers of the columns.
+        weight: of the scores of what is read and of what is written, added up by size, the smaller sum.
+    """
+
+    node: str
+    source: int
+    target: int
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """One column as it is drawn: its number among those drawn, and the picture of its edges."""
+
+    number: int
+    column: Column
+    picture: Picture
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its nodes end in."""
+        return f"@{self.number}"
+
+    @cached_property
+    def rows(self) -> dict[RowKey, list[str]]:
+        """Its nodes or boxes: the input and the logits where something is drawn to them, or nothing is drawn at all."""
+        rows: dict[RowKey, list[str]] = {}
+        for node in self.picture.nodes:
+            joined = self.picture.degree(node) > 0 or not self.picture.strokes
+            if joined or node not in (INPUT, LOGITS):
+                rows.setdefault(self.row(node), []).append(node)
+        return rows
+
+    def row(self, node: str) -> RowKey:
+        """Equal for nodes that stand side by side; a head that writes nothing here stands below those that do."""
+        writes = not is_head(node) or any(stroke.source == node for stroke in self.picture.strokes)
+        return *self.picture.row(node), int(writes)
+
+
+def columns_to_dot(drawing: ColumnsDrawing, *, detail: str = "auto") -> str:
+    """DOT text of a circuit with parts; the same circuit gives the same bytes.
+
+    Args:
+        drawing: the circuit.
+        detail: as of :func:`circuitfind.rendering.to_dot`, for all columns together.
+
+    Raises:
+        OptionError: another detail.
+    """
+    chosen = [column for column in drawing.columns if column.drawing.edges] or list(drawing.columns)
+    pictures = pictures_of([column.drawing for column in chosen], detail)
+    shown = [_Shown(number, *both) for number, both in enumerate(zip(chosen, pictures, strict=True))]
+    links = _links(drawing, shown)
+    drawn = sorted(links, key=lambda link: -link.weight)[:LINKS]
+    notes = [*_empty_note(drawing, chosen), *_link_note(len(drawn), len(links))]
+    label = legend_label(*pictures, links=bool(drawn), notes=notes)
+    dot = graphviz.Digraph("circuit", graph_attr={**GRAPH, **_SPACING, "label": label}, node_attr=NODE)
+    rows = _rows(shown)
+    _add_posts(dot, list(rows.values()), len(shown))
+    for key, row in rows.items():
+        _add_row(dot, row, [column.rows.get(key, []) for column in shown], shown)
+    _add_headings(dot, list(rows.values())[-1], shown)
+    for column in shown:
+        for stroke in column.picture.strokes:
+            add_stroke(dot, stroke, column.picture, column.suffix, column.column.label)
+    for link in (link for link in links if link in drawn):
+        _add_link(dot, link, shown, faint=len(drawn) > LINKS // 2)
+    return str(dot.source)
+
+
+# --- what is drawn ----------------------------------------------------------------------------------------------------
+
+
+def _rows(shown: Sequence[_Shown]) -> dict[RowKey, Row]:
+    """The rows from the input to the logits, each through all columns."""
+    picture = shown[0].picture
+    named = {key: nodes[0] for column in shown for key, nodes in column.rows.items()}
+    named |= {(*picture.row(node), 1): node for node in (INPUT, LOGITS)}
+    keys = sorted(named)
+    read_only = [key[-1] == 0 for key in keys]
+    labels = row_labels([column.picture for column in shown], [named[key] for key in keys], read_only)
+    return {key: Row(f"row {number}", words, ()) for number, (key, words) in enumerate(zip(keys, labels, strict=True))}
+
+
+def _links(drawing: ColumnsDrawing, shown: Sequence[_Shown]) -> list[Link]:
+    """The arrows between columns, of heads or of boxes of heads."""
+    number = {column.column.label: column.number for column in shown}
+    there = [{node for nodes in column.rows.values() for node in nodes} for column in shown]
+    reads, writes = _sizes(shown)
+    bands, weights = shown[0].picture.bands, dict[tuple[str, int, int], float]()
+    for head, source, target in drawing.links:
+        arrow = (bands.box(head) if bands else head, number[source], number[target])
+        weight = min(reads.get((head, source), 0.0), writes.get((head, target), 0.0))
+        weights[arrow] = weights.get(arrow, 0.0) + weight
+    return [
+        Link(node, source, target, weight)
+        for (node, source, target), weight in weights.items()
+        if node in there[source] and node in there[target]
+    ]
+
+
+def _sizes(shown: Sequence[_Shown]) -> tuple[Mapping[tuple[str, str], float], Mapping[tuple[str, str], float]]:
+    """Scores added up by size: of what enters keys and values, and of what leaves, by node and column."""
+    reads, writes = dict[tuple[str, str], list[float]](), dict[tuple[str, str], list[float]]()
+    for column in (one.column for one in shown):
+        for edge in column.drawing.edges:
+            writes.setdefault((edge.source, column.label), []).append(abs(edge.score))
+            if edge.port in ("k", "v"):
+                reads.setdefault((edge.target, column.label), []).append(abs(edge.score))
+    sums = [{place: math.fsum(sizes) for place, sizes in found.items()} for found in (reads, writes)]
+    return sums[0], sums[1]
+
+
+def _empty_note(drawing: ColumnsDrawing, shown: Sequence[Column]) -> Iterator[str]:
+    labels = [column.label for column in drawing.columns if column not in shown]
+    if labels:
+        yield f"Nothing is kept at {', '.join(labels)}."
+
+
+def _link_note(drawn: int, there: int) -> Iterator[str]:
+    if drawn < there:
+        yield f"Of {there:,} arrows of attention the {drawn:,} that carry most are drawn."
+
+
+# --- how --------------------------------------------------------------------------------------------------------------
+
+
+_POST = {"label": "", "shape": "box", "style": "invis", "width": "0.01", "height": "0.3", "fixedsize": "true"}
+_RULE = {"color": style.COLUMN, "dir": "none", "headclip": "false", "tailclip": "false"}
+_TOP = "heading"
+_BESIDE = {"style": "invis", "weight": "1"}
+"""Of edges that say what stands left of what: Graphviz heeds them unless their weight is 0."""
+
+
+def _post(row: str, number: int) -> str:
+    """An invisible node at the left of a column, or right of the last one; the rules between columns lead through them.
+
+    Graphviz keeps a group's nodes in a line that nothing crosses without need, and the order of nodes side by side is given
+    in every row. Its own frames (clusters) will not do: it orders them as arrows between them are shortest.
+    """
+    return f"{row}|{number}"
+
+
+def _add_posts(dot: graphviz.Digraph, rows: Sequence[Row], n_columns: int) -> None:
+    """The labels of the rows, and the rules between columns."""
+    for row in rows:
+        dot.node(row.name, row.label, group="margin")
+    names = [*(row.name for row in rows), _TOP]
+    for lower, upper in pairwise(row.name for row in rows):
+        dot.edge(lower, upper, style="invis", weight="100")
+    for number in range(n_columns + 1):
+        for name in names:
+            dot.node(_post(name, number), group=f"rule {number}", **_POST)
+        for lower, upper in pairwise(names):
+            dot.edge(_post(lower, number), _post(upper, number), weight="1000", **_RULE)
+
+
+def _add_row(dot: graphviz.Digraph, row: Row, columns: Sequence[Sequence[str]], shown: Sequence[_Shown]) -> None:
+    """Nodes side by side, each column's between its rules."""
+    with dot.subgraph() as rank:
+        rank.attr(rank="same")
+        rank.edge(row.name, _post(row.name, 0), **_BESIDE)
+        for column, nodes in zip(shown, columns, strict=True):
+            for node in nodes:
+                add_node(rank, node, column.picture, column.suffix, column.column.label)
+            _add_between(rank, row.name, column.number, [node + column.suffix for node in nodes])
+
+
+def _add_between(rank: graphviz.Digraph, row: str, number: int, names: Sequence[str]) -> None:
+    """Nodes between the two rules of a column, or only the one rule left of the other."""
+    left, right = _post(row, number), _post(row, number + 1)
+    for source, target in [pair for name in names for pair in ((left, name), (name, right))] or [(left, right)]:
+        rank.edge(source, target, **_BESIDE)
+
+
+def _add_headings(dot: graphviz.Digraph, below: Row, shown: Sequence[_Shown]) -> None:
+    with dot.subgraph() as rank:
+        rank.attr(rank="same")
+        for column in shown:
+            label = column.column.label
+            words = f"position {label}" if label.isdigit() else short(label)
+            name = f"{_TOP}{column.suffix}"
+            rank.node(name, f"<{text(words, 11, bold=True)}>")
+            _add_between(rank, _TOP, column.number, [name])
+
+
+def _add_link(dot: graphviz.Digraph, link: Link, shown: Sequence[_Shown], faint: bool) -> None:
+    source, target = shown[link.source], shown[link.target]
+    words = f"attention of {link.node}, from {source.column.label} to {target.column.label}"
+    ends, way = (source, target), "forward"
+    if source.row(link.node) == target.row(link.node) and link.source > link.target:
+        ends, way = (target, source), "back"  # in a row, Graphviz puts the tail left of the head
+    dot.edge(
+        *(link.node + column.suffix for column in ends),
+        dir=way,
+        style="dashed",
+        color=style.LINK + ("A0" if faint else ""),
+        penwidth="0.9",
+        arrowhead="vee",
+        arrowtail="vee",
+        arrowsize="0.5",
+        weight="0",
+        edgetooltip=graphviz.escape(printable(words)),
+        id=f"attention_{link.node}{source.suffix}{target.suffix}",
+    )
