@@ -78,23 +78,34 @@ def run_circuit(
 class _LiveSenders:
     """Live minus ablated output of the senders computed so far, packed in the order they were computed.
 
-    Masks have a leading axis for the parts of a prompt; where there are none, for the whole.
+    Tokens stand one below the other, those of one part of their prompts together, so that each part, which has its own mask, is
+    a slice. Without parts that is one slice, in the prompts' own order.
     """
 
     def __init__(
         self, model: Transformer, batch: Batch, ablated: AblatedRun, most: int, parts: Tensor | None = None
     ) -> None:
         embedded = model.embed(batch.clean)
-        self.parts = parts
-        self.ablated = ablated.writes
-        self.delta = embedded.new_empty((most + 1, *embedded.shape))
+        self.shape, self.ablated = embedded.shape, ablated.writes
+        self.order = self.back = None
+        self.bounds = [0, batch.clean.numel()]
+        if parts is not None:
+            flat = parts.flatten()
+            self.order = flat.argsort(stable=True)
+            self.back = self.order.argsort()
+            counts = flat.bincount(minlength=int(flat.max()) + 1).cumsum(0).tolist()
+            self.bounds = [0, *counts]
+        self.delta = embedded.new_empty((most + 1, batch.clean.numel(), embedded.shape[-1]))
         self.place: dict[int, int] = {}
         self.add(0, embedded)
 
     def add(self, sender: int, output: Tensor) -> None:
         """Record what ``sender`` writes in this run."""
         self.place[sender] = len(self.place)
-        torch.sub(output, self.ablated.of(sender), out=self.delta[self.place[sender]])
+        row = self.delta[self.place[sender]]
+        torch.sub(output, self.ablated.of(sender), out=row.view(self.shape))
+        if self.order is not None:
+            row.copy_(row[self.order])
 
     def places(self, feeding: np.ndarray[Any, Any]) -> list[int]:
         """Rows of :attr:`delta` of the senders marked in ``feeding``."""
@@ -105,30 +116,38 @@ class _LiveSenders:
         feeding = np.asarray(mask.any(0))
         if not feeding.any():
             return 0.0
-        delta = batch.at_answer(self.delta[self.places(feeding)])
-        if self.parts is None:
+        tokens = torch.arange(len(batch), device=self.delta.device) * self.shape[1] + batch.answer
+        tokens = tokens if self.back is None else self.back[tokens]
+        delta = self.delta[self.places(feeding)][:, tokens]
+        if self.back is None:
             return delta.sum(0)
-        part = self.parts[torch.arange(len(batch), device=delta.device), batch.answer]
+        part = torch.bucketize(tokens, torch.tensor(self.bounds[1:], device=tokens.device), right=True)
         kept = torch.from_numpy(mask[:, feeding]).to(delta)
         return (kept[part].T[:, :, None] * delta).sum(0)
 
     def inputs(self, mask: np.ndarray[Any, Any], base: Tensor) -> Tensor:
         """Inputs of receivers, given their kept edges (parts, receivers, senders): (receivers, prompts, positions, d_model)."""
-        feeding = np.asarray(mask.any((0, 1)))
         n_receivers = mask.shape[1]
-        if not feeding.any():
+        if not mask.any():
             return base.expand(n_receivers, *base.shape)
+        flat = base.flatten(0, 1) if self.order is None else base.flatten(0, 1)[self.order]
+        if self.order is None:
+            return self._slice(mask[0], flat, slice(None)).view(n_receivers, *base.shape)
+        slices = [slice(*ends) for ends in zip(self.bounds, self.bounds[1:], strict=False)]
+        out = torch.cat([self._slice(mask[part], flat[at], at) for part, at in enumerate(slices)], 1)
+        return out[:, self.back].view(n_receivers, *base.shape)
+
+    def _slice(self, mask: np.ndarray[Any, Any], base: Tensor, tokens: slice) -> Tensor:
+        """Inputs (receivers, tokens, d_model) of some tokens, given the kept edges (receivers, senders) there."""
+        feeding = np.asarray(mask.any(0))
+        if not feeding.any():
+            return base.expand(len(mask), *base.shape)
         n_live = len(self.place)
-        weights = np.zeros((*mask.shape[:2], n_live))
-        weights[:, :, self.places(feeding)] = mask[:, :, feeding]
+        weights = np.zeros((len(mask), n_live))
+        weights[:, self.places(feeding)] = mask[:, feeding]
         weight = torch.from_numpy(weights).to(base)
-        if self.parts is None:
-            return torch.addmm(base.reshape(1, -1), weight[0], self.delta[:n_live].flatten(1)).unflatten(-1, base.shape)
-        out = base.repeat(n_receivers, 1, 1, 1)
-        for part, here in enumerate(self.parts == part for part in range(len(mask))):
-            if mask[part].any():
-                out[:, here] += torch.einsum("rs,std->rtd", weight[part], self.delta[:n_live][:, here])
-        return out
+        delta = self.delta[:n_live, tokens]
+        return torch.addmm(base.reshape(1, -1), weight, delta.flatten(1)).view(len(mask), *base.shape)
 
 
 def _run_heads(
