@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from circuitfind import models, rendering
@@ -16,6 +17,7 @@ from circuitfind.circuit import Circuit, decided_edges, edges_above, greedy_edge
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import Evaluation, PairReport, evaluate_circuit, report_pairs
 from circuitfind.execution import ABLATIONS
+from circuitfind.kv_groups import split_by_head
 from circuitfind.metrics import METRICS, Metric, as_metric
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores, Provenance
@@ -32,13 +34,18 @@ MetricLike = str | Metric | Callable[..., torch.Tensor]
 
 
 def load_model(
-    spec: Any = "tasks-4l", *, device: str | None = None, dtype: str = "float32", bos: bool | None = None
+    spec: Any = "tasks-4l",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    bos: bool | None = None,
+    kv_ports: str | None = None,
 ) -> Transformer:
     """A checked model from a zoo name, hub id, Hugging Face directory or TransformerLens object.
 
     See :func:`circuitfind.models.load`.
     """
-    return models.load(spec, device=device, dtype=dtype, bos=bos)
+    return models.load(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
 
 
 def load_task(spec: Any, *, model: Transformer | None = None, metric: str | None = None) -> Task:
@@ -215,6 +222,11 @@ def evaluate(
         pairs: token pairs to use instead of the task's.
     """
     task = load_task(task, model=model)
+    if circuit.graph.n_kv_groups != model.graph.n_kv_groups:
+        wanted = "group" if circuit.graph.n_kv_groups else "head"
+        raise OptionError(
+            f"the circuit has a k and a v port for each {wanted}; load the model with kv_ports={wanted!r}"
+        )
     if circuit.graph != model.graph:
         raise OptionError(
             f"the circuit is of a model with {circuit.graph.n_layers} layers x {circuit.graph.n_heads} heads, "
@@ -263,14 +275,17 @@ def draw(
         evaluation=measured,
         selection=_selection_words(circuit),
     )
-    rows = circuit.edges
-    edges = tuple(
-        rendering.DrawnEdge(
-            row["source"], row["target"], row["port"], row["score"] if row["score"] is not None else 1.0
+    graph, kept, from_edge = split_by_head(circuit.graph, circuit.kept)
+    numbers = np.flatnonzero(kept)
+    scores = np.ones(len(numbers)) if circuit.scores is None else circuit.scores[from_edge(numbers)]
+    columns = graph.edge_columns(numbers.tolist())
+    ends = zip(columns["source"], columns["target"], columns["port"], scores.tolist(), strict=True)
+    edges = tuple(rendering.DrawnEdge(*edge) for edge in ends)
+    if circuit.graph.n_kv_groups:
+        caption = (
+            *caption,
+            "an edge into keys or values that heads share is drawn to each of them with its whole score",
         )
-        for row in rows
-    )
-    graph = circuit.graph
     return rendering.CircuitDrawing(
         graph.n_layers, graph.n_heads, edges, caption, _roles(circuit, task), p.unit or "score", _title(circuit)
     )
