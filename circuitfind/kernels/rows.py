@@ -47,12 +47,16 @@ def _pruned(first: Integers, node: NodeIds, stop: NodeIds, kept: Flags, n_nodes:
         found = False
         for sender in range(first[row + 1] - first[row]):
             found |= kept[first[row] + sender] & reached[sender]
-        reached[node[row] : stop[row]] |= found
+        for entered in range(node[row], stop[row]):
+            reached[entered] |= found
     reaching = np.zeros(n_nodes, np.bool_)
     reaching[n_nodes - 1] = True
     alive = np.zeros(kept.size, np.bool_)
     for row in range(node.size - 1, -1, -1):
-        if reaching[node[row] : stop[row]].any():
+        useful = False
+        for entered in range(node[row], stop[row]):
+            useful |= reaching[entered]
+        if useful:
             for sender in range(first[row + 1] - first[row]):
                 reaching[sender] |= kept[first[row] + sender]
                 alive[first[row] + sender] = kept[first[row] + sender] & reached[sender]
@@ -108,7 +112,9 @@ def _bottlenecks(
             before[entered] = min(before[entered], best)
     through = np.empty(cost.size, cost.dtype)
     for row in range(node.size - 1, -1, -1):
-        onward = after[node[row] : stop[row]].min()
+        onward = never
+        for entered in range(node[row], stop[row]):
+            onward = min(onward, after[entered])
         for sender in range(first[row + 1] - first[row]):
             to_end = max(cost[first[row] + sender], onward)
             after[sender] = min(after[sender], to_end)

@@ -85,11 +85,10 @@ class CurrentCircuit:
 
         Receivers must be visited from the logits down, layer by layer.
         """
-        first = receivers[0]
-        for node in range(int(self.graph.receiver_node[first]), int(self.graph.receiver_stop[first])):
+        for node in self.positions.nodes[receivers[0]]:
             if node < self.graph.n_senders:
                 self.positions.learn(self.kept, node)
-        return Visit(self, receivers) if self.positions.read(first) else None
+        return Visit(self, receivers) if self.positions.read(receivers[0]) else None
 
     def drop(self, receivers: Sequence[int]) -> None:
         """Cut every edge into receivers that belong to nothing that is read; nothing else changes."""

@@ -115,16 +115,22 @@ def readers(graph: ComputationGraph, kept: Mask, node: int) -> list[tuple[Block,
 
 
 class Positions:
-    """At which positions every node matters that anything reads; asked from the top down, as the traversal goes."""
+    """At which positions every node matters that anything reads; asked from the top down, as the traversal goes.
+
+    Attributes:
+        at_answer: of each node that anything reads, whether only at the answer position.
+        nodes: which nodes every receiver belongs to: one, but for keys and values of a group.
+    """
 
     def __init__(self, graph: ComputationGraph) -> None:
         self.graph = graph
         self.at_answer: dict[int, bool] = {}
+        ends = zip(graph.receiver_node.tolist(), graph.receiver_stop.tolist(), strict=True)
+        self.nodes = [range(node, stop) for node, stop in ends]
 
     def read(self, receiver: int) -> list[int]:
-        """The nodes a receiver belongs to that anything reads: one, but for keys and values of a group."""
-        nodes = range(int(self.graph.receiver_node[receiver]), int(self.graph.receiver_stop[receiver]))
-        return [node for node in nodes if node in self.at_answer or node == self.graph.n_senders]
+        """The nodes a receiver belongs to that anything reads."""
+        return [node for node in self.nodes[receiver] if node in self.at_answer or node == self.graph.n_senders]
 
     def learn(self, kept: Mask, node: int) -> bool:
         """Whether anything reads ``node``; and remember whether only at the answer position."""
