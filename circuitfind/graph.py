@@ -69,9 +69,7 @@ class ComputationGraph:
     def __post_init__(self) -> None:
         groups = self.n_kv_groups
         if groups and (self.whole_attention or groups < 0 or self.n_heads % groups):
-            raise CircuitError(
-                f"{groups} groups of keys and values do not fit {self.n_heads} heads, or whole attention"
-            )
+            raise CircuitError(f"{groups} groups of keys and values do not fit {self.n_heads} heads (or whole blocks)")
 
     @property
     def shape(self) -> dict[str, Any]:
