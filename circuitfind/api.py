@@ -33,13 +33,18 @@ MetricLike = str | Metric | Callable[..., torch.Tensor]
 
 
 def load_model(
-    spec: Any = "tasks-4l", *, device: str | None = None, dtype: str = "float32", bos: bool | None = None
+    spec: Any = "tasks-4l",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    bos: bool | None = None,
+    kv_ports: str | None = None,
 ) -> Transformer:
     """A checked model from a zoo name, hub id, Hugging Face directory or TransformerLens object.
 
     See :func:`circuitfind.models.load`.
     """
-    return models.load(spec, device=device, dtype=dtype, bos=bos)
+    return models.load(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
 
 
 def load_task(spec: Any, *, model: Transformer | None = None, metric: str | None = None) -> Task:
@@ -256,6 +261,11 @@ def evaluate(
         pairs: token pairs to use instead of the task's.
     """
     task = load_task(task, model=model)
+    if circuit.graph.n_kv_groups != model.graph.n_kv_groups:
+        wanted = "group" if circuit.graph.n_kv_groups else "head"
+        raise OptionError(
+            f"the circuit has a k and a v port for each {wanted}; load the model with kv_ports={wanted!r}"
+        )
     if circuit.graph != model.graph:
         raise OptionError(
             f"the circuit is of a model with {circuit.graph.n_layers} layers x {circuit.graph.n_heads} heads, "

@@ -22,6 +22,7 @@ import numpy as np
 
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph
+from circuitfind.kv_groups import split_by_head
 from circuitfind.scores import SIGN, EdgeScores, Floats, Provenance
 from circuitfind.task import Spans
 
@@ -91,9 +92,10 @@ class Circuit:
 
     @cached_property
     def nodes(self) -> list[str]:
-        """Nodes with a kept edge, in execution order."""
+        """Nodes with a kept edge, in execution order. One into a group's keys or values does not tell which heads it is for."""
         senders, receivers = self.graph.ends(np.flatnonzero(self.kept))
-        used = np.union1d(senders, self.graph.receiver_node[receivers])
+        own = receivers[self.graph.receiver_stop[receivers] == self.graph.receiver_node[receivers] + 1]
+        used = np.union1d(senders, self.graph.receiver_node[own])
         return [self.graph.node_name(int(node)) for node in used]
 
     def __contains__(self, edge_name: str) -> bool:
@@ -153,7 +155,7 @@ class Circuit:
             "algorithm": p.algorithm,
             "sign": SIGN,
             "selection": dict(self.selection),
-            "graph": asdict(self.graph),
+            "graph": self.graph.shape,
             "n_edges": self.n_edges,
             "n_edges_total": self.graph.n_edges,
             "provenance": asdict(p),
@@ -261,7 +263,8 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
         return _circuit(scores, np.zeros(graph.n_edges, dtype=bool), rule)
     cost = np.negative(np.abs(scores.values) if absolute else scores.values)
     from_input = scores.provenance.ablation == "corrupted"
-    through = kernels.bottleneck_rows(graph.first_edge, graph.receiver_node, cost, graph.n_nodes, from_input)
+    rows = graph.first_edge, graph.receiver_node
+    through = kernels.bottleneck_rows(*rows, cost, graph.n_nodes, from_input, graph.receiver_stop)
     through.partition(n - 1)
     last = -float(through[n - 1])
     del through, cost
@@ -291,7 +294,8 @@ def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circui
     graph = scores.graph
     check_size(graph, n)
     kept = np.zeros(graph.n_edges, dtype=bool)
-    kept[kernels.grow_rows(graph.first_edge, graph.receiver_node, scores.values, graph.n_nodes, absolute, n)] = True
+    rows = graph.first_edge, graph.receiver_node
+    kept[kernels.grow_rows(*rows, scores.values, graph.n_nodes, absolute, n, graph.receiver_stop)] = True
     return _circuit(scores, kept, {"rule": "greedy", "n": n, "absolute": absolute})
 
 
@@ -321,7 +325,8 @@ def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any
     length = np.empty(graph.n_edges, dtype=np.int32)
     length[scores.ranking(absolute)] = np.arange(1, graph.n_edges + 1, dtype=np.int32)
     from_input = scores.provenance.ablation == "corrupted"
-    after = kernels.bottleneck_rows(graph.first_edge, graph.receiver_node, length, graph.n_nodes, from_input)
+    rows = graph.first_edge, graph.receiver_node
+    after = kernels.bottleneck_rows(*rows, length, graph.n_nodes, from_input, graph.receiver_stop)
     return kernels.alive_counts(after)
 
 
@@ -331,6 +336,9 @@ def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any
 def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True) -> dict[str, Any]:
     """EAP-IG's graph JSON (the format of MIB submissions).
 
+    That format knows no groups of keys and values: an edge into a group's port is written for each of its heads, with the
+    same score (:func:`circuitfind.kv_groups.split_by_head`).
+
     Args:
         d_model: the model's width, which that format asks for.
         all_edges: write every edge with its score (importances); otherwise only the kept ones.
@@ -338,15 +346,15 @@ def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True) -> dict
     Raises:
         OptionError: all edges are more than :data:`MOST_IN_JSON`.
     """
-    graph = circuit.graph
+    graph, kept, from_edge = split_by_head(circuit.graph, circuit.kept)
     if all_edges and graph.n_edges > MOST_IN_JSON:
         raise OptionError(
             f"all {graph.n_edges:,} edges are too many for EAP-IG's JSON, which is written for up to {MOST_IN_JSON:,}: "
             "write the kept edges only, or the scores with EdgeScores.to_parquet"
         )
-    edges = np.arange(graph.n_edges) if all_edges else np.flatnonzero(circuit.kept)
-    scores = np.zeros(len(edges)) if circuit.scores is None else circuit.scores[edges]
-    rows = zip(graph.edge_names(edges.tolist()), scores.tolist(), circuit.kept[edges].tolist(), strict=True)
+    edges = np.arange(graph.n_edges) if all_edges else np.flatnonzero(kept)
+    scores = np.zeros(len(edges)) if circuit.scores is None else circuit.scores[from_edge(edges)]
+    rows = zip(graph.edge_names(edges.tolist()), scores.tolist(), kept[edges].tolist(), strict=True)
     used = set(circuit.nodes)
     cfg = {
         "n_layers": graph.n_layers,

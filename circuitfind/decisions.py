@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ class Candidates:
     receiver: Ints
     sender: Ints
     together: bool = False
+
+    def __post_init__(self) -> None:
+        if self.together and self.graph.n_kv_groups:
+            raise OptionError(
+                "q, k and v of a head cannot be cut together where keys and values have a port for each group of heads; use "
+                "split_qkv=true, or a port per head (kv_ports='head')"
+            )
 
     def __len__(self) -> int:
         return len(self.receiver)

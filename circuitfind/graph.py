@@ -4,7 +4,8 @@ Names and edge set are those of EAP-IG and MIB:
 
 * senders: ``input`` (token + position embedding), ``a{L}.h{H}`` (a head, without the attention output bias), ``m{L}``
   (an MLP with its bias);
-* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}`` and ``logits``, each *before* its norm;
+* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}`` and ``logits``, each *before* its norm; where heads share keys and
+  values, these may have a receiver for each group of heads, ``a{L}.kv{G}<k>`` and ``<v>``, instead of one for each head;
 * edges: ``sender->receiver`` for every sender that comes before the receiver.
 
 Everything is numbered in execution order. Receivers come in **blocks** (the q, k and v ports of a layer, its MLP, the
@@ -19,54 +20,26 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitfind.blocks import Block, PerEdge
 from circuitfind.errors import CircuitError, UnknownNameError
 
 if TYPE_CHECKING:
     import networkx
-    import torch
 
+__all__ = ["PORTS", "SHARED", "Block", "ComputationGraph"]
 PORTS = ("q", "k", "v")
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 Longs = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-PerEdge = TypeVar("PerEdge", "np.ndarray[Any, Any]", "torch.Tensor")
-_NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+))?)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """The receivers that read the residual stream at one place.
-
-    Attributes:
-        kind: ``"attention"`` (q ports of all heads, then k, then v), ``"mlp"`` or ``"logits"``.
-        layer: its layer; ``n_layers`` for the logits.
-        first_receiver, n_receivers: which receivers these are.
-        n_senders: how many senders come before; edges go from each of them to each receiver.
-        first_edge: index of the edge from sender 0 to the first receiver.
-    """
-
-    kind: str
-    layer: int
-    first_receiver: int
-    n_receivers: int
-    n_senders: int
-    first_edge: int
-
-    @property
-    def edges(self) -> slice:
-        """The edges into this block."""
-        return slice(self.first_edge, self.first_edge + self.n_receivers * self.n_senders)
-
-    def matrix(self, per_edge: PerEdge) -> PerEdge:
-        """The part of ``per_edge`` (..., edges) that belongs here, as (..., receivers, senders); a view."""
-        part = per_edge[..., self.edges]
-        return part.reshape(*per_edge.shape[:-1], self.n_receivers, self.n_senders)
+SHARED = "shared"
+"""Key of the links in networkx graphs from a group's keys and values to its heads."""
+_NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+)|\.kv(?P<group>\d+))?)")
 
 
 @dataclass(frozen=True)
@@ -79,6 +52,11 @@ class ComputationGraph:
         parallel: attention and MLP of a layer read the same stream (GPT-J, Pythia).
         whole_attention: the attention of a layer is one node ``a{L}``, because its heads have no writes or no ports of their
             own (a norm mixes them: Gemma 2 and 3, OLMo 2); ``n_heads`` is then 1.
+        n_kv_groups: how many k and v ports a layer has where each serves as many neighbouring heads; 0 for one per head. A
+            group is no node: an edge into its port leads to all its heads.
+
+    Raises:
+        CircuitError: the heads do not fall into so many groups.
     """
 
     n_layers: int
@@ -86,6 +64,17 @@ class ComputationGraph:
     has_mlp: bool = True
     parallel: bool = False
     whole_attention: bool = False
+    n_kv_groups: int = 0
+
+    def __post_init__(self) -> None:
+        groups = self.n_kv_groups
+        if groups and (self.whole_attention or groups < 0 or self.n_heads % groups):
+            raise CircuitError(f"{groups} groups of keys and values do not fit {self.n_heads} heads (or whole blocks)")
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the constructor takes, as files have it: ``n_kv_groups`` only where there are groups."""
+        return {name: value for name, value in asdict(self).items() if value or name != "n_kv_groups"}
 
     # ---------------------------------------------------------------- senders, receivers, nodes
 
@@ -100,9 +89,19 @@ class ComputationGraph:
         return 1 + self.n_layers * self.senders_per_layer
 
     @property
+    def ports_per_layer(self) -> int:
+        """q of every head, k and v of every head or group."""
+        return self.n_heads + 2 * (self.n_kv_groups or self.n_heads)
+
+    @property
+    def heads_per_port(self) -> int:
+        """How many heads share a k or v port."""
+        return self.n_heads // (self.n_kv_groups or self.n_heads)
+
+    @property
     def n_receivers(self) -> int:
-        """Three ports a head, every MLP, the logits."""
-        return self.n_layers * (3 * self.n_heads + self.has_mlp) + 1
+        """The ports, every MLP, the logits."""
+        return self.n_layers * (self.ports_per_layer + self.has_mlp) + 1
 
     @property
     def n_nodes(self) -> int:
@@ -112,8 +111,7 @@ class ComputationGraph:
     @property
     def n_edges(self) -> int:
         """How many sender-receiver pairs there are."""
-        last = self.blocks[-1]
-        return last.edges.stop
+        return self.blocks[-1].edges.stop
 
     def head(self, layer: int, head: int) -> int:
         """Sender number of a head."""
@@ -141,7 +139,7 @@ class ComputationGraph:
 
         for layer in range(self.n_layers):
             below = 1 + layer * self.senders_per_layer
-            add("attention", layer, 3 * self.n_heads, below)
+            add("attention", layer, self.ports_per_layer, below)
             if self.has_mlp:
                 add("mlp", layer, 1, below if self.parallel else below + self.n_heads)
         add("logits", self.n_layers, 1, self.n_senders)
@@ -178,18 +176,36 @@ class ComputationGraph:
 
     @cached_property
     def receiver_node(self) -> Ints:
-        """Node every receiver belongs to, shape (receivers,)."""
+        """Node every receiver belongs to, the first of them for a group's, shape (receivers,)."""
         parts: list[np.ndarray[Any, Any]] = []
         for block in self.blocks:
             if block.kind == "attention":
-                parts.append(np.tile(self.head(block.layer, 0) + np.arange(self.n_heads), 3))
+                heads = self.head(block.layer, 0) + np.arange(self.n_heads)
+                parts += [heads, *[heads[:: self.heads_per_port]] * 2]
             else:
                 parts.append(np.array([self.mlp(block.layer) if block.kind == "mlp" else self.n_senders]))
         return np.concatenate(parts).astype(np.int32)
 
     @cached_property
+    def receiver_stop(self) -> Ints:
+        """The node after the last that every receiver belongs to, shape (receivers,): the next, but for a group's."""
+        shared = [".kv" in name for name in self.receiver_names]
+        return self.receiver_node + np.where(shared, self.heads_per_port, 1).astype(np.int32)
+
+    @cached_property
+    def _rows_by_head(self) -> Longs:
+        group = np.arange(self.n_heads) // self.heads_per_port
+        return np.concatenate([np.arange(self.n_heads), self.n_heads + group, self.n_heads + self.n_kv_groups + group])
+
+    def by_head(self, matrix: PerEdge) -> PerEdge:
+        """An attention block's rows (..., receivers, senders) as q, k, v of every head (..., 3 * heads, senders): a group's is
+        repeated for its heads. Without groups it is what was given.
+        """
+        return matrix[..., self._rows_by_head, :] if self.n_kv_groups else matrix
+
+    @cached_property
     def edge_target(self) -> Ints:
-        """Node every edge leads to, shape (edges,)."""
+        """Node every edge leads to, the first of them where it leads to a group's, shape (edges,)."""
         return np.repeat(self.receiver_node, np.diff(self.first_edge))
 
     # ---------------------------------------------------------------- names
@@ -212,10 +228,16 @@ class ComputationGraph:
         for block in self.blocks:
             if block.kind == "attention":
                 heads = [self.node_name(self.head(block.layer, head)) for head in range(self.n_heads)]
-                names += [f"{head}<{port}>" for port in PORTS for head in heads]
+                shared = [f"a{block.layer}.kv{group}" for group in range(self.n_kv_groups)] or heads
+                names += [f"{owner}<{port}>" for port in PORTS for owner in (heads if port == "q" else shared)]
             else:
                 names.append(f"m{block.layer}" if block.kind == "mlp" else "logits")
         return tuple(names)
+
+    @cached_property
+    def receiver_ports(self) -> tuple[str, ...]:
+        """``q``, ``k`` or ``v`` for every port, ``""`` for an MLP and the logits."""
+        return tuple(name[-2] if name[-1] == ">" else "" for name in self.receiver_names)
 
     @cached_property
     def sender_names(self) -> tuple[str, ...]:
@@ -231,18 +253,17 @@ class ComputationGraph:
         return self.edge_columns(range(self.n_edges) if edges is None else edges)["name"]
 
     def edge_columns(self, edges: Iterable[int]) -> dict[str, list[Any]]:
-        """What names some edges, as columns of a table: ``name``, ``source``, ``target`` (nodes) and ``port``.
-
-        The port is ``q``, ``k``, ``v``, or None for an MLP and the logits.
+        """What names some edges, as columns of a table: ``name``, ``source``, ``target`` (nodes, or a group ``a3.kv1``) and
+        ``port``: ``q``, ``k``, ``v``, or None for an MLP and the logits.
         """
         senders, receivers = (part.tolist() for part in self.ends(np.fromiter(edges, dtype=np.int64)))
-        names, target = self.receiver_names, [self.node_name(int(node)) for node in self.receiver_node]
+        names, target = self.receiver_names, [name.partition("<")[0] for name in self.receiver_names]
         source = [self.sender_names[sender] for sender in senders]
         return {
             "name": [f"{sender}->{names[receiver]}" for sender, receiver in zip(source, receivers, strict=True)],
             "source": source,
             "target": [target[receiver] for receiver in receivers],
-            "port": [names[receiver][-2] if names[receiver][-1] == ">" else None for receiver in receivers],
+            "port": [self.receiver_ports[receiver] or None for receiver in receivers],
         }
 
     def edge_index(self, name: str) -> int:
@@ -302,9 +323,9 @@ class ComputationGraph:
             from_input: the path must begin at the input. Right under corrupted ablation only: elsewhere what no input
                 reaches has an output that differs from what replaces it.
         """
-        from circuitfind import kernels
+        from circuitfind.kernels import prune_rows
 
-        return kernels.prune_rows(self.first_edge, self.receiver_node, kept, self.n_nodes, from_input)
+        return prune_rows(self.first_edge, self.receiver_node, kept, self.n_nodes, from_input, self.receiver_stop)
 
     # ---------------------------------------------------------------- networkx
 
@@ -313,9 +334,10 @@ class ComputationGraph:
     ) -> networkx.MultiDiGraph:
         """The graph, or the part of it under ``kept``, as a ``networkx.MultiDiGraph``.
 
-        Graph attributes: ``n_layers``, ``n_heads``, ``has_mlp``, ``parallel``, ``whole_attention``.
-        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``mlp``, ``logits``), ``layer`` and ``head`` (-1
-        where there is none). Every node is present, also without edges.
+        Graph attributes: :attr:`shape`.
+        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``kv``, ``mlp``, ``logits``), ``layer`` and ``head``
+        (-1 where there is none). Every node is present, also without edges. The keys and values of a group are a ``kv`` node
+        here, with links to its heads of the key :data:`SHARED`, which are no edges of this graph and have no attributes.
         Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
         number), ``port``, and ``score`` where scores are given.
 
@@ -325,14 +347,13 @@ class ComputationGraph:
         """
         import networkx
 
-        graph = networkx.MultiDiGraph(
-            n_layers=self.n_layers,
-            n_heads=self.n_heads,
-            has_mlp=self.has_mlp,
-            parallel=self.parallel,
-            whole_attention=self.whole_attention,
-        )
+        graph = networkx.MultiDiGraph(**self.shape)
         graph.add_nodes_from((name, _node_attributes(name)) for name in map(self.node_name, range(self.n_nodes)))
+        for layer in range(self.n_layers if self.n_kv_groups else 0):
+            for head in range(self.n_heads):
+                group = f"a{layer}.kv{head // self.heads_per_port}"
+                graph.add_node(group, **_node_attributes(group))
+                graph.add_edge(group, self.node_name(self.head(layer, head)), SHARED)
         edges = np.arange(self.n_edges) if kept is None else np.flatnonzero(kept)
         columns = self.edge_columns(edges.tolist())
         values = [{}] * len(edges) if scores is None else [{"score": score} for score in scores[edges].tolist()]
@@ -361,15 +382,9 @@ class ComputationGraph:
                 f"this networkx graph has no attribute {missing[0]!r}; start from ComputationGraph.to_networkx(), which "
                 "writes n_layers, n_heads, has_mlp and parallel into graph.graph"
             )
-        shape = cls(
-            graph.graph["n_layers"],
-            graph.graph["n_heads"],
-            graph.graph.get("has_mlp", True),
-            graph.graph.get("parallel", False),
-            graph.graph.get("whole_attention", False),
-        )
-        names = (f"{u}->{v}<{key}>" if key in PORTS else f"{u}->{v}" for u, v, key in graph.edges(keys=True))
-        return shape, shape.mask(names)
+        shape = cls(**{part.name: graph.graph[part.name] for part in fields(cls) if part.name in graph.graph})
+        edges = (edge for edge in graph.edges(keys=True) if edge[2] != SHARED)
+        return shape, shape.mask(f"{u}->{v}<{key}>" if key in PORTS else f"{u}->{v}" for u, v, key in edges)
 
 
 def _node_attributes(name: str) -> dict[str, Any]:
@@ -377,7 +392,8 @@ def _node_attributes(name: str) -> dict[str, Any]:
     assert match is not None
     if match["layer"] is not None:
         head = -1 if match["head"] is None else int(match["head"])
-        return {"kind": "attention" if head < 0 else "head", "layer": int(match["layer"]), "head": head}
+        kind = "kv" if match["group"] else "attention" if head < 0 else "head"
+        return {"kind": kind, "layer": int(match["layer"]), "head": head}
     if match["mlp"] is not None:
         return {"kind": "mlp", "layer": int(match["mlp"]), "head": -1}
     return {"kind": name, "layer": -1, "head": -1}

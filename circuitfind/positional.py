@@ -196,7 +196,7 @@ class PositionalCircuit:
         return {
             "schema": SCHEMA,
             "sign": SIGN,
-            "graph": asdict(self.graph),
+            "graph": self.graph.shape,
             "parts_axis": self.parts_axis,
             "parts": [
                 {"label": label, "answer": bool(a)} for label, a in zip(layout.labels, layout.answers, strict=True)
@@ -350,7 +350,8 @@ def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> tuple[Any, 
     """The kept edges as a graph of (part, node), in execution order: sources, targets, marks, and where each edge stands in
     ``kept`` (-1 for links inside heads and from the one input to its parts).
 
-    Node 0 is the input; then come (sender, part); then, for every head, where its keys and values arrive, (head, part).
+    Node 0 is the input; then come (sender, part); then, for every head, where its keys and values arrive, (head, part); those
+    of a group arrive at its first head's.
     """
     n_parts, n_senders = len(layout.labels), graph.n_senders
     n_nodes = 2 + n_parts * (2 * n_senders + 1)
@@ -374,14 +375,15 @@ def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> tuple[Any, 
         elif block.kind == "mlp":
             target = node(graph.mlp(block.layer), at)
         else:
-            head = graph.head(block.layer, 0) + row % graph.n_heads
+            head = graph.receiver_node[block.first_receiver + row].astype(np.int64)
             target = np.where(row < graph.n_heads, node(head, at), arrival(head, at))
         sources.append(node(sender, at))
         targets.append(target)
         places.append(at * graph.n_edges + block.first_edge + numbers)
         if block.kind == "attention":
-            heads = np.arange(graph.head(block.layer, 0), graph.head(block.layer, 0) + graph.n_heads)[:, None]
-            sources.append(arrival(heads, source_part).ravel())
+            heads = graph.head(block.layer, 0) + np.arange(graph.n_heads)[:, None]
+            first = heads - np.arange(graph.n_heads)[:, None] % graph.heads_per_port
+            sources.append(arrival(first, source_part).ravel())
             targets.append(node(heads, target_part).ravel())
             places.append(np.full(heads.size * len(source_part), -1))
     where = np.concatenate(places)

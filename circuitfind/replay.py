@@ -141,8 +141,10 @@ def replay_decisions(
         raise OptionError(f"--steps {steps}: give at least 1")
     if dtype not in DTYPES:
         raise OptionError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    used = settings.get("dtype", "float32")
-    model = api.load_model(settings.get("model") or p.model, device=device, dtype=used, bos=settings.get("bos"))
+    used, ports = settings.get("dtype", "float32"), settings.get("kv_ports")
+    model = api.load_model(
+        settings.get("model") or p.model, device=device, dtype=used, bos=settings.get("bos"), kv_ports=ports
+    )
     options = ALGORITHMS[p.algorithm].resolve(p.options)
     logs = read_table(path, model.graph)
     _check_whole(path, logs, model.graph, options)
@@ -277,9 +279,11 @@ class PlainCircuit:
         return total / len(self.problem.pairs)
 
     def is_read(self, row: Row) -> bool:
-        """Whether a kept edge leaves the node that a row's edges lead to; the logits are always read."""
-        node = self.graph.edge_target[row.edges[0]]
-        return bool(node == self.graph.n_senders or self.kept[self.graph.edge_sender == node].any())
+        """Whether a kept edge leaves a node that a row's edges lead to; the logits are always read."""
+        graph, (_, receiver) = self.graph, self.graph.ends(np.array(row.edges[0]))
+        node, stop = graph.receiver_node[receiver], graph.receiver_stop[receiver]
+        read = (graph.edge_sender >= node) & (graph.edge_sender < stop)
+        return bool(node == graph.n_senders or self.kept[read].any())
 
     def has(self, row: Row) -> bool:
         """Whether any edge of a row is kept."""

@@ -54,6 +54,7 @@ class RunConfig:
             the algorithm's own circuit where it decides on one, which needs no number, and else ``faithfulness``.
         absolute: rank by size of score.
         metric: None for the task's.
+        kv_ports: ``head``, or ``group`` where heads share keys and values.
         n_prompts, n_held_out, n_random, seed: sizes of the splits and of the control.
         options, task_options: of the algorithm and of the task.
         anyway: go on although the model is no better than chance on the prompts.
@@ -77,6 +78,7 @@ class RunConfig:
     device: str | None = None
     dtype: str = "float32"
     bos: bool | None = None
+    kv_ports: str = "head"
     options: Mapping[str, Any] = field(default_factory=dict)
     task_options: Mapping[str, str] = field(default_factory=dict)
     anyway: bool = False
@@ -123,7 +125,8 @@ def run(
     folder = RunFolder(out, force=force) if out is not None else None
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
-        model = api.load_model(config.model, device=config.device, dtype=config.dtype, bos=config.bos)
+        how = {"dtype": config.dtype, "kv_ports": config.kv_ports}
+        model = api.load_model(config.model, device=config.device, bos=config.bos, **how)
         task = api.load_task(config.task, model=model, metric=config.metric)
     train, held_out = (_pairs(model, task, config, split) for split in ("train", "held-out"))
     if config.rule in ("top", "greedy"):
@@ -170,7 +173,7 @@ def run(
 
 def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Task) -> dict[str, Any]:
     """Everything that decides the scores."""
-    names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype")
+    names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype", "kv_ports")
     settings = {name: getattr(config, name) for name in names}
     settings |= {"metric": config.metric or task.metric, "options": dict(config.options)}
     if config.parts == "span" and train.text is not None:

@@ -159,7 +159,7 @@ class EdgeScores:
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
 
     def _about(self, schema: str) -> dict[str, Any]:
-        return {"schema": schema, "graph": asdict(self.graph), "provenance": asdict(self.provenance), "sign": SIGN}
+        return {"schema": schema, "graph": self.graph.shape, "provenance": asdict(self.provenance), "sign": SIGN}
 
     @classmethod
     def load(cls, path: Path) -> EdgeScores:
@@ -213,8 +213,8 @@ class EdgeScores:
         import pyarrow
 
         senders, receivers = self.graph.ends(np.arange(edges.start, edges.stop))
-        is_head = np.array([name.endswith(">") for name in self.graph.receiver_names])
-        ports = np.array([PORTS.index(name[-2]) if name.endswith(">") else 0 for name in self.graph.receiver_names])
+        is_head = np.array([port != "" for port in self.graph.receiver_ports])
+        ports = np.array([PORTS.index(port) if port else 0 for port in self.graph.receiver_ports])
         coded = pyarrow.DictionaryArray.from_arrays
         return [
             coded(pyarrow.array(senders, pyarrow.int32()), list(self.graph.sender_names)),

@@ -49,6 +49,7 @@ ROTARY = (rotary_frequencies(4, base=100.0),)
 PARTLY_ROTARY = {"positions": "rotary", "rotary": ROTARY, "d_head": 6, "n_heads": 2}
 GROUPED = {"n_heads": 4, "n_kv_heads": 2}
 LLAMA = {"norm": "rms", "positions": "rotary", "rotary": ROTARY, "gated": True, "activation": "silu", "biases": False}
+BY_GROUP = {"kv_ports": "group"}
 BLOCKS = {"granularity": "attention blocks"}
 
 GPT2_SHAPES = {
@@ -93,6 +94,9 @@ FAMILIES = {
     | {"n_heads": 4, "n_kv_heads": 1, "parallel": True, "post_norm": True, "qk_norm": "all", "embed_norm": True}
     | {"positions": "alibi", "alibi": alibi_slopes(4), "attention_cap": 1.5, "windows": (2, 4), "mlp_norm": True}
     | {"gated": True, "logit_scale": 2.0, "logit_cap": 4.0, "embed_scale": 1.5, "attention_scale": (0.4, 0.7)},
+    "llama-groups": LLAMA | GROUPED | BY_GROUP,
+    "qwen3-groups": LLAMA | BY_GROUP | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3, "n_layers": 3},
+    "parallel-groups": PARTLY_ROTARY | BY_GROUP | {"n_heads": 6, "n_kv_heads": 2, "parallel": True, "qk_norm": "head"},
 }
 SHAPES = GPT2_SHAPES | FAMILIES
 """Changes to :func:`small_model`. Between them, every switch of a configuration is set somewhere."""

@@ -181,7 +181,7 @@ def _walk(model: Transformer, start: Tensor, read: Read) -> tuple[dict[str, Tens
         below = dict(out), biases
         for node in range(n_nodes(model)):
             name = node_name(c, layer, node)
-            ports = [read(f"{name}<{port}>", *below) for port in "qkv"]
+            ports = [read(f"{port_owner(c, layer, node, port)}<{port}>", *below) for port in "qkv"]
             out[name] = attention_node(model, layer, node, *ports)
         if not c.post_norm:
             biases = _plus(model, biases, f"layers.{layer}.b_O")
@@ -194,6 +194,26 @@ def _walk(model: Transformer, start: Tensor, read: Read) -> tuple[dict[str, Tens
 def node_name(c: TransformerConfig, layer: int, node: int) -> str:
     """A head's name, or that of the one attention node of a layer."""
     return f"a{layer}.h{node}" if c.granularity == "heads" else f"a{layer}"
+
+
+def port_owner(c: TransformerConfig, layer: int, node: int, port: str) -> str:
+    """Whose name a port has: the node's, or that of the group whose keys and values the node shares."""
+    if port == "q" or c.kv_ports == "head":
+        return node_name(c, layer, node)
+    return f"a{layer}.kv{node // (c.n_heads // c.n_kv_heads)}"
+
+
+def owners(c: TransformerConfig, layer: int, port: str) -> list[str]:
+    """Who has a port of this kind in a layer, each once."""
+    nodes = range(1 if c.granularity == "attention blocks" else c.n_heads)
+    return list(dict.fromkeys(port_owner(c, layer, node, port) for node in nodes))
+
+
+def members(c: TransformerConfig, owner: str) -> list[str]:
+    """The nodes that have a port of this owner: a group's heads, or the node itself."""
+    layer, dot, group = owner.partition(".kv")
+    size = c.n_heads // c.n_kv_heads
+    return [f"{layer}.h{int(group) * size + head}" for head in range(size)] if dot else [owner]
 
 
 def senders(
@@ -255,8 +275,8 @@ def edge_attribution(
 ) -> dict[str, float]:
     """EAP of one prompt: (clean - ablated) sender output times the gradient at each receiver's own input.
 
-    Every receiver reads its own copy of the stream, so its gradient is its own. ``point`` moves the embedding from the
-    ablated (0) to the clean one (1) before the gradient is taken.
+    Every receiver reads its own copy of the stream, so its gradient is its own; heads that share a port read one copy.
+    ``point`` moves the embedding from the ablated (0) to the clean one (1) before the gradient is taken.
     """
     with torch.no_grad():
         live, _ = senders(model, clean)
@@ -265,9 +285,10 @@ def edge_attribution(
     before: dict[str, list[str]] = {}
 
     def read(receiver: str, out: dict[str, Tensor], biases: Tensor) -> Tensor:
-        inputs[receiver] = (biases + sum(out.values())) * 1.0
-        inputs[receiver].retain_grad()
-        before[receiver] = list(out)
+        if receiver not in inputs:
+            inputs[receiver] = (biases + sum(out.values())) * 1.0
+            inputs[receiver].retain_grad()
+            before[receiver] = list(out)
         return inputs[receiver]
 
     _, final = _walk(model, start.clone().requires_grad_(), read)
@@ -304,11 +325,12 @@ def acdc_order(model: Transformer, low_to_high: bool, split: bool, direct: bool)
         if c.d_mlp:
             order.append((f"m{layer}", acdc_senders(model, layer, True, low_to_high)))
         below = acdc_senders(model, layer, False, low_to_high)
-        ports = [f"<{port}>" for port in "vkq"] if split else [""]
-        heads = range(n_nodes(model))[::-1]
+        ports = [f"{owner}<{port}>" for port in "vkq" for owner in owners(c, layer, port)[::-1]]
+        if not split:
+            ports = owners(c, layer, "q")[::-1]
         if direct:
-            order += [(f"{node_name(c, layer, head)}{port}", ["*"]) for port in ports for head in heads]
-        order += [(f"{node_name(c, layer, head)}{port}", below) for port in ports for head in heads]
+            order += [(port, ["*"]) for port in ports]
+        order += [(port, below) for port in ports]
     return order
 
 
@@ -345,7 +367,8 @@ def acdc(
         ports = [receiver] if split or not node.startswith("a") else [f"{receiver}<{port}>" for port in "qkv"]
         for sender in senders:
             edges = {e for e in kept if e.split("->")[1] in ports and sender in ("*", e.split("->")[0])}
-            unread = node != "logits" and not any(edge.startswith(f"{node}->") for edge in kept)
+            sending = tuple(f"{member}->" for member in members(model.config, node))
+            unread = node != "logits" and not any(edge.startswith(sending) for edge in kept)
             if unread or not edges:
                 kept -= edges
                 continue

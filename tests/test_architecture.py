@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 RANKS = (
     {"errors"},
-    {"registry", "kernels", "metrics", "progress", "statistics"},
+    {"registry", "kernels", "metrics", "progress", "statistics", "blocks"},
     {"graph"},
     {"transformer", "task"},
-    {"zoo", "decisions"},
+    {"zoo", "decisions", "kv_groups"},
     {"models", "scores", "tasks", "decision_table"},
     {"circuit"},
     {"positional"},

@@ -177,7 +177,7 @@ def test_receiver_gradients_times_differences_are_the_naive_attribution(model, p
 
     run = AttributionPass(model, batch, outputs[0] + point * delta[0], recompute=recompute)
     run.backward(lambda logits: metric(logits, batch.targets))
-    everything, room = (slice(None), slice(None)), delta.new_empty((3 * model.graph.n_heads, *delta.shape[1:]))
+    everything, room = (slice(None), slice(None)), delta.new_empty((model.graph.ports_per_layer, *delta.shape[1:]))
     for block in model.graph.blocks:
         gradients = run.receivers(block, *everything, out=room)
         values = torch.einsum("snpd,rnpd->nrs", delta[: block.n_senders], gradients)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import naive
 import numpy as np
 import pytest
 import torch
@@ -92,9 +93,10 @@ def test_a_score_by_part_is_the_derivative_of_cutting_the_edge_there():
     np.testing.assert_allclose(scores.parts, mask.grad[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_every_kept_edge_lies_on_a_path_and_every_path_is_kept():
+@pytest.mark.parametrize("shape", [{"n_heads": 2}, SHAPES["llama-groups"]], ids=["a port per head", "per group"])
+def test_every_kept_edge_lies_on_a_path_and_every_path_is_kept(shape):
     """Against a walk over (part, node) made of Python sets."""
-    model = small_model(n_heads=2)
+    model = small_model(**shape)
     graph, rng = model.graph, np.random.default_rng(3)
     sees = np.triu(np.ones((3, 3), dtype=bool))
     layout = Layout(("a", "b", "c"), sees, np.array([False, False, True]))
@@ -106,7 +108,8 @@ def test_every_kept_edge_lies_on_a_path_and_every_path_is_kept():
         if node == "logits" and part != 2:
             continue
         seen = np.flatnonzero(sees[part]) if port[:1] in ("k", "v") else [part]
-        arcs += [((part, source), (stop, node), (part, edge)) for stop in seen]
+        nodes = naive.members(model.config, node)
+        arcs += [((part, source), (stop, entered), (part, edge)) for stop in seen for entered in nodes]
     reached = {(part, "input") for part in range(3)}
     useful = {(2, "logits")}
     for _ in range(len(names)):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, Model, app, print_result
+from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result
 
 
 @app.command("check-model")
@@ -16,6 +16,7 @@ def check_model(
     spec: Annotated[str, typer.Argument(help="Zoo name, hub id or directory.")] = "tasks-4l",
     device: Device = None,
     dtype: Dtype = "float32",
+    kv_ports: KvPorts = "head",
     tokens: Annotated[int, typer.Option(help="Length of the prompt whose memory is estimated.")] = 64,
     as_json: Json = False,
 ) -> None:
@@ -23,7 +24,7 @@ def check_model(
     from circuitfind import models
     from circuitfind.estimate import memory_per_prompt
 
-    model, source = models.open_model(spec, device=device, dtype=dtype)
+    model, source = models.open_model(spec, device=device, dtype=dtype, kv_ports=kv_ports)
     checks = models.check_model(model, models.open_bridge(spec) if source is None else source)
     passed = all(check.passed for check in checks)
     what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)

@@ -50,6 +50,9 @@ Memory = Annotated[
     typer.Option(help="What a run may take beside the weights, such as 8GB [default: as the device allows]."),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+KvPorts = Annotated[
+    str, typer.Option(help="A k and a v port for each 'head', or each 'group' of heads that share keys and values.")
+]
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:

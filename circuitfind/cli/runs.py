@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, Memory, Model, app, print_result, read_settings
+from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Memory, Model, app, print_result, read_settings
 from circuitfind.errors import OptionError
 
 
@@ -69,6 +69,7 @@ def discover(
     dtype: Dtype = "float32",
     memory: Memory = None,
     bos: Bos = None,
+    kv_ports: KvPorts = "head",
     out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on although the model cannot do the task.")] = False,
@@ -101,6 +102,7 @@ def discover(
         device=device,
         dtype=dtype,
         bos=bos,
+        kv_ports=kv_ports,
         options=read_settings(option, "--option"),
         task_options=read_settings(task_option, "--task-option"),
         anyway=anyway,
@@ -163,7 +165,9 @@ def evaluate(
     if not spec or not chosen:
         raise OptionError(f"{circuit} does not say its model and task; give --model and --task")
     precision = dtype or settings.get("dtype") or "float32"
-    network = api.load_model(spec, device=device, dtype=precision, bos=settings.get("bos") if bos is None else bos)
+    begun = settings.get("bos") if bos is None else bos
+    ports = "group" if loaded.graph.n_kv_groups else "head"
+    network = api.load_model(spec, device=device, dtype=precision, bos=begun, kv_ports=ports)
     measured = api.evaluate(
         network,
         api.load_task(chosen, model=network),

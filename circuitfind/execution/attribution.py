@@ -72,7 +72,7 @@ class EdgeProducts:
         delta = change.tile(*tile, out=self._reused("senders", (graph.n_senders, *here.shape)))
         if ablated.constant is not None:
             delta -= ablated.tile(*tile, out=self._reused("ablated", delta.shape))
-        room = self._reused("receivers", (3 * graph.n_heads, *here.shape))
+        room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
         rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
         for block in graph.blocks:
             gradients = run.receivers(block, *tile, out=room)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from circuitfind.graph import Block
+from circuitfind.graph import Block, ComputationGraph
 from circuitfind.transformer import Transformer, base_streams
 
 
@@ -43,7 +43,7 @@ def run_masked(
     delta = embedded.new_zeros((len(masks), graph.n_senders, *embedded.shape))
     delta[:, 0] = embedded - ablated[0]
     for block, base in zip(graph.blocks, base_streams(model, ablated, embedded), strict=True):
-        inputs = _block_inputs(block, base, masks, delta, parts)
+        inputs = _block_inputs(_rows(graph, block, masks), base, delta[:, : block.n_senders], parts)
         if block.kind == "attention":
             heads = graph.heads(block.layer)
             delta[:, heads] = heads_from_ports(model, block.layer, inputs) - ablated[heads]
@@ -56,13 +56,23 @@ def run_masked(
     return model.unembed(final)
 
 
-def _block_inputs(block: Block, base: Tensor, masks: Tensor, delta: Tensor, parts: Tensor | None) -> Tensor:
-    """Inputs of a block's receivers: (circuits, receivers, prompts, positions, d_model)."""
-    mask, senders = block.matrix(masks), delta[:, : block.n_senders]
+def _rows(graph: ComputationGraph, block: Block, masks: Tensor) -> Tensor:
+    """The part of masks (..., edges) that belongs to a block, a row for each port of every head: (..., ports, senders)."""
+    mask = block.matrix(masks)
+    return graph.by_head(mask) if block.kind == "attention" else mask
+
+
+def _block_inputs(mask: Tensor, base: Tensor, senders: Tensor, parts: Tensor | None) -> Tensor:
+    """Inputs of a block's ports: (circuits, ports, prompts, positions, d_model).
+
+    Args:
+        mask: (circuits, ports, senders), or (circuits, parts, ports, senders) with ``parts``.
+        senders: live minus ablated outputs (circuits, senders, prompts, positions, d_model).
+    """
     if parts is None:
         return torch.matmul(mask, senders.flatten(2)).unflatten(-1, base.shape).add_(base)
-    inputs = base.repeat(len(masks), block.n_receivers, 1, 1, 1)
-    for part in range(masks.shape[1]):
+    inputs = base.repeat(len(mask), mask.shape[2], 1, 1, 1)
+    for part in range(mask.shape[1]):
         here = parts == part
         inputs[:, :, here] += torch.einsum("crs,cstd->crtd", mask[:, part], senders[:, :, here])
     return inputs

@@ -231,7 +231,7 @@ class AttributionPass:
         They are taken before the norm. The logits' gradient is zero away from the answer positions.
 
         Args:
-            out: room for them, (receivers, prompts, positions, d_model), written over.
+            out: room for an attention block's, (receivers, prompts, positions, d_model), written over.
         """
         if block.kind == "logits":
             return self.logits_gradient[None, prompts, positions]
@@ -241,10 +241,19 @@ class AttributionPass:
             return state.mlp_gradient[None, prompts, positions]
         stream = state.attention_stream[prompts, positions]
         norm = self.model.norm_with_state(f"layers.{block.layer}.ln1", stream)[1]
-        for number, (port, part) in enumerate(zip(PORTS, out.chunk(3), strict=True)):
-            W = self.model.node_weights(self.projections(block.layer, port)[0])
-            gradient = state.port_gradients[number][:, prompts, positions]
+        graph = self.model.graph
+        shared = graph.n_kv_groups or graph.n_heads
+        for number, (port, part) in enumerate(zip(PORTS, out.split((graph.n_heads, shared, shared)), strict=True)):
+            W = self.projections(block.layer, port)[0]
+            W = self.model.node_weights(W) if len(part) == graph.n_heads else self.model.shared_weights(W)
+            gradient = _of_group(state.port_gradients[number][:, prompts, positions], len(part))
             torch.bmm(gradient.flatten(1, 2), W.transpose(1, 2), out=part.flatten(1, 2))
             if norm is not None:
-                part.addcmul_(norm.unit, state.along[number][:, prompts, positions], value=-1)
+                along = _of_group(state.along[number][:, prompts, positions], len(part))
+                part.addcmul_(norm.unit, along, value=-1)
         return out
+
+
+def _of_group(per_head: Tensor, n_groups: int) -> Tensor:
+    """(heads, ...) summed over the heads of each group: a gradient at what they share. All in one: as many groups as heads."""
+    return per_head if len(per_head) == n_groups else per_head.unflatten(0, (n_groups, -1)).sum(1)

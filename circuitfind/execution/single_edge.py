@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
-from circuitfind.graph import Block
+from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
 
 TOKENS_AT_ONCE = 8192
@@ -78,8 +78,8 @@ def single_edge_effects(
         Values (senders of the block, prompts).
     """
     block = model.graph.blocks[block_number]
-    logits = len(batch) * model.config.d_vocab
-    at_once = max(1, min(TOKENS_AT_ONCE // batch.clean.numel(), LOGITS_AT_ONCE // logits))
+    n_nodes, logits = len(_nodes(model, block, receiver)), len(batch) * model.config.d_vocab
+    at_once = max(1, min(TOKENS_AT_ONCE // (n_nodes * batch.clean.numel()), LOGITS_AT_ONCE // logits))
     parts = [
         measure(_logits_without(model, batch, run, block_number, block, receiver, slice(start, start + at_once)))
         for start in range(0, block.n_senders, at_once)
@@ -94,22 +94,34 @@ def _logits_without(
     inputs = run.streams[block_number] - run.delta[senders.start : min(senders.stop, block.n_senders)]
     if block.kind == "logits":
         return model.unembed(batch.at_answer(inputs))
+    nodes = _nodes(model, block, receiver)
     if block.kind == "mlp":
-        node, written = model.graph.mlp(block.layer), model.mlp_block(block.layer, inputs)
+        change = model.mlp_block(block.layer, inputs) - run.writes[nodes[0]]
     else:
-        node = model.graph.head(block.layer, receiver % model.graph.n_heads)
-        written = _node_writes(model, run, block, receiver, inputs)
-    return model.unembed(batch.at_answer(_after(model, run, block_number, node, written - run.writes[node])))
+        change = _change_of_heads(model, run, block, receiver, inputs)
+    return model.unembed(batch.at_answer(_after(model, run, block_number, nodes[0], change)))
 
 
-def _node_writes(model: Transformer, run: CleanRun, block: Block, receiver: int, inputs: Tensor) -> Tensor:
-    """What a head writes when one of its ports reads ``inputs`` (edges, prompts, positions, d_model) instead."""
-    port, head = divmod(receiver, model.graph.n_heads)
+def _nodes(model: Transformer, block: Block, receiver: int) -> range:
+    """The nodes that a receiver of a block belongs to: one, but for keys and values of a group."""
+    graph, number = model.graph, block.first_receiver + receiver
+    return range(int(graph.receiver_node[number]), int(graph.receiver_stop[number]))
+
+
+def _change_of_heads(model: Transformer, run: CleanRun, block: Block, receiver: int, inputs: Tensor) -> Tensor:
+    """What the heads with this port write when it reads ``inputs`` (edges, prompts, positions, d_model) instead, minus what
+    they write in the clean run, summed.
+    """
+    graph, nodes = model.graph, _nodes(model, block, receiver)
+    heads = [node - graph.head(block.layer, 0) for node in nodes]
+    here, port = slice(heads[0], heads[-1] + 1), graph.receiver_ports[block.first_receiver + receiver]
     x = model.norm(f"layers.{block.layer}.ln1", inputs)
-    new = model.project_each(block.layer, "qkv"[port], x[:, None], [head])
-    clean = (part[head].expand(len(new), *part[head].shape)[:, None] for part in run.ports[block.layer])
-    ports = [new if number == port else part for number, part in enumerate(clean)]
-    return model.node_writes(block.layer, model.attend(block.layer, *ports, nodes=[head]), [head])[:, 0]
+    new = model.project_each(block.layer, port, x[:, None], heads)
+    clean = (part[here].expand(len(new), *part[here].shape) for part in run.ports[block.layer])
+    ports = [new if name == port else part for name, part in zip(PORTS, clean, strict=True)]
+    written = model.node_writes(block.layer, model.attend(block.layer, *ports, nodes=heads), heads)
+    change = written - run.writes[nodes.start : nodes.stop]
+    return change[:, 0] if len(heads) == 1 else change.sum(1)
 
 
 def _after(model: Transformer, run: CleanRun, block_number: int, node: int, change: Tensor) -> Tensor:

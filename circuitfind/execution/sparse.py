@@ -164,6 +164,10 @@ def _run_heads(
     if not heads:
         return
     n_parts, _, n_senders = mask.shape
-    ports = mask.reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads].reshape(n_parts, -1, n_senders)
+    ports = (
+        model.graph.by_head(mask)
+        .reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads]
+        .reshape(n_parts, -1, n_senders)
+    )
     for head, output in zip(heads, heads_from_ports(model, block.layer, live.inputs(ports, base), heads), strict=True):
         live.add(first + head, output)

@@ -3,6 +3,9 @@
 ``first`` (rows + 1) says where the edges of each row begin, and where the last one ends; ``node`` (rows) which node they
 enter. So edge ``first[row] + sender`` goes from node ``sender`` to node ``node[row]``. Rows stand in execution order: all
 rows into a node before the first row that reads it.
+
+A row may enter several nodes, ``node[row]`` to ``stop[row] - 1`` (the heads that share keys and values): then it reaches all
+of them, and is of use if any of them is.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from numpy.typing import NDArray
 from circuitfind.kernels.arrays import Flags, Floats, Integers, NodeIds, as_read, compiled, one_per_edge
 
 
-def prune_rows(first: Integers, node: NodeIds, kept: Flags, n_nodes: int, from_input: bool) -> Flags:
+def prune_rows(
+    first: Integers, node: NodeIds, kept: Flags, n_nodes: int, from_input: bool, stop: NodeIds | None = None
+) -> Flags:
     """The kept edges that are not dead ends: :func:`circuitfind.kernels.prune` for a graph of rows.
 
     Args:
@@ -25,35 +30,42 @@ def prune_rows(first: Integers, node: NodeIds, kept: Flags, n_nodes: int, from_i
         kept: whether the edge is in the circuit, one per edge.
         n_nodes: number of nodes, input and logits included.
         from_input: also drop the edges that no kept path from the input reaches.
+        stop: the node after the last that each row's edges enter (rows); ``node + 1`` if None.
 
     Returns:
         Whether the edge lies on a kept path to the logits (and from the input), one per edge.
     """
-    first, node = _checked_rows(first, node, n_nodes)
-    return _pruned(first, node, one_per_edge("kept", kept, np.bool_, int(first[-1])), n_nodes, from_input)
+    first, node, stop = _checked_rows(first, node, stop, n_nodes)
+    return _pruned(first, node, stop, one_per_edge("kept", kept, np.bool_, int(first[-1])), n_nodes, from_input)
 
 
 @compiled
-def _pruned(first: Integers, node: NodeIds, kept: Flags, n_nodes: int, from_input: bool) -> Flags:
+def _pruned(first: Integers, node: NodeIds, stop: NodeIds, kept: Flags, n_nodes: int, from_input: bool) -> Flags:
     reached = np.full(n_nodes, not from_input)
     reached[0] = True
     for row in range(node.size if from_input else 0):
-        found = reached[node[row]]
+        found = False
         for sender in range(first[row + 1] - first[row]):
             found |= kept[first[row] + sender] & reached[sender]
-        reached[node[row]] = found
+        for entered in range(node[row], stop[row]):
+            reached[entered] |= found
     reaching = np.zeros(n_nodes, np.bool_)
     reaching[n_nodes - 1] = True
     alive = np.zeros(kept.size, np.bool_)
     for row in range(node.size - 1, -1, -1):
-        if reaching[node[row]]:
+        useful = False
+        for entered in range(node[row], stop[row]):
+            useful |= reaching[entered]
+        if useful:
             for sender in range(first[row + 1] - first[row]):
                 reaching[sender] |= kept[first[row] + sender]
                 alive[first[row] + sender] = kept[first[row] + sender] & reached[sender]
     return alive
 
 
-def bottleneck_rows(first: Integers, node: NodeIds, cost: NDArray[Any], n_nodes: int, from_input: bool) -> NDArray[Any]:
+def bottleneck_rows(
+    first: Integers, node: NodeIds, cost: NDArray[Any], n_nodes: int, from_input: bool, stop: NodeIds | None = None
+) -> NDArray[Any]:
     """What the dearest edge costs on the path through each edge on which it costs least.
 
     With an edge's place in a ranking as its cost, circuits that are prefixes of the ranking hold the edge, after pruning,
@@ -61,25 +73,31 @@ def bottleneck_rows(first: Integers, node: NodeIds, cost: NDArray[Any], n_nodes:
     ``-score`` below a bound.
 
     Args:
-        first, node, n_nodes: as in :func:`prune_rows`.
+        first, node, n_nodes, stop: as in :func:`prune_rows`.
         cost: int32 or float64, one per edge; below the type's largest number.
         from_input: paths begin at the input; otherwise anywhere.
 
     Returns:
         The cost, one per edge, of the given type; the type's largest number (infinity) where there is no path.
     """
-    first, node = _checked_rows(first, node, n_nodes)
+    first, node, stop = _checked_rows(first, node, stop, n_nodes)
     kind: Any = np.float64 if np.asarray(cost).dtype == np.float64 else np.int32
     never = kind(np.inf) if kind is np.float64 else kind(np.iinfo(np.int32).max)
     least = -never if kind is np.float64 else kind(np.iinfo(np.int32).min)
-    return _bottlenecks(
-        first, node, one_per_edge("cost", cost, kind, int(first[-1])), n_nodes, from_input, least, never
-    )
+    cost = one_per_edge("cost", cost, kind, int(first[-1]))
+    return _bottlenecks(first, node, stop, cost, n_nodes, from_input, least, never)
 
 
 @compiled
 def _bottlenecks(
-    first: Integers, node: NodeIds, cost: NDArray[Any], n_nodes: int, from_input: bool, least: Any, never: Any
+    first: Integers,
+    node: NodeIds,
+    stop: NodeIds,
+    cost: NDArray[Any],
+    n_nodes: int,
+    from_input: bool,
+    least: Any,
+    never: Any,
 ) -> NDArray[Any]:
     before = np.full(n_nodes, least, cost.dtype)
     after = np.full(n_nodes, never, cost.dtype)
@@ -87,13 +105,16 @@ def _bottlenecks(
         before[1:] = never
     after[n_nodes - 1] = least
     for row in range(node.size if from_input else 0):
-        best = before[node[row]]
+        best = never
         for sender in range(first[row + 1] - first[row]):
             best = min(best, max(cost[first[row] + sender], before[sender]))
-        before[node[row]] = best
+        for entered in range(node[row], stop[row]):
+            before[entered] = min(before[entered], best)
     through = np.empty(cost.size, cost.dtype)
     for row in range(node.size - 1, -1, -1):
-        onward = after[node[row]]
+        onward = never
+        for entered in range(node[row], stop[row]):
+            onward = min(onward, after[entered])
         for sender in range(first[row + 1] - first[row]):
             to_end = max(cost[first[row] + sender], onward)
             after[sender] = min(after[sender], to_end)
@@ -101,13 +122,21 @@ def _bottlenecks(
     return through
 
 
-def grow_rows(first: Integers, node: NodeIds, scores: Floats, n_nodes: int, absolute: bool, n_edges: int) -> Integers:
+def grow_rows(
+    first: Integers,
+    node: NodeIds,
+    scores: Floats,
+    n_nodes: int,
+    absolute: bool,
+    n_edges: int,
+    stop: NodeIds | None = None,
+) -> Integers:
     """The first edges of a circuit that grows from the logits: :func:`circuitfind.kernels.grow_greedily` for rows.
 
-    No ranking is needed: the edges into a node are sorted when it joins.
+    No ranking is needed: the edges into a node are sorted when it joins, those of a row with the first of its nodes.
 
     Args:
-        first, node, n_nodes: as in :func:`prune_rows`.
+        first, node, n_nodes, stop: as in :func:`prune_rows`.
         scores: one per edge; the largest joins first, of equals that with the smaller number.
         absolute: the largest in size joins first.
         n_edges: how many edges shall join.
@@ -115,33 +144,38 @@ def grow_rows(first: Integers, node: NodeIds, scores: Floats, n_nodes: int, abso
     Returns:
         Edge numbers in the order they join; fewer than ``n_edges`` if no others lead into the circuit.
     """
-    first, node = _checked_rows(first, node, n_nodes)
+    first, node, stop = _checked_rows(first, node, stop, n_nodes)
     scores = one_per_edge("scores", scores, np.float64, int(first[-1]))
-    by_node = as_read(np.argsort(node, kind="stable"), np.int64)
+    many = stop - node
+    row = np.repeat(np.arange(node.size), many)
+    entered = np.arange(row.size) - np.repeat(np.cumsum(many) - many - node, many)
+    by_node = as_read(row[np.argsort(entered, kind="stable")], np.int64)
     start = np.zeros(n_nodes + 1, np.int64)
-    np.cumsum(np.bincount(node, minlength=n_nodes), out=start[1:])
-    return _grown(first, node, scores, by_node, as_read(start, np.int64), absolute, n_edges)
+    np.cumsum(np.bincount(entered, minlength=n_nodes), out=start[1:])
+    return _grown(first, scores, by_node, as_read(start, np.int64), absolute, n_edges)
 
 
 @compiled
 def _grown(
-    first: Integers, node: NodeIds, scores: Floats, by_node: Integers, start: Integers, absolute: bool, n_edges: int
+    first: Integers, scores: Floats, by_node: Integers, start: Integers, absolute: bool, n_edges: int
 ) -> Integers:
     """Edges in the order they join.
 
     ``queue`` is cut among the nodes in the order they join, each part up to ``end`` of its node, which is 0 for a node
     that has yet to join; memory that no node fills is never touched. The heap holds, of each node in the circuit, the best
-    edge that has yet to join: its key, its number, the node, the edge's place in the queue.
+    edge that has yet to join: its key, its number, the node, the edge's place in the queue. ``stands`` says which rows have
+    been put into the queue.
     """
     joined, n_joined = np.empty(min(n_edges, scores.size), np.int64), 0
     queue, end = np.empty(scores.size, np.int32), np.zeros(start.size - 1, np.int64)
+    stands = np.zeros(first.size - 1, np.bool_)
     heap = [(0.0, 0, 0, 0)]
     heap.pop()  # empty, but the compiler can tell what it will hold
     target, used = end.size - 1, 0
     while True:
         if end[target] == 0:
             begun, rows = used, by_node[start[target] : start[target + 1]]
-            end[target] = used = _line_up(first, scores, rows, absolute, queue, begun)
+            end[target] = used = _line_up(first, scores, rows, absolute, queue, begun, stands)
             if begun < used:
                 heapq.heappush(heap, _entry(scores, absolute, queue, target, begun))
         if len(heap) == 0 or n_joined == joined.size:
@@ -169,10 +203,15 @@ def _key(scores: Floats, edge: int, absolute: bool) -> float:
 
 
 @compiled
-def _line_up(first: Integers, scores: Floats, rows: Integers, absolute: bool, queue: NodeIds, used: int) -> int:
-    """Put the edges of some rows into ``queue`` from ``used`` on, best first; where they end."""
+def _line_up(
+    first: Integers, scores: Floats, rows: Integers, absolute: bool, queue: NodeIds, used: int, stands: Flags
+) -> int:
+    """Put the edges of those rows that have yet to stand in ``queue`` into it from ``used`` on, best first; where they end."""
     begun = used
     for row in rows:
+        if stands[row]:
+            continue
+        stands[row] = True
         for edge in range(first[row], first[row + 1]):
             queue[used] = edge
             used += 1
@@ -184,8 +223,11 @@ def _line_up(first: Integers, scores: Floats, rows: Integers, absolute: bool, qu
     return used
 
 
-def _checked_rows(first: Integers, node: NodeIds, n_nodes: int) -> tuple[Integers, NodeIds]:
+def _checked_rows(
+    first: Integers, node: NodeIds, stop: NodeIds | None, n_nodes: int
+) -> tuple[Integers, NodeIds, NodeIds]:
     first, node = as_read(first, np.int64), as_read(node, np.int32)
+    stop = as_read(node + np.int32(1) if stop is None else stop, np.int32)
     if n_nodes < 2:
         raise ValueError(f"n_nodes: at least the input and the logits, 2, but {n_nodes} is given")
     if first.ndim != 1 or node.ndim != 1 or first.size != node.size + 1 or first[0] != 0:
@@ -199,4 +241,6 @@ def _checked_rows(first: Integers, node: NodeIds, n_nodes: int) -> tuple[Integer
         raise ValueError(
             f"first: {first[-1]} edges are more than the {np.iinfo(np.int32).max} that passes over rows count"
         )
-    return first, node
+    if stop.shape != node.shape or (node.size and ((stop <= node).any() or stop.max() > n_nodes)):
+        raise ValueError(f"stop: one entry per row, after its node and up to {n_nodes}; these are others")
+    return first, node, stop

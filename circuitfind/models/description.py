@@ -31,6 +31,8 @@ def _traits(c: TransformerConfig) -> Iterator[str]:
     for name, value in (("attention scores", c.attention_cap), ("logits", c.logit_cap)):
         if value:
             yield f"{name} capped at {value:g}"
+    if c.kv_ports == "group":
+        yield f"keys and values have a port for each group of {c.n_heads // c.n_kv_heads} heads"
     if c.granularity != "heads":
         yield f"attention nodes are whole {c.granularity}, because a norm mixes their heads"
 

@@ -17,7 +17,7 @@ from circuitfind.models.hugging_face import from_transformers
 from circuitfind.models.native import bridge_of
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.models.text import HuggingFaceTokenizer
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import KV_PORTS, Transformer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _CPU = torch.device("cpu")
@@ -25,7 +25,12 @@ _SHORT = {"fp32": "float32", "fp64": "float64", "bf16": "bfloat16"}
 
 
 def load(
-    spec: Any, *, device: str | torch.device | None = None, dtype: str = "float32", bos: bool | None = None
+    spec: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    bos: bool | None = None,
+    kv_ports: str | None = None,
 ) -> Transformer:
     """A model, proved right on random tokens (see :func:`circuitfind.models.check_model`).
 
@@ -36,24 +41,34 @@ def load(
             the CPU.
         dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``. A checkpoint is read straight into it.
         bos: whether prompts begin with the BOS token; None leaves it to the tokenizer's family.
+        kv_ports: what has a k and a v port of its own: every ``head`` (the unit of the field, and of None), or, where heads
+            share keys and values, every ``group`` of them, which makes a smaller graph.
 
     Raises:
         UnknownNameError: neither a zoo name nor a directory, and the hub does not give it.
-        ModelError: the architecture is not supported, or a check fails.
-        OptionError: no such dtype or device, or a BOS token is asked of a tokenizer that has none.
+        ModelError: the architecture is not supported, a check fails, or there are no groups.
+        OptionError: no such dtype, device or kind of ports, or a BOS token is asked of a tokenizer that has none.
     """
-    model, source = open_model(spec, device=device, dtype=dtype, bos=bos)
+    model, source = open_model(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     if source is not None:
         require(model, check_model(model, source))
     return model.to(usable_device(device), usable_dtype(dtype))
 
 
 def open_model(
-    spec: Any, *, device: str | torch.device | None = None, dtype: str = "float32", bos: bool | None = None
+    spec: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    bos: bool | None = None,
+    kv_ports: str | None = None,
 ) -> tuple[Transformer, Any]:
     """As :func:`load` but before the checks: the model, and the object to check it against (None where there is none)."""
+    if kv_ports not in (None, *KV_PORTS):
+        raise OptionError(f"unknown kv_ports {kv_ports!r}; use {' or '.join(KV_PORTS)}")
     with torch.inference_mode(False):  # weights made in inference mode could never carry a gradient past them
-        return read(spec, bos=bos, dtype=usable_dtype(dtype), device=usable_device(device))
+        model, source = read(spec, bos=bos, dtype=usable_dtype(dtype), device=usable_device(device))
+    return model.with_kv_ports(kv_ports), source
 
 
 def usable_dtype(name: str) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.task import Task
 
 AnyCircuit = Circuit | PositionalCircuit
+_SHARED = re.compile(r"a(?P<layer>\d+)\.kv(?P<group>\d+)")
 
 
 def circuit_dot(
@@ -37,15 +39,15 @@ def circuit_dot(
 
 def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
     """A circuit as the renderer wants it."""
-    return _drawing(circuit, circuit.edges, measured, task)
+    return _drawing(circuit, _by_head(circuit, circuit.edges), measured, task)
 
 
 def columns_of(
     circuit: PositionalCircuit, measured: Mapping[str, Any] | None = None, task: Task | None = None
 ) -> ColumnsDrawing:
     """A circuit with parts as the renderer wants it."""
-    rows: dict[str, list[dict[str, Any]]] = {label: [] for label in circuit.layout.labels}
-    for row in circuit.edges:
+    rows: dict[str, list[Mapping[str, Any]]] = {label: [] for label in circuit.layout.labels}
+    for row in _by_head(circuit, circuit.edges):
         rows[row["part"]].append(row)
     columns = tuple(
         Column(label, _drawing(circuit, rows[label], measured, task), bool(answer))
@@ -63,6 +65,22 @@ def strongest(circuit: AnyCircuit, n: int) -> AnyCircuit:
         edge = circuit.graph.edge_index(row["name"])
         kept[edge if isinstance(circuit, Circuit) else (circuit.layout.labels.index(row["part"]), edge)] = True
     return replace(circuit, kept=kept, selection={**circuit.selection, "of": circuit.n_edges})
+
+
+def _by_head(circuit: AnyCircuit, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Edges into keys or values that heads share, drawn to each of these heads that sends something (or else to all)."""
+    graph = circuit.graph
+    out: list[Mapping[str, Any]] = []
+    senders = {row["source"] for row in rows}
+    for row in rows:
+        found = _SHARED.fullmatch(row["target"])
+        heads = [row["target"]]
+        if found is not None:
+            each = graph.n_heads // graph.n_kv_groups
+            heads = [f"a{found['layer']}.h{head + int(found['group']) * each}" for head in range(each)]
+            heads = [head for head in heads if head in senders] or heads
+        out += [{**row, "target": head} for head in heads]
+    return out
 
 
 def _drawing(
@@ -84,7 +102,8 @@ def _drawing(
 
 def _caption(circuit: AnyCircuit, measured: Mapping[str, Any] | None) -> tuple[str, ...]:
     p = circuit.provenance
-    return compose_caption(
+    shared = "an edge into keys or values that heads share is drawn to each of them with its whole score"
+    words = compose_caption(
         model=p.model,
         task=p.task,
         metric=p.metric,
@@ -97,6 +116,7 @@ def _caption(circuit: AnyCircuit, measured: Mapping[str, Any] | None) -> tuple[s
         selection=selection_words(circuit),
         n_parts=len(circuit.kept) if circuit.parts_axis else None,
     )
+    return (*words, shared) if circuit.graph.n_kv_groups else words
 
 
 def selection_words(circuit: AnyCircuit) -> str:

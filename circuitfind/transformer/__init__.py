@@ -2,6 +2,7 @@
 
 from circuitfind.transformer.config import (
     ACTIVATIONS,
+    KV_PORTS,
     NORMS,
     POSITIONS,
     TransformerConfig,
@@ -15,6 +16,7 @@ from circuitfind.transformer.senders import base_streams, sender_outputs
 
 __all__ = [
     "ACTIVATIONS",
+    "KV_PORTS",
     "NORMS",
     "POSITIONS",
     "NormState",

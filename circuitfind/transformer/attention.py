@@ -45,7 +45,11 @@ class AttentionNodes(Weights):
 
     def node_weights(self, W: Tensor) -> Tensor:
         """A projection (d_model, outputs of a port) cut by node: (nodes, d_model, width)."""
-        return self.per_node(self.side_by_side(W).movedim(-2, 0))
+        return self.per_node(self.shared_weights(W))
+
+    def shared_weights(self, W: Tensor) -> Tensor:
+        """The same, but what several heads share stands once."""
+        return self.side_by_side(W).movedim(-2, 0)
 
     def node_bias(self, b: Tensor) -> Tensor:
         """A bias (outputs of a port,) cut by node: (nodes, 1, 1, width)."""

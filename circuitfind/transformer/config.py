@@ -29,6 +29,7 @@ NORMS = ("layer", "rms", "none")
 POSITIONS = ("learned", "rotary", "alibi", "none")
 QK_NORMS = ("none", "head", "all")
 GRANULARITIES = ("heads", "attention blocks")
+KV_PORTS = ("head", "group")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class TransformerConfig:
         dense_layers: layers with a plain MLP of width ``d_mlp`` in a model with experts.
         granularity: what one attention node is: one of the ``"heads"``, or, where a norm mixes the heads, the whole
             ``"attention blocks"``.
+        kv_ports: what has a k and a v port of its own in the graph: every ``"head"``, or every ``"group"`` of heads that
+            share keys and values.
     """
 
     n_layers: int
@@ -101,6 +104,7 @@ class TransformerConfig:
     d_shared: int = 0
     dense_layers: tuple[int, ...] = ()
     granularity: str = "heads"
+    kv_ports: str = "head"
 
     def __post_init__(self) -> None:
         for field in fields(self):  # a configuration read from JSON has lists
@@ -116,6 +120,7 @@ class TransformerConfig:
             ("positions", self.positions, POSITIONS),
             ("qk_norm", self.qk_norm, QK_NORMS),
             ("granularity", self.granularity, GRANULARITIES),
+            ("kv_ports", self.kv_ports, KV_PORTS),
         ):
             if value not in allowed:
                 raise ModelError(f"{name} {value!r} is not supported; supported are {', '.join(allowed)}")
@@ -136,6 +141,9 @@ class TransformerConfig:
             raise ModelError(
                 "a norm over all heads leaves no head a write of its own; use granularity 'attention blocks'"
             )
+        if self.kv_ports == "group" and (self.heads_per_node > 1 or self.n_kv_heads == self.n_heads):
+            reason = "attention is one node in each layer" if self.heads_per_node > 1 else "every head has its own"
+            raise ModelError(f"keys and values have no ports by group in this model: {reason}; use kv_ports 'head'")
 
     # ---------------------------------------------------------------- what the switches mean for one layer
 
@@ -183,9 +191,8 @@ class TransformerConfig:
     def graph(self) -> ComputationGraph:
         """The computation graph of a transformer of this shape."""
         n_nodes, whole = self.n_heads // self.heads_per_node, self.granularity != "heads"
-        return ComputationGraph(
-            self.n_layers, n_nodes, has_mlp=self.d_mlp > 0, parallel=self.parallel, whole_attention=whole
-        )
+        groups = self.n_kv_heads if self.kv_ports == "group" else 0
+        return ComputationGraph(self.n_layers, n_nodes, self.d_mlp > 0, self.parallel, whole, groups)
 
 
 def rotary_frequencies(dimensions: int, base: float = 10000.0) -> tuple[float, ...]:

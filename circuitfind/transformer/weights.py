@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -98,6 +99,19 @@ class Weights:
     def renamed(self, name: str, source: str) -> Self:
         """The same model under another name."""
         return self.with_weights(self.weights, name=name, source=source)
+
+    def with_kv_ports(self, kv_ports: str | None) -> Self:
+        """The same model with a k and a v port for every ``"head"`` or every ``"group"``; None leaves it as it is.
+
+        Raises:
+            ModelError: there are no groups: no two heads share keys and values, or a layer's attention is one node.
+        """
+        if kv_ports in (None, self.config.kv_ports):
+            return self
+        by = ", with keys and values by group"
+        source = self.source.removesuffix(by) + (by if kv_ports == "group" else "")
+        config = replace(self.config, kv_ports=kv_ports)
+        return type(self)(config, self.weights, tokenizer=self.tokenizer, name=self.name, source=source)
 
     def checksum(self) -> str:
         """Identifies the weights: SHA-256 over each tensor's name, shape and bytes, of large ones over evenly spaced rows."""

@@ -81,17 +81,17 @@ class CurrentCircuit:
             )
 
     def visit(self, receivers: Sequence[int]) -> Visit | None:
-        """Begin with the edges into ``receivers``, ports of one node; None if nothing reads that node.
+        """Begin with the edges into ``receivers``, ports of one node or one of a group; None if nothing reads what has them.
 
         Receivers must be visited from the logits down, layer by layer.
         """
-        node = int(self.graph.receiver_node[receivers[0]])
-        if node < self.graph.n_senders and not self.positions.learn(self.kept, node):
-            return None
-        return Visit(self, receivers)
+        for node in self.positions.nodes[receivers[0]]:
+            if node < self.graph.n_senders:
+                self.positions.learn(self.kept, node)
+        return Visit(self, receivers) if self.positions.read(receivers[0]) else None
 
     def drop(self, receivers: Sequence[int]) -> None:
-        """Cut every edge into receivers of a node that nothing reads; nothing else changes."""
+        """Cut every edge into receivers that belong to nothing that is read; nothing else changes."""
         for receiver in receivers:
             block = self.graph.block_of(receiver)
             block.matrix(self.kept)[receiver - block.first_receiver] = False

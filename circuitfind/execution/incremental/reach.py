@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.graph import PORTS, Block, ComputationGraph
+from circuitfind.graph import Block, ComputationGraph
 from circuitfind.transformer import TransformerConfig
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -74,12 +74,14 @@ class Reach:
     """All that must be computed again when the input of one node changes, in execution order.
 
     Attributes:
-        steps: the node itself first (none, where the node is the logits), then what it reaches.
+        steps: the node itself first (none, where the node is the logits), or the heads of a group, then what they reach.
         logits: how the logits read the change.
+        n_first: how many nodes come first.
     """
 
     steps: tuple[Step, ...]
     logits: Reading = field(default_factory=lambda: Reading(-1))
+    n_first: int = 1
 
     def operations(self, config: TransformerConfig, prompts: int, positions: int) -> int:
         """Floating-point operations of one test: the floor of any implementation that recomputes exactly this."""
@@ -113,16 +115,28 @@ def readers(graph: ComputationGraph, kept: Mask, node: int) -> list[tuple[Block,
 
 
 class Positions:
-    """At which positions every node matters; asked from the top down, as the traversal goes."""
+    """At which positions every node matters that anything reads; asked from the top down, as the traversal goes.
+
+    Attributes:
+        at_answer: of each node that anything reads, whether only at the answer position.
+        nodes: which nodes every receiver belongs to: one, but for keys and values of a group.
+    """
 
     def __init__(self, graph: ComputationGraph) -> None:
         self.graph = graph
         self.at_answer: dict[int, bool] = {}
+        ends = zip(graph.receiver_node.tolist(), graph.receiver_stop.tolist(), strict=True)
+        self.nodes = [range(node, stop) for node, stop in ends]
+
+    def read(self, receiver: int) -> list[int]:
+        """The nodes a receiver belongs to that anything reads."""
+        return [node for node in self.nodes[receiver] if node in self.at_answer or node == self.graph.n_senders]
 
     def learn(self, kept: Mask, node: int) -> bool:
         """Whether anything reads ``node``; and remember whether only at the answer position."""
         found = readers(self.graph, kept, node)
-        self.at_answer[node] = all(self._reads_answer_only(block, rows) for block, rows in found)
+        if found:
+            self.at_answer[node] = all(self._reads_answer_only(block, rows) for block, rows in found)
         return bool(found)
 
     def _reads_answer_only(self, block: Block, rows: np.ndarray[Any, Any]) -> bool:
@@ -137,35 +151,36 @@ class Positions:
 def what_is_reached(
     graph: ComputationGraph, kept: Mask, positions: Positions, receivers: Sequence[int], block_number: int
 ) -> Reach:
-    """The reach of a change to the inputs of ``receivers`` (of one node) of a block."""
+    """The reach of a change to the inputs of ``receivers`` (of one node, or one of a group's) of a block."""
     block = graph.blocks[block_number]
     if block.kind == "logits":
         return Reach((), _reading(block, block_number, kept, 0, frozenset()))
     ports = {_port(graph, block, r): Reading(block_number) for r in receivers}
-    node = int(graph.receiver_node[receivers[0]])
-    steps = [_step(graph, node, ports, positions)]
-    changed = {node}
+    first = positions.read(receivers[0])
+    steps = [_step(graph, node, ports, positions) for node in first]
+    changed = set(first)
     for number in range(block_number + 1, len(graph.blocks)):
         above = graph.blocks[number]
-        for node, ports in _changed_ports(graph, above, number, kept, frozenset(changed)).items():
+        for node, ports in _changed_ports(positions, above, number, kept, frozenset(changed)).items():
             if node == graph.n_senders:
-                return Reach(_with_last_uses(steps, ports[""]), ports[""])
+                return Reach(_with_last_uses(steps, ports[""]), ports[""], len(first))
             steps.append(_step(graph, node, ports, positions))
             changed.add(node)
-    return Reach(_with_last_uses(steps, Reading(-1)))
+    return Reach(_with_last_uses(steps, Reading(-1)), n_first=len(first))
 
 
 def _changed_ports(
-    graph: ComputationGraph, block: Block, number: int, kept: Mask, changed: frozenset[int]
+    positions: Positions, block: Block, number: int, kept: Mask, changed: frozenset[int]
 ) -> dict[int, dict[str, Reading]]:
-    """Nodes of a block that read the change, each with the ports that do."""
+    """Nodes of a block that read the change and are read, each with the ports that do; a group's heads share a reading."""
     below = [node for node in changed if node < block.n_senders]
     rows = np.flatnonzero(block.matrix(kept)[:, below].any(1))
     nodes: dict[int, dict[str, Reading]] = {}
     for row in rows:
         receiver = block.first_receiver + int(row)
         reading = _reading(block, number, kept, int(row), changed)
-        nodes.setdefault(int(graph.receiver_node[receiver]), {})[_port(graph, block, receiver)] = reading
+        for node in positions.read(receiver):
+            nodes.setdefault(node, {})[_port(positions.graph, block, receiver)] = reading
     return nodes
 
 
@@ -176,9 +191,7 @@ def _reading(block: Block, number: int, kept: Mask, row: int, changed: frozenset
 
 
 def _port(graph: ComputationGraph, block: Block, receiver: int) -> str:
-    if block.kind == "attention":
-        return PORTS[(receiver - block.first_receiver) // graph.n_heads]
-    return MLP if block.kind == "mlp" else ""
+    return MLP if block.kind == "mlp" else graph.receiver_ports[receiver]
 
 
 def _step(graph: ComputationGraph, node: int, ports: Mapping[str, Reading], positions: Positions) -> Step:

@@ -95,10 +95,13 @@ class State:
 
     def constants(self, reach: Reach) -> Constants:
         """For every port that reads a change, what it reads besides the changed outputs, which are added to it."""
-        found = {}
-        for step in reach.steps[1:]:
+        found: dict[tuple[int, str], Tensor] = {}
+        made: dict[int, Tensor] = {}  # the heads of a group share a reading
+        for step in reach.steps[reach.n_first :]:
             for port, reading in step.ports.items():
-                found[step.node, port] = self._constant(reading, step.reads_answer_only(port))
+                if id(reading) not in made:
+                    made[id(reading)] = self._constant(reading, step.reads_answer_only(port))
+                found[step.node, port] = made[id(reading)]
         if reach.steps:
             found[-1, ""] = self._constant(reach.logits, True)
         return found
@@ -115,14 +118,15 @@ class State:
         """The logits' input at the answer positions, (circuits, prompts, d_model), after a change.
 
         Args:
-            inputs: the changed inputs of the first step's ports (``""`` where the logits' own input changes).
+            inputs: the changed inputs of the ports of the first step, or of each of a group's (``""`` where the logits' own
+                input changes).
             keep: make the change permanent; there must be one circuit.
         """
         if not reach.steps:
             return inputs[""][:, :, 0]
         outputs: dict[int, Tensor] = {}
-        for step in reach.steps:
-            first = step is reach.steps[0]
+        for number, step in enumerate(reach.steps):
+            first = number < reach.n_first
             read = inputs if first else {port: self._read(step, port, constants, outputs) for port in step.ports}
             outputs[step.node] = out = self._compute(step, read, keep)
             if keep:
