@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import ARCHITECTURES
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -55,6 +56,17 @@ def test_python_example_finds_measures_and_draws(folder):
     out = run([sys.executable, "-c", example("example: python")], folder)
     assert "Circuit(" in out
     assert "</svg>" in (folder / "circuit.svg").read_text(encoding="utf-8")
+
+
+def test_parts_example_finds_measures_and_draws(folder):
+    out = run([sys.executable, "-c", example("example: parts")], folder)
+    assert re.search(r"PositionalCircuit\(\d+ edges in 5 parts: rest, IO, S1, S2, END\) [\d.]+", out)
+    assert "</svg>" in (folder / "ioi-by-span.svg").read_text(encoding="utf-8")
+
+
+def test_the_table_of_architectures_names_every_checkpoint_of_the_tests():
+    table = README.read_text(encoding="utf-8").partition("| family | checkpoints")[2].partition("**Will it fit?**")[0]
+    assert [name for name in ARCHITECTURES if f"`{name}`" not in table] == []
 
 
 def test_every_command_of_the_readme_exists():

@@ -3,7 +3,7 @@
 A bridge names the parts of every family alike (``blocks[L].attn.q``, ``mlp.gate``, ``ln1_post``, ...) and holds the source's
 own modules behind these names. Weights are taken as views of the source's, so nothing is held twice. What a module *does* is
 found out by asking it (is this norm a LayerNorm, an RMSNorm, one with 1 + weight?), what its configuration says is read from
-there, and the checks (:mod:`.checks`) compare the result with the source, so a misreading is an error and never a wrong result.
+there, and the checks (:mod:`.checks`) compare the result with the source, so that a misreading is an error.
 """
 
 from __future__ import annotations
