@@ -167,6 +167,20 @@ def test_tiles_cover_every_token_once_and_are_not_too_large(n_prompts, n_positio
 # --- one edge or one gradient at a time -------------------------------------------------------------------------------
 
 
+def test_gradients_of_a_few_tokens_are_those_of_all(model, pairs):
+    """A few tokens take the norm on the side of the gradient, many take it on that of the projection."""
+    batch = one_batch(model, pairs)
+    run = AttributionPass(model, batch, model.embed(batch.clean))
+    run.backward(lambda logits: METRICS["logit-diff"](logits, batch.targets))
+    shape = (model.graph.ports_per_layer, *batch.clean.shape, model.config.d_model)
+    for block in model.graph.blocks:
+        run.projections.kept = True
+        whole = run.receivers(block, slice(None), slice(None), torch.empty(shape, dtype=model.dtype))
+        run.projections.kept = False
+        few = run.receivers(block, slice(2, 3), slice(1, 3), torch.empty((shape[0], 1, 2, shape[3]), dtype=model.dtype))
+        torch.testing.assert_close(few, whole[:, 2:3, 1:3], **TIGHT)
+
+
 @pytest.mark.parametrize(("point", "recompute"), [(1.0, False), (1.0, True), (0.3, False)])
 def test_receiver_gradients_times_differences_are_the_naive_attribution(model, pairs, point, recompute):
     batch = one_batch(model, pairs)

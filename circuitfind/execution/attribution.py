@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitfind.execution.batches import Batch, parts_of
 from circuitfind.execution.gradients import AttributionPass, Projections
-from circuitfind.execution.memory import TILE_BYTES, tile_tokens
+from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.metrics import Metric
 from circuitfind.task import Spans
@@ -35,7 +35,7 @@ class EdgeProducts:
 
     def __init__(self, model: Transformer, axis: str = "", spans: Spans | None = None) -> None:
         self.model, self.axis, self.spans = model, axis, spans
-        self._tokens = tile_tokens(model, TILE_BYTES if model.device.type == "cpu" else 8 * TILE_BYTES)
+        self._tokens = tile_tokens(model, max(TILE_BYTES, budget(model.device) // 16))
         self._room: dict[str, Tensor] = {}
         self.projections = Projections(model)
 
@@ -72,6 +72,8 @@ class EdgeProducts:
         delta = change.tile(*tile, out=self._reused("senders", (graph.n_senders, *here.shape)))
         if ablated.constant is not None:
             delta -= ablated.tile(*tile, out=self._reused("ablated", delta.shape))
+        if delta.dtype.itemsize < 4 and delta.device.type == "cpu":
+            delta = delta.float()  # once, for the products of all blocks
         room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
         rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
         for block in graph.blocks:

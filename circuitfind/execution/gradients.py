@@ -47,7 +47,7 @@ class Projections:
         self.model = model
         c = model.config
         size = c.n_layers * c.d_model * (c.n_heads + 2 * c.n_kv_heads) * c.d_head * model.dtype.itemsize
-        self._kept = size <= SHARE_OF_PROJECTIONS * budget(model.device)
+        self.kept = size <= SHARE_OF_PROJECTIONS * budget(model.device)
         self._known: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +60,7 @@ class Projections:
         W, constant = self.model.through_norm(f"layers.{layer}.ln1", W)
         constant = constant if bias is None else constant + bias
         found = W, self.model.side_by_side(constant)[:, None, None] if isinstance(constant, Tensor) else None
-        if self._kept:
+        if self.kept:
             self._known[layer, port] = found
         return found
 
@@ -240,14 +240,18 @@ class AttributionPass:
             assert state.mlp_gradient is not None
             return state.mlp_gradient[None, prompts, positions]
         stream = state.attention_stream[prompts, positions]
-        norm = self.model.norm_with_state(f"layers.{block.layer}.ln1", stream)[1]
-        graph = self.model.graph
+        where, graph = f"layers.{block.layer}.ln1", self.model.graph
+        norm = self.model.norm_with_state(where, stream)[1]
+        # A few tokens' gradients are smaller than the projections that the norm would be folded into.
+        folded = self.projections.kept or stream[..., 0].numel() >= self.model.config.d_head
         shared = graph.n_kv_groups or graph.n_heads
         for number, (port, part) in enumerate(zip(PORTS, out.split((graph.n_heads, shared, shared)), strict=True)):
-            W = self.projections(block.layer, port)[0]
+            W = self.projections(block.layer, port)[0] if folded else self.model.port_weights(block.layer, port)[0]
             W = self.model.node_weights(W) if len(part) == graph.n_heads else self.model.shared_weights(W)
             gradient = _of_group(state.port_gradients[number][:, prompts, positions], len(part))
             torch.bmm(gradient.flatten(1, 2), W.transpose(1, 2), out=part.flatten(1, 2))
+            if not folded:
+                self.model.fold_into_gradient_(where, part)
             if norm is not None:
                 along = _of_group(state.along[number][:, prompts, positions], len(part))
                 part.addcmul_(norm.unit, along, value=-1)

@@ -147,6 +147,14 @@ class Weights:
             return gradient
         return norms.pulled_back(self.config.norm_at(where), state, gradient, self.get(f"{where}.w"))
 
+    def fold_into_gradient_(self, where: str, gradient: Tensor) -> None:
+        """What :meth:`through_norm` does to a projection, done in place to a gradient (..., d_model) that it gave without."""
+        kind, weight = self.config.norm_at(where), self.get(f"{where}.w")
+        if kind != "none" and weight is not None:
+            gradient.mul_(weight)
+        if kind == "layer":
+            gradient.sub_(gradient.mean(-1, keepdim=True))
+
     def through_norm(self, where: str, W: Tensor) -> tuple[Tensor, Tensor | float]:
         """A projection (d_model, outputs) as seen from the norm's *unit* output, and the constant it adds.
 
