@@ -1,5 +1,6 @@
 """Put what a benchmark found into the README."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -11,3 +12,8 @@ def put_into(page: Path, name: str, text: str) -> None:
     if not found:
         raise SystemExit(f"{page} has no {begin} ... {end} to put the table between")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def markdown_head(names: Sequence[str]) -> list[str]:
+    """The first two lines of a table whose first column is words and whose others are numbers."""
+    return ["| " + " | ".join(names) + " |", "| --- " + "| ---: " * (len(names) - 1) + "|"]

@@ -36,6 +36,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from benchmarks.page import markdown_head
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.incremental import CurrentCircuit
@@ -345,16 +346,9 @@ def _gpu_row(problem: Problem, method: str, repeat: int = 3, **options: Any) -> 
 
 def gpu_table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    head = (
-        "what",
-        "seconds",
-        "plain forwards",
-        "tokens/s",
-        "plain forward's tokens/s",
-        "GB above the weights",
-        "edges kept",
-    )
-    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    head = ["what", "seconds", "plain forwards", "tokens/s", "plain forward's tokens/s"]
+    head += ["GB above the weights", "edges kept"]
+    lines = markdown_head(head)
     for row in rows:
         memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.2f}"
         values = f"{row['seconds']:.3g} | {row['forwards']:.2f} | {row['tokens_per_second']:,.0f}"

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.page import put_into
+from benchmarks.page import markdown_head, put_into
 from benchmarks.scaling import GPT2, LLAMA_8B, PeakMemory, random_pairs, random_weights, timed
 from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.estimate import memory_per_prompt
@@ -101,7 +101,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "EAP, plain forwards",
         "acdc, per prompt",
     )
-    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    lines = markdown_head(head)
     for row in rows:
         weights = f"{row['weights_gb']:.1f} GB {row['dtype']}"
         lines.append(

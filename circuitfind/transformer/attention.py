@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitfind.transformer import norms
-from circuitfind.transformer.positions import distance_penalty, rotated, sees_everything_before, visible
+from circuitfind.transformer.positions import distance_penalty, rotated, visible
 from circuitfind.transformer.weights import Weights
 
 Nodes = Sequence[int] | None
@@ -83,19 +83,16 @@ class AttentionNodes(Weights):
         Without ``nodes``, k and v may stand once for several heads.
         """
         q, k, v, heads = self._ready(layer, q, k, v, nodes)
-        window = self.config.window(layer)
-        if not self.config.alibi and not self.config.attention_cap:
-            n = q.shape[-2]
-            plain = sees_everything_before(self.config, layer, n)
-            places = torch.arange(n, device=q.device)
-            mask = None if plain or not window else visible(self.config, layer, places, places)
-            flat_q, flat_k, flat_v = (part.flatten(0, -4) for part in (q, k, v))
-            z = F.scaled_dot_product_attention(
-                flat_q, flat_k, flat_v, attn_mask=mask, is_causal=mask is None, scale=self.config.scale(layer)
-            )
-            return self._to_nodes(z.view(q.shape))
         places = torch.arange(q.shape[-2], device=q.device)
-        return self._to_nodes(self._probabilities(layer, q, k, places, heads) @ v)
+        if self.config.alibi or self.config.attention_cap:
+            return self._to_nodes(self._probabilities(layer, q, k, places, heads) @ v)
+        hides = 0 < self.config.window(layer) < len(places)
+        mask = visible(self.config, layer, places, places) if hides else None
+        flat_q, flat_k, flat_v = (part.flatten(0, -4) for part in (q, k, v))
+        z = F.scaled_dot_product_attention(
+            flat_q, flat_k, flat_v, attn_mask=mask, is_causal=mask is None, scale=self.config.scale(layer)
+        )
+        return self._to_nodes(z.view(q.shape))
 
     def attend_at(self, layer: int, q: Tensor, k: Tensor, v: Tensor, answer: Tensor, nodes: Nodes = None) -> Tensor:
         """The attention core for one query per prompt: q (..., nodes, prompts, 1, width) at positions ``answer``

@@ -41,12 +41,6 @@ def _as_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def sees_everything_before(config: TransformerConfig, layer: int, n_positions: int) -> bool:
-    """Whether a layer's attention over so many positions is plainly causal, with nothing added to its scores."""
-    window = config.window(layer)
-    return not config.alibi and not config.attention_cap and (not window or n_positions <= window)
-
-
 def visible(config: TransformerConfig, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
     """Which keys each query may see: boolean, positions ``queries`` (..., Q) and ``keys`` (K,) to (..., Q, K)."""
     behind = queries[..., None] - keys
