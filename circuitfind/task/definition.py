@@ -69,6 +69,7 @@ class Task:
         position_labels: the labels that pairs of this task carry, with their meaning.
         canonical: published circuits.
         fixed: pairs that exist already (a file's rows) instead of ``propose``.
+        model: the zoo model that does it, which the command line takes if none is named.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Task:
     position_labels: Mapping[str, str] = field(default_factory=dict)
     canonical: tuple[Canonical, ...] = ()
     fixed: PromptPairs | None = None
+    model: str = "tasks-4l"
 
     def __post_init__(self) -> None:
         if (self.propose is None) == (self.fixed is None):

@@ -1,0 +1,1 @@
+"""Models trained so that their circuit is known: strict interchange intervention training, edge by edge."""

@@ -1,0 +1,123 @@
+"""What is known of a model's circuit: a set of edges, and where it is known from.
+
+A truth belongs to a model, a task and an ablation: an edge that carries the same on the clean and on the corrupted prompt is
+needed under ``zero`` ablation and not under ``corrupted``.
+
+File ``truth.json`` in the folder of a zoo model::
+
+    {"schema": "circuitfind-truth/1", "task": NAME, "source": TEXT,
+     "truths": {ABLATION: {"edges": [EDGE, ...], "alternatives": [[EDGE, ...], ...]}, ...},
+     "verified": {ABLATION: {...}, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuitfind import zoo
+from circuitfind.circuit import Mask
+from circuitfind.errors import CircuitError
+from circuitfind.graph import ComputationGraph
+from circuitfind.task import Task
+from circuitfind.transformer import Transformer
+
+SCHEMA = "circuitfind-truth/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The circuit of one task in one model under one ablation.
+
+    Attributes:
+        graph: the model's graph.
+        edges: boolean (edges,), the circuit.
+        ablation: what it is the circuit under; ``""`` for a published circuit, which is held against any.
+        source: where it is known from: the construction, the training, or the paper.
+        alternatives: groups of edge names of which one is enough (redundant inputs, backups): none of them can be missed
+            alone, all of them together can not.
+        verified: what was measured when the truth was verified last.
+    """
+
+    graph: ComputationGraph
+    edges: Mask
+    ablation: str
+    source: str
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    verified: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the edges, in the graph's order."""
+        return self.graph.edge_names(np.flatnonzero(self.edges).tolist())
+
+    @classmethod
+    def of(cls, graph: ComputationGraph, names: list[str], ablation: str, source: str, **about: Any) -> Truth:
+        """From the names of edges.
+
+        Raises:
+            UnknownNameError: an edge that the graph does not have.
+        """
+        edges = np.zeros(graph.n_edges, dtype=bool)
+        edges[[graph.edge_index(name) for name in names]] = True
+        return cls(graph, edges, ablation, source, **about)
+
+
+def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, Truth]]:
+    """The task that a folder's ``truth.json`` speaks of, and its truths by ablation.
+
+    Raises:
+        CircuitError: another schema.
+        UnknownNameError: an edge that the graph does not have.
+    """
+    values = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    if values.get("schema") != SCHEMA:
+        raise CircuitError(f"{folder / 'truth.json'} has schema {values.get('schema')!r}, not {SCHEMA!r}")
+    verified = values.get("verified", {})
+    truths = {
+        ablation: Truth.of(
+            graph,
+            part["edges"],
+            ablation,
+            values["source"],
+            alternatives=tuple(tuple(group) for group in part.get("alternatives", ())),
+            verified=verified.get(ablation, {}),
+        )
+        for ablation, part in values["truths"].items()
+    }
+    return values["task"], truths
+
+
+def write_truths(folder: Path, task: str, truths: Mapping[str, Truth]) -> None:
+    """Write ``truth.json``; all truths have one source."""
+    values = {
+        "schema": SCHEMA,
+        "task": task,
+        "source": next(iter(truths.values())).source,
+        "truths": {
+            ablation: {"edges": truth.names, "alternatives": [list(group) for group in truth.alternatives]}
+            for ablation, truth in truths.items()
+        },
+        "verified": {ablation: dict(truth.verified) for ablation, truth in truths.items()},
+    }
+    (folder / "truth.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def truth_of(model: Transformer, task: Task, ablation: str) -> Truth | None:
+    """What is known of a task's circuit in a model under an ablation, or None.
+
+    A ground-truth model of the zoo has its own task's truth; other models have a task's published circuit
+    (:class:`circuitfind.task.definition.Canonical`), if it is theirs.
+    """
+    if model.name in zoo.zoo_names() and (folder := zoo.folder_of(model.name)).joinpath("truth.json").exists():
+        name, truths = read_truths(folder, model.graph)
+        return truths.get(ablation) if name == task.name else None
+    for canonical in task.canonical:
+        if canonical.model == model.name.split("/")[-1]:
+            return Truth.of(model.graph, canonical.edges(model.graph), "", canonical.source)
+    return None
