@@ -20,11 +20,11 @@ from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
 from circuitfind.execution.batches import default_size, in_pieces, with_clean_logits
 from circuitfind.execution.circuits import find_non_finite
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.metrics import Metric
 from circuitfind.progress import Checkpoint, track
 from circuitfind.registry import Registry
-from circuitfind.scores import EdgeScores, Floats, Provenance
+from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.task import Spans, TokenPairs, spans_of
 from circuitfind.transformer import Transformer
 

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 PerEdge = TypeVar("PerEdge", "np.ndarray[Any, Any]", "torch.Tensor")
 
 

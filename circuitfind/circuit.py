@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.kv_groups import split_by_head
-from circuitfind.scores import SIGN, Floats, Provenance
+from circuitfind.scores import SIGN, Provenance
 from circuitfind.task import Spans
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SCHEMA = "circuitfind-circuit/1"
 MOST_IN_JSON = 5_000_000
 """Edges up to which EAP-IG's format, an object for every edge of the graph, is written: about a gigabyte."""
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
-from circuitfind.scores import EdgeScores, Floats, Provenance
+from circuitfind.graph import Floats
+from circuitfind.scores import EdgeScores, Provenance
 
 WAYS = ("mean", "rank", "raw")
 

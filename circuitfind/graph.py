@@ -26,17 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.blocks import Block, PerEdge
+from circuitfind.blocks import Block, Floats, Mask, PerEdge
 from circuitfind.errors import CircuitError, UnknownNameError
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["PORTS", "SHARED", "Block", "ComputationGraph"]
+__all__ = ["PORTS", "SHARED", "Block", "ComputationGraph", "Floats", "Mask"]
 PORTS = ("q", "k", "v")
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 Longs = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 SHARED = "shared"
 """Key of the links in networkx graphs from a group's keys and values to its heads."""
 _NODE = re.compile(r"(?:input|logits|m(?P<mlp>\d+)|a(?P<layer>\d+)(?:\.h(?P<head>\d+)|\.kv(?P<group>\d+))?)")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Mask
 
 Longs = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 FromEdge = Callable[[Longs], Longs]
 """From numbers of edges by head to those of the edges that they are made of."""
 

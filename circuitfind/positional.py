@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind import kernels
-from circuitfind.circuit import Circuit, Mask
+from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.scores import SIGN, EdgeScores, Provenance
 from circuitfind.task import Spans, Tokenizer, TokenPairs, spans_of
 from circuitfind.task.spans import REST

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit, Mask, prune
+from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.scores import EdgeScores
 
 

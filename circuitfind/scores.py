@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitfind.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.errors import CircuitError, NumericalError, UnknownNameError
-from circuitfind.graph import PORTS, ComputationGraph
+from circuitfind.graph import PORTS, ComputationGraph, Floats, Mask
 from circuitfind.task import Spans
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ ROWS_AT_ONCE = 1 << 20
 """Rows of a group in a Parquet file: what is in memory beside the scores while one is written or read."""
 SIGN = "score > 0: the edge helps the clean behaviour; it estimates metric(clean) - metric(that edge cut)"
 NO_SIGN = "score >= 0: the larger, the more important; whether the edge helps or hurts is not known"
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,9 @@ from circuitfind.execution import AttributionPass, Batch, Writes
 from circuitfind.execution.attribution import EdgeProducts
 from circuitfind.execution.cut_attention import query_key_effects
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) -> EdgeScores:

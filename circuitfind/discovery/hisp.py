@@ -26,8 +26,8 @@ from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, Batch
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.execution.outputs import output_products
-from circuitfind.graph import ComputationGraph
-from circuitfind.scores import EdgeScores, Floats, between
+from circuitfind.graph import ComputationGraph, Floats
+from circuitfind.scores import EdgeScores, between
 
 
 def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) -> EdgeScores:

@@ -29,8 +29,8 @@ import torch
 from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution.incremental import CurrentCircuit
-from circuitfind.execution.incremental.local import Costs, LocalSearch, Mask
-from circuitfind.graph import ComputationGraph
+from circuitfind.execution.incremental.local import Costs, LocalSearch
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.prefixes import best_edges
 from circuitfind.progress import Meter
 from circuitfind.scores import EdgeScores
@@ -41,9 +41,10 @@ PROPOSALS = (2.0, 1.5, 1.0, 3.0)
 """Sizes of the proposals, as multiples of the size asked for, in the order in which they are tried."""
 CANDIDATES, ROUND = 8, 0.25
 """How many edges are tried back, and how many of them may come in at a time, as multiples of the size."""
-ROUGHLY, LEAST, ROUGH_CUTS = 4, 8, 0.75
-"""Every so many-th prompt chooses the first cuts and what to try back, if these are at least so many; the share of the cuts
-that they choose."""
+ROUGHLY, LEAST = 4, 8
+"""Every so many-th prompt chooses the first cuts and what to try back, if these are at least so many."""
+ROUGH_CUTS = 0.75
+"""The share of the cuts that they choose."""
 GAIN = 1e-3
 """Share of the loss's size that a round must gain for another one to follow."""
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from circuitfind import kernels
-from circuitfind.circuit import Circuit, Mask
+from circuitfind.circuit import Circuit
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.positional import Layout, PositionalCircuit, unrolled
 from circuitfind.prefixes import smallest_prefix
 from circuitfind.scores import EdgeScores, Provenance

@@ -12,11 +12,11 @@ from circuitfind.execution.batches import Batch, parts_of
 from circuitfind.execution.gradients import AttributionPass, Projections
 from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
+from circuitfind.graph import Floats
 from circuitfind.metrics import Metric
 from circuitfind.task import Spans
 from circuitfind.transformer import EXACT, BackwardRule, Transformer
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 _BMM_WIDENS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 """Whether a product of half-precision matrices may be asked for in float32."""
 

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from circuitfind import zoo
-from circuitfind.circuit import Mask
 from circuitfind.errors import CircuitError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.task import Task
 from circuitfind.transformer import Transformer
 

@@ -6,8 +6,8 @@ what that reaches (:mod:`.reach`, :mod:`.state`), and *k* cuts in turn are teste
 edge, the second without the first two, and so on. Up to the first cut that is refused these are exactly the tests of the
 one-by-one search; what comes after it is thrown away and tested again.
 
-A search may also start at a circuit that something else proposed. Then receivers are visited in any order, an edge between
-nodes that are in may come back.
+A search may also start at a circuit that something else proposed. Then receivers are visited in any order, and an edge between
+two nodes of the circuit may come back.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from circuitfind.execution.incremental.reach import Positions, Reach, what_is_re
 from circuitfind.execution.incremental.state import State
 from circuitfind.execution.incremental.width import Width
 from circuitfind.execution.memory import Room, budget, searching_numbers
+from circuitfind.graph import Floats
 from circuitfind.transformer import Transformer
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 Loss = Callable[[Batch, Tensor], Tensor]
 """From a micro-batch and logits (circuits, prompts, d_vocab) to losses (circuits, prompts): smaller is better."""
 BYTES_AT_ONCE = {"cpu": 24 * 2**20, "cuda": 1024 * 2**20}
@@ -43,7 +43,7 @@ MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
 
 
 class CurrentCircuit:
-    """A circuit that starts as the full model and loses edges, receiver by receiver, from the logits down.
+    """A circuit that is changed edge by edge: the full model, which loses edges from the logits down, or a proposed one.
 
     Args:
         model, batches: what is run, on all prompts.
@@ -120,7 +120,7 @@ class CurrentCircuit:
             self.positions.at_answer = dict.fromkeys(self.positions.at_answer, False)
         self.loss = self._whole_loss()
 
-    def look_again(self) -> None:
+    def prune_dead(self) -> None:
         """Drop what cuts have left without a reader or without an input. Where a node mattered at the answer position only,
         it still does.
         """
@@ -268,7 +268,7 @@ class Visit:
         first = self._reach.steps[0] if self._reach.steps else None
         return {port: state.at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
 
-    def made(self, tests: int, thrown_away: int = 0) -> None:
+    def count_tests(self, tests: int, thrown_away: int = 0) -> None:
         """Count tests whose result was used, and those that were computed for nothing."""
         self.circuit.operations += tests * self._operations
         self.circuit.thrown_away += thrown_away

@@ -87,5 +87,5 @@ def _test_window(visit: Visit, senders: Sequence[int], rule: Rule, width: Width,
         if margin >= 0:
             break
         visit.cut(cut, after)
-    visit.made(len(rows), len(losses) - len(rows))
+    visit.count_tests(len(rows), len(losses) - len(rows))
     return rows

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from circuitfind.errors import NumericalError
 from circuitfind.execution.incremental.circuit import CurrentCircuit
+from circuitfind.graph import Mask
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Costs = dict[int, float]
 """What a change to an edge costs in loss, by edge."""
 
@@ -63,7 +62,7 @@ class LocalSearch:
         losses: list[float] = []
         for start in range(0, len(senders), visit.most_at_once):
             losses += visit.losses_alone(senders[start : start + visit.most_at_once]).tolist()
-        visit.made(len(senders))
+        visit.count_tests(len(senders))
         if not np.isfinite(losses).all():
             raise NumericalError(
                 f"a loss is NaN or infinite after a change to an edge such as {visit.name(senders[0])}"
@@ -78,8 +77,8 @@ class LocalSearch:
         assert visit is not None
         visit.change(edge - int(self.graph.first_edge[receiver]), self.circuit.loss + cost)
         visit.finish()
-        visit.made(1)  # a cut is computed once more, to be kept
-        self.circuit.look_again()
+        visit.count_tests(1)  # a cut is computed once more, to be kept
+        self.circuit.prune_dead()
 
     def _receiver(self, edge: int) -> int:
         return int(self.graph.ends(np.array([edge]))[1][0])

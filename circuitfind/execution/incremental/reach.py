@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.graph import Block, ComputationGraph
+from circuitfind.graph import Block, ComputationGraph, Mask
 from circuitfind.transformer import TransformerConfig
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MLP = "mlp"
 """The one port of an MLP."""
 OPERATIONS_PER_WEIGHT, OPERATIONS_PER_STEP = 60, 10**7

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.incremental.reach import MLP, Mask, Reach, Reading, Step
+from circuitfind.execution.incremental.reach import MLP, Reach, Reading, Step
 from circuitfind.execution.memory import Room
 from circuitfind.execution.writes import Writes
-from circuitfind.graph import PORTS
+from circuitfind.graph import PORTS, Mask
 from circuitfind.transformer import Transformer
 
 HIDDEN_BYTES = 16 * 2**20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from circuitfind.execution.batches import Batch
 from circuitfind.execution.incremental.reach import Positions, what_is_reached
 from circuitfind.execution.paths.effects import PathBatch
 from circuitfind.execution.paths.plan import plan_along
+from circuitfind.graph import Floats, Mask
 from circuitfind.metrics import Metric
 from circuitfind.transformer import Transformer
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class PathSearch:
