@@ -15,8 +15,9 @@ demo: install
 	$(BIN)/circuitfind discover --out runs/demo --force
 	@echo "The picture: runs/demo/circuit.svg (and .png); the numbers: runs/demo/evaluation.json"
 
+# A process for every core, each with one thread: small tests gain nothing from more.
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
