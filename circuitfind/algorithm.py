@@ -212,6 +212,8 @@ class Algorithm:
         metric: the metric it uses where none is asked for; "" for the task's.
         worst_case: ``forwards`` is an upper bound that runs rarely come near, and all prompts are held in memory.
         signed: False where its scores are sizes, whose sign says nothing.
+        rules: selection rules that it can be told before it begins (``top``, ``faithfulness``), each with its option that
+            takes the rule's number.
         additive: its scores are the mean over prompts of what each prompt scores alone (given the ablation's means), so the
             prompts may be shared out.
     """
@@ -229,6 +231,7 @@ class Algorithm:
     metric: str = ""
     worst_case: bool = False
     signed: bool = True
+    rules: Mapping[str, str] = field(default_factory=dict)
     additive: bool = False
 
     @property

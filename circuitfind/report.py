@@ -16,12 +16,11 @@ How the folder is written and continued is :mod:`circuitfind.run_folder`'s busin
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from typing import Any
 from circuitfind import api, rendering
 from circuitfind.circuit import Circuit
 from circuitfind.decisions import write_tables
-from circuitfind.errors import CircuitfindError, OptionError, PairsError
+from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
     CHANCE,
     FEW_PROMPTS,
@@ -41,6 +40,8 @@ from circuitfind.evaluation import (
 )
 from circuitfind.positional import Layout, PositionalCircuit
 from circuitfind.prefixes import check_size
+from circuitfind.run_config import POSITIONAL, refuse_early
+from circuitfind.run_config import RunConfig as RunConfig
 from circuitfind.run_folder import RunFolder
 from circuitfind.scores import EdgeScores
 from circuitfind.task import Task, TokenPairs, spans_of
@@ -48,52 +49,9 @@ from circuitfind.transformer import Transformer
 from circuitfind.tree import tree_text
 
 PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "pyarrow", "numpy")
-POSITIONAL = ("position", "span")
-"""Parts of prompts for which a run also finds the circuit of (part, edge)."""
 MOST_ROWS = 100_000
 """Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run's result.
-
-    Attributes:
-        task: a task's name or a file of pairs. model: a specification for :func:`circuitfind.load_model`.
-        rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number; ``default`` is
-            the algorithm's own circuit where it decides on one, which needs no number, and else ``faithfulness``.
-        absolute: rank by size of score.
-        metric: None for the task's.
-        kv_ports: ``head``, or ``group`` where heads share keys and values.
-        n_prompts, n_held_out, n_random, seed: sizes of the splits and of the control.
-        options, task_options: of the algorithm and of the task.
-        anyway: go on although the model is no better than chance on the prompts.
-        workers: Ray actors that discovery is shared out over; they change no score.
-    """
-
-    task: str = "ioi"
-    model: str = "tasks-4l"
-    algorithm: str = "eap-ig-inputs"
-    ablation: str = "corrupted"
-    metric: str | None = None
-    rule: str = "default"
-    value: float = api.FAITHFULNESS
-    absolute: bool = True
-    n_prompts: int = api.N_PROMPTS
-    n_held_out: int = api.N_HELD_OUT
-    n_random: int = 20
-    seed: int = 0
-    batch_size: int | None = None
-    parts: str = ""
-    device: str | None = None
-    dtype: str = "float32"
-    bos: bool | None = None
-    kv_ports: str = "head"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    task_options: Mapping[str, str] = field(default_factory=dict)
-    anyway: bool = False
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +90,7 @@ def run(
         out: the folder; :func:`default_folder` if None.
         say: called with lines for people while the run goes on.
     """
-    _refuse_early(config)
+    refuse_early(config)
     folder = RunFolder(out, force=force) if out is not None else None
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
@@ -188,7 +146,7 @@ def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Ta
     """Everything that decides the scores."""
     names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype", "kv_ports")
     settings = {name: getattr(config, name) for name in names}
-    settings |= {"metric": config.metric or task.metric, "options": dict(config.options)}
+    settings |= {"metric": config.metric or task.metric, "options": config.all_options}
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": model.checksum(), "tokens": train.checksum()}
@@ -206,46 +164,6 @@ def _refuse_failing(model: Transformer, train: TokenPairs, config: RunConfig, sa
     if not config.anyway:
         raise PairsError(message + "; --anyway goes on all the same")
     say(f"Weak: {message}.")
-
-
-def _refuse_early(config: RunConfig) -> None:
-    """Everything about the options that can be known before the model loads."""
-    from circuitfind.algorithm import ALGORITHMS
-    from circuitfind.errors import UnknownNameError
-    from circuitfind.execution import ABLATIONS
-    from circuitfind.metrics import as_metric
-    from circuitfind.sharding import check_workers
-
-    algorithm = ALGORITHMS[config.algorithm]
-    algorithm.resolve(config.options)
-    if config.ablation not in ABLATIONS:
-        raise UnknownNameError("ablation", config.ablation, ABLATIONS)
-    algorithm.refuse(config.ablation, config.parts)
-    check_workers(algorithm, config.workers)
-    if config.metric is not None:
-        as_metric(config.metric)
-    for name, value, least in (
-        ("prompts", config.n_prompts, 1),
-        ("held-out", config.n_held_out, 1),
-        ("random", config.n_random, 0),
-        ("seed", config.seed, 0),
-        ("batch-size", config.batch_size, 1),
-    ):
-        if value is not None and value < least:
-            raise OptionError(f"--{name} {value}: give at least {least}")
-    if config.rule == "greedy" and config.parts in POSITIONAL:
-        raise OptionError(
-            f"--greedy grows circuits without parts, and --parts {config.parts} asks for one with; use --faithfulness, --edges "
-            "or --threshold"
-        )
-    if config.rule in ("default", "faithfulness") and not 0 < config.value <= 2:
-        raise OptionError(f"--faithfulness {config.value:g}: give a share, such as 0.85")
-    if config.rule in ("top", "greedy") and config.value < 1:
-        raise OptionError(f"cannot keep {config.value:g} edges; give at least 1")
-    if config.rule == "threshold" and math.isnan(config.value):
-        raise OptionError("--threshold nan: give a number")
-    if not Path(config.task).suffix or not Path(config.task).exists():
-        api.load_task(config.task)
 
 
 def _refuse_unknown_parts(
@@ -266,7 +184,7 @@ def _pairs(model: Transformer, task: Task, config: RunConfig, split: str) -> Tok
 def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig, positional: bool = False) -> Any:
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     name = "faithfulness" if config.rule == "default" else config.rule
-    own = config.rule == "default" and scores.decided is not None
+    own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
     return api.select(
         scores, model, task, absolute=config.absolute, batch_size=config.batch_size, positional=positional, **rule
@@ -301,7 +219,7 @@ def _discover(
 ) -> EdgeScores:
     from circuitfind.estimate import estimate
 
-    say(estimate(model, train, config.algorithm, dict(config.options), config.batch_size))
+    say(estimate(model, train, config.algorithm, config.all_options, config.batch_size))
     return api.discover(
         model,
         task,
@@ -315,7 +233,7 @@ def _discover(
         checkpoint=folder.checkpoint(),
         pairs=train,
         workers=config.workers,
-        **config.options,
+        **config.all_options,
     )
 
 

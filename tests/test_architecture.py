@@ -31,6 +31,7 @@ RANKS = (
     {"discovery", "evaluation", "rendering", "estimate", "sharding"},
     {"problems"},
     {"api", "run_folder", "ground_truth"},
+    {"run_config"},
     {"report", "replay", "patching", "paths", "bench", "interchange"},
     {"__init__"},
     {"cli"},

@@ -464,3 +464,16 @@ def test_the_key_of_a_run_is_made_of_what_decides_its_scores(tmp_path):
         return folder.key
 
     assert key("a", seed=0) == key("b", seed=0) != key("c", seed=1)
+
+
+@pytest.mark.parametrize(("rule", "value"), [("top", 20), ("faithfulness", 0.5)])
+def test_an_algorithm_that_searches_for_a_size_is_told_it_before_it_begins(tmp_path, rule, value):
+    config = RunConfig(
+        "induction", "induction-2l", "refine", n_prompts=16, n_held_out=8, n_random=1, rule=rule, value=value
+    )
+    found = run(config, tmp_path / "out")
+    name = {"top": "edges", "faithfulness": "faithfulness"}[rule]
+    assert found.scores.provenance.options[name] == value
+    assert (found.circuit.kept == found.scores.chosen).all()
+    own = run(replace(config, options={name: "15" if rule == "top" else "0.4"}), tmp_path / "own")
+    assert own.scores.provenance.options[name] == (15 if rule == "top" else 0.4), "what is given by name comes first"

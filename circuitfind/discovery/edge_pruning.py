@@ -200,5 +200,6 @@ ALGORITHMS.add(
         check=check,
         metric="kl",
         signed=False,
+        rules={"top": "edges"},
     )
 )

@@ -286,5 +286,6 @@ ALGORITHMS.add(
         check=check,
         metric="kl",
         worst_case=True,
+        rules={"top": "edges", "faithfulness": "faithfulness"},
     )
 )
