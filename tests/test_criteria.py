@@ -224,11 +224,11 @@ def test_the_same_seed_gives_the_same_sets_and_another_gives_others():
 
 def test_an_unpruned_circuit_counts_as_what_it_is_pruned_to():
     circuit = circuit_of(MODEL)
-    loose = circuit.kept.copy()
-    loose[MODEL.graph.edge_index("input->a0.h1<q>")] = True
-    raw = replace(circuit, kept=loose & ~MODEL.graph.mask(["a0.h1->logits"]))
-    found = minimality(MODEL, PAIRS, raw, LOGIT_DIFF, ablation="corrupted", of="edges", n_random=0)
+    dead = np.array([name.startswith("a0.h1->") for name in MODEL.graph.edge_names()])
+    raw = replace(circuit, kept=circuit.kept & ~dead | MODEL.graph.mask(["input->a0.h1<q>"]))
     pruned = prune(MODEL.graph, raw.kept, "corrupted")
+    assert 5 < pruned.sum() < raw.n_edges
+    found = minimality(MODEL, PAIRS, raw, LOGIT_DIFF, ablation="corrupted", of="edges", n_random=0)
     assert [need.name for need in found.needs] == MODEL.graph.edge_names(np.flatnonzero(pruned).tolist())
 
 

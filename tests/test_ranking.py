@@ -2,6 +2,7 @@
 
 import math
 from bisect import insort
+from dataclasses import replace
 from itertools import pairwise
 
 import naive_graph
@@ -30,7 +31,7 @@ from circuitfind.evaluation import (
 from circuitfind.graph import ComputationGraph
 from circuitfind.metrics import METRICS
 from circuitfind.prefixes import decided_edges
-from circuitfind.scores import EdgeScores, between
+from circuitfind.scores import EdgeScores, Provenance, between
 
 FEW = st.integers(-3, 3)
 ANY_FLOAT = st.one_of(st.integers(-2, 2).map(float), st.sampled_from([math.inf, -math.inf, 0.5, -0.5]))
@@ -435,11 +436,31 @@ def ends_of(edge):
 
 def test_a_sweep_of_thresholds_has_the_papers_area_from_its_circuits():
     problem = Problem(MODEL, random_pairs(MODEL), METRICS["kl"])
-    scores = ALGORITHMS["acdc"](problem, threshold=(1e-7, 0.003, 0.03, 0.3))
+    scores = ALGORITHMS["acdc"](problem, threshold=(0.03, 0.08, 0.12))
+    found = truth_measures(scores, TRUTH)["edge-auc-pessimistic-circuits"]
+    kept = [log.kept for log in scores.decisions]
+    assert found == pytest.approx(rates_area(kept))
+    assert "edge-precision" not in truth_measures(scores, TRUTH)
+    best = max(range(3), key=lambda n: -rates_area([*kept[:n], *kept[n + 1 :]]))
+    logs = [replace(log, threshold=1e-7) if n == best else log for n, log in enumerate(scores.decisions)]
+    without = truth_measures(replace(scores, decisions=tuple(logs)), TRUTH)["edge-auc-pessimistic-circuits"]
+    assert without == pytest.approx(rates_area([*kept[:best], *kept[best + 1 :]]))
+    assert 0 < without < found
+
+
+def rates_area(circuits):
+    """The plain staircase of some circuits."""
+    rates = [((k & ~TRUTH).sum() / (~TRUTH).sum(), (k & TRUTH).sum() / TRUTH.sum()) for k in circuits]
+    return loop_pessimistic(rates)
+
+
+def test_what_an_algorithm_chose_counts_without_its_dead_ends():
+    graph = MODEL.graph
+    chosen = TRUTH | graph.mask(["input->m0"])
+    chosen &= ~np.array([name.startswith("m0->") for name in graph.edge_names()])
+    alive = graph.prune(chosen, from_input=True)
+    assert 0 < alive.sum() < chosen.sum()
+    scores = EdgeScores(graph, chosen.astype(float), Provenance(ablation="corrupted"), chosen=chosen)
     found = truth_measures(scores, TRUTH)
-    kept = [log.kept for log in scores.decisions if log.threshold > 1e-6]
-    assert len(kept) == 3
-    points = [((k & ~TRUTH).sum() / (~TRUTH).sum(), (k & TRUTH).sum() / TRUTH.sum()) for k in kept]
-    assert found["edge-auc-pessimistic-circuits"] == pytest.approx(loop_pessimistic(points))
-    assert found["edge-auc-pessimistic-circuits"] > 0
-    assert "edge-precision" not in found
+    assert found["edge-precision"] == 1
+    assert found["edge-recall"] == alive.sum() / TRUTH.sum()
