@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from circuitfind.circuit import Mask
 from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.curves import Curve, curves_under
 from circuitfind.evaluation.granularity import LEVELS, at_granularity
@@ -25,6 +24,7 @@ from circuitfind.evaluation.ranking import (
     set_measures,
 )
 from circuitfind.evaluation.sizes import TARGETS, edges_under
+from circuitfind.graph import Mask
 from circuitfind.metrics import Metric
 from circuitfind.prefixes import decided_edges
 from circuitfind.scores import EdgeScores

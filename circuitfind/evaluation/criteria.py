@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit, Mask, prune
+from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation.conditions import Conditions
+from circuitfind.graph import Mask
 from circuitfind.metrics import Metric
 from circuitfind.progress import track
 from circuitfind.task import TokenPairs

@@ -30,14 +30,14 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Mask, prune
+from circuitfind.circuit import prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.ranking import MIB_FRACTIONS
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.metrics import Metric
 from circuitfind.prefixes import top_edges
-from circuitfind.scores import EdgeScores, Floats
+from circuitfind.scores import EdgeScores
 from circuitfind.statistics import Values, faithfulness
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer

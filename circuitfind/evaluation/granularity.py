@@ -23,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Mask
 from circuitfind.errors import CircuitError, UnknownNameError
-from circuitfind.graph import ComputationGraph
-from circuitfind.scores import Floats
+from circuitfind.graph import ComputationGraph, Floats, Mask
 
 LEVELS = ("edges", "heads", "nodes", "inner-nodes")
 PerEdge = np.ndarray[Any, np.dtype[Any]]

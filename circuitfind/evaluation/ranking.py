@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from circuitfind import kernels
-from circuitfind.circuit import Mask
 from circuitfind.errors import CircuitError, NumericalError
-from circuitfind.scores import EdgeScores, Floats
+from circuitfind.graph import Floats, Mask
+from circuitfind.scores import EdgeScores
 
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Sizes of MIB's circuits, as shares of all edges."""
