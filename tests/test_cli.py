@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_report import FILES, interrupt
 from typer.main import get_command
@@ -61,6 +62,18 @@ def decided(tmp_path_factory):
 
     config = RunConfig("induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0)
     return make(config, tmp_path_factory.mktemp("cli") / "decided").folder
+
+
+@pytest.fixture(scope="module")
+def submission(tmp_path_factory):
+    """A folder for MIB's leaderboard with one pair."""
+    from circuitfind.interchange import write_pair
+    from circuitfind.interchange.mib import MODELS
+
+    graph = MODELS["gpt2"].graph
+    folder = tmp_path_factory.mktemp("cli") / "submission"
+    write_pair(folder, "ioi_gpt2", cf.EdgeScores(graph, np.arange(graph.n_edges, dtype=float)))
+    return folder
 
 
 @pytest.fixture
@@ -287,6 +300,8 @@ COMMANDS = {
     "evaluate": ("evaluate", "{folder}", "--prompts", "4", "--random", "1"),
     "render": ("render", "{folder}", "picture.svg"),
     "export": ("export", "{folder}", "graph.json"),
+    "compare": ("compare", "{folder}", "{folder}", "--edges", "30"),
+    "check-submission": ("check-submission", "{submission}"),
     "replay": ("replay", "{decided}", "--steps", "3"),
     "path-patch": ("path-patch", "ioi", "a0.h6 -> m0 -> logits", "--prompts", "4"),
     "path-map": ("path-map", "ioi", "m3", "--prompts", "4"),
@@ -303,8 +318,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_one_json_value(run, folder, decided, pairs_csv, command):
-    words = [word.format(folder=folder, decided=decided, pairs=pairs_csv) for word in COMMANDS[command]]
+def test_every_command_prints_one_json_value(run, folder, decided, submission, pairs_csv, command):
+    places = {"folder": folder, "decided": decided, "submission": submission, "pairs": pairs_csv}
+    words = [word.format(**places) for word in COMMANDS[command]]
     code, out, _ = run(*words, "--json")
     assert code == 0
     assert json.loads(out)
