@@ -76,6 +76,19 @@ def submission(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """A benchmark's folder, its table alone."""
+    from benchmark_folder import write_benchmark
+
+    made = write_benchmark(
+        tmp_path_factory.mktemp("cli") / "made", ablations=("corrupted",), algorithms=("eap", "acdc")
+    )
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "table.parquet").write_bytes((made / "table.parquet").read_bytes())
+    return folder
+
+
 @pytest.fixture
 def pairs_csv(tmp_path):
     """Twelve prompts of one's own, as a spreadsheet saves them."""
@@ -302,6 +315,7 @@ COMMANDS = {
     "export": ("export", "{folder}", "graph.json"),
     "compare": ("compare", "{folder}", "{folder}", "--edges", "30"),
     "check-submission": ("check-submission", "{submission}"),
+    "leaderboard": ("leaderboard", "{benchmark}"),
     "replay": ("replay", "{decided}", "--steps", "3"),
     "path-patch": ("path-patch", "ioi", "a0.h6 -> m0 -> logits", "--prompts", "4"),
     "path-map": ("path-map", "ioi", "m3", "--prompts", "4"),
@@ -318,8 +332,14 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_one_json_value(run, folder, decided, submission, pairs_csv, command):
-    places = {"folder": folder, "decided": decided, "submission": submission, "pairs": pairs_csv}
+def test_every_command_prints_one_json_value(run, folder, decided, submission, benchmark, pairs_csv, command):
+    places = {
+        "folder": folder,
+        "decided": decided,
+        "submission": submission,
+        "benchmark": benchmark,
+        "pairs": pairs_csv,
+    }
     words = [word.format(**places) for word in COMMANDS[command]]
     code, out, _ = run(*words, "--json")
     assert code == 0

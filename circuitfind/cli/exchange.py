@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -139,3 +140,17 @@ def compare(
     written = [] if out is None else interchange.write_comparison(found, out, detail=detail)
     paths = [str(path) for path in written]
     print_result({**found.to_json(), "files": paths}, as_json, [*lines(found), *paths])
+
+
+@app.command()
+def leaderboard(
+    out: Annotated[Path, typer.Argument(help="The folder of a benchmark, with table.parquet or table.csv.")],
+    as_json: Json = False,
+) -> None:
+    """Write a benchmark's leaderboard: tables, pictures, and a page that needs no network."""
+    from circuitfind.bench.leaderboard import leaderboard as made
+    from circuitfind.bench.page import write_leaderboard
+
+    page = write_leaderboard(out)
+    rows = json.loads(made(out).to_json(orient="records"))
+    print_result({"page": str(page), "leaderboard": rows}, as_json, [str(page)])
