@@ -35,6 +35,11 @@ CONTROL = "random-edges"
 GRID = np.linspace(0, 1, 61) ** 2
 """False positive rates at which curves are averaged, dense near 0, where a circuit of few edges is decided."""
 MOST_PANELS = 12
+PLACES = (
+    *(("left", 6, -3), ("right", -6, -3), ("left", 4, 6), ("right", -4, 6)),
+    *(("left", 4, -12), ("right", -4, -12)),
+)
+"""Where a point's name may stand: its alignment, and its offset in points."""
 LEAST_COST = 0.5
 """Forwards at which an entrant is drawn that runs no model: a logarithmic axis has no 0."""
 
@@ -213,7 +218,7 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
         look = looks(name)
         axes.plot(costs[name], qualities[name], look["marker"] or ".", color=look["color"], markersize=7, zorder=3)
     axes.set_xscale("log")
-    axes.margins(x=0.18, y=0.12)
+    axes.margins(x=0.24, y=0.12)
     _title(axes, x="plain forward passes (median over settings)", y=f"mean {known.quantity.label}")
     _name_points(
         figure,
@@ -227,30 +232,26 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
 def _name_points(figure: Any, axes: Any, points: Mapping[str, tuple[float, float]], bold: Sequence[str]) -> None:
     """Names beside points, where there is room; those that find none are left out."""
     figure.canvas.draw()
-    taken: list[tuple[float, float, float, float]] = []
-    here = {name: axes.transData.transform(point) for name, point in points.items()}
-    taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in here.values()]
     scale = figure.dpi / 72
+    here = {name: axes.transData.transform(point) for name, point in points.items()}
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in here.values()]
     for name, (x, y) in here.items():
         width, height = 4.4 * len(name) * scale, 9 * scale
-        for side, dx, dy in (
-            ("left", 6, -3),
-            ("right", -6, -3),
-            ("left", 4, 6),
-            ("right", -4, 6),
-            ("left", 4, -12),
-            ("right", -4, -12),
-        ):
-            left = x + dx * scale - (width if side == "right" else 0)
-            box = (left, y + dy * scale, left + width, y + dy * scale + height)
-            if not any(
-                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-            ):
+        # The front's line comes from the lower left and goes on to the upper right: its names stand above it.
+        for side, dx, dy in (PLACES[3], *PLACES) if name in bold else PLACES:
+            left, below = x + dx * scale - (width if side == "right" else 0), y + dy * scale
+            box = (left, below, left + width, below + height)
+            if not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 weight = "bold" if name in bold else "normal"
                 look = {"fontsize": 7.5, "color": INK, "ha": side, "va": "bottom", "fontweight": weight}
                 axes.annotate(name, points[name], (dx, dy), textcoords="offset points", **look)
                 break
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 # ---------------------------------------------------------------- ROC curves
