@@ -31,6 +31,7 @@ _PUBLIC = {
     "path_heat_map": "circuitfind.paths",
     "tree_text": "circuitfind.tree",
     "head_roles": "circuitfind.api",
+    "compare": "circuitfind.interchange",
     "replay_decisions": "circuitfind.replay",
     "open_bridge": "circuitfind.models",
     "check_model": "circuitfind.models",

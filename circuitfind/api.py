@@ -321,9 +321,15 @@ def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
     pandas.DataFrame(columns).to_csv(path, index=False)
 
 
-def write_eap_ig(circuit: Circuit, path: str | Path, *, d_model: int, scores: Path | None = None) -> None:
-    """Write EAP-IG's graph JSON: the kept edges, or all edges where the file of their scores is given."""
+def write_eap_ig(
+    circuit: Circuit, path: str | Path, *, d_model: int, n_heads: int | None = None, scores: Path | None = None
+) -> None:
+    """Write EAP-IG's graph JSON: the kept edges, or all edges where the file of their scores is given.
+
+    Args:
+        n_heads: heads of an attention block, needed where a node of the graph is a whole one.
+    """
     if scores is not None:
         circuit = replace(circuit, scores=EdgeScores.load(scores).values)
-    values = to_eap_ig(circuit, d_model=d_model, all_edges=scores is not None)
+    values = to_eap_ig(circuit, d_model=d_model, all_edges=scores is not None, n_heads=n_heads)
     Path(path).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Circuits with a port for each group's keys and values, said with a port for each head."""
+"""Circuits with a port for each group's keys and values, or a node for a whole attention block, said head by head."""
 
 from __future__ import annotations
 
@@ -38,6 +38,39 @@ def split_by_head(graph: ComputationGraph, kept: Mask) -> tuple[ComputationGraph
             rows = graph.by_head(rows) & np.concatenate([np.ones_like(gets), gets, gets])[:, None]
         split.matrix(out)[:] = rows
     return by_head, out, lambda edges: _from(graph, by_head, edges)
+
+
+def split_blocks(graph: ComputationGraph, kept: Mask, n_heads: int) -> tuple[ComputationGraph, Mask, FromEdge]:
+    """The same circuit in the graph with a node for each head, where a whole attention block stands for all its heads.
+
+    An edge between two blocks is then one for each pair of their heads, all kept or all cut. Without whole blocks, all is as
+    given.
+
+    Args:
+        kept: boolean (edges,).
+        n_heads: heads of a block.
+
+    Returns:
+        That graph, the kept edges in it, and from which of ``graph``'s edges each of its edges is.
+    """
+    if not graph.whole_attention:
+        return graph, kept, lambda edges: edges
+    by_head = replace(graph, whole_attention=False, n_heads=n_heads)
+    layer, place = np.divmod(np.arange(by_head.n_senders) - 1, by_head.senders_per_layer)
+    sender = np.where(place < n_heads, 1, 2) + layer * graph.senders_per_layer
+    sender[0] = 0
+    receiver = np.concatenate(
+        [
+            block.first_receiver + np.arange(block.n_receivers).repeat(n_heads if block.kind == "attention" else 1)
+            for block in graph.blocks
+        ]
+    )
+
+    def from_edge(edges: Longs) -> Longs:
+        senders, receivers = by_head.ends(edges)
+        return graph.first_edge[receiver[receivers]] + sender[senders]
+
+    return by_head, kept[from_edge(np.arange(by_head.n_edges))], from_edge
 
 
 def _sends(graph: ComputationGraph, kept: Mask) -> Mask:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_report import FILES, interrupt
 from typer.main import get_command
@@ -61,6 +62,31 @@ def decided(tmp_path_factory):
 
     config = RunConfig("induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0)
     return make(config, tmp_path_factory.mktemp("cli") / "decided").folder
+
+
+@pytest.fixture(scope="module")
+def submission(tmp_path_factory):
+    """A folder for MIB's leaderboard with one pair."""
+    from circuitfind.interchange import write_pair
+    from circuitfind.interchange.mib import MODELS
+
+    graph = MODELS["gpt2"].graph
+    folder = tmp_path_factory.mktemp("cli") / "submission"
+    write_pair(folder, "ioi_gpt2", cf.EdgeScores(graph, np.arange(graph.n_edges, dtype=float)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """A benchmark's folder, its table alone."""
+    from benchmark_folder import write_benchmark
+
+    made = write_benchmark(
+        tmp_path_factory.mktemp("cli") / "made", ablations=("corrupted",), algorithms=("eap", "acdc")
+    )
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "table.parquet").write_bytes((made / "table.parquet").read_bytes())
+    return folder
 
 
 @pytest.fixture
@@ -287,6 +313,9 @@ COMMANDS = {
     "evaluate": ("evaluate", "{folder}", "--prompts", "4", "--random", "1"),
     "render": ("render", "{folder}", "picture.svg"),
     "export": ("export", "{folder}", "graph.json"),
+    "compare": ("compare", "{folder}", "{folder}", "--edges", "30"),
+    "check-submission": ("check-submission", "{submission}"),
+    "leaderboard": ("leaderboard", "{benchmark}"),
     "replay": ("replay", "{decided}", "--steps", "3"),
     "path-patch": ("path-patch", "ioi", "a0.h6 -> m0 -> logits", "--prompts", "4"),
     "path-map": ("path-map", "ioi", "m3", "--prompts", "4"),
@@ -303,8 +332,15 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_one_json_value(run, folder, decided, pairs_csv, command):
-    words = [word.format(folder=folder, decided=decided, pairs=pairs_csv) for word in COMMANDS[command]]
+def test_every_command_prints_one_json_value(run, folder, decided, submission, benchmark, pairs_csv, command):
+    places = {
+        "folder": folder,
+        "decided": decided,
+        "submission": submission,
+        "benchmark": benchmark,
+        "pairs": pairs_csv,
+    }
+    words = [word.format(**places) for word in COMMANDS[command]]
     code, out, _ = run(*words, "--json")
     assert code == 0
     assert json.loads(out)

@@ -1,7 +1,7 @@
 """The command line: ``circuitfind COMMAND``. Every command prints text for people, or with ``--json`` one JSON value.
 
-Exit codes: 0 done, 1 a replay that does not agree, 2 something about the input is wrong (one clear message, no traceback),
-130 interrupted.
+Exit codes: 0 done, 1 a replay that does not agree or a submission that its loader would refuse, 2 something about the input is
+wrong (one clear message, no traceback), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from circuitfind.cli.options import app
 from circuitfind.errors import CircuitfindError
 
 from circuitfind.cli import runs, patches  # noqa: F401  # isort: skip (each adds its commands, in the order of the help page)
+from circuitfind.cli import exchange  # noqa: F401  # isort: skip
 from circuitfind.cli import paths  # noqa: F401  # isort: skip
 from circuitfind.cli import checks, lists  # noqa: F401  # isort: skip
 

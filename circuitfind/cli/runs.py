@@ -1,4 +1,4 @@
-"""Commands that make or use a circuit: discover, evaluate, render, export, replay."""
+"""Commands that make or use a circuit: discover, evaluate, render, replay."""
 
 from __future__ import annotations
 
@@ -134,11 +134,42 @@ def _discovery_lines(result: Any) -> Iterable[str]:
     yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, {positional}...  ({seconds})"
 
 
+Edges = Annotated[int | None, typer.Option(help="Of a file of scores: the circuit of the best N edges.")]
+Threshold = Annotated[float | None, typer.Option(help="Of a file of scores: the edges at least this important.")]
+Greedy = Annotated[int | None, typer.Option(help="Of a file of scores: N edges grown from the logits.")]
+Nodes = Annotated[int | None, typer.Option(help="Of a file of nodes' scores: all edges between the best N.")]
+Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
+Holder = Annotated[
+    Path,
+    typer.Argument(
+        help="circuit.json, positional.json, a run folder, an EAP-IG graph JSON, or a file of scores (with --edges N)."
+    ),
+]
+
+
+def _open(
+    path: Path,
+    edges: int | None,
+    threshold: float | None,
+    greedy: int | None,
+    nodes: int | None,
+    signed: bool,
+    ablation: str | None = None,
+) -> Any:
+    """A file's circuit, or the one chosen from its scores."""
+    from circuitfind.interchange import open_circuit
+
+    rules = {"top": edges, "threshold": threshold, "greedy": greedy, "nodes": nodes}
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        raise OptionError("give one of --edges, --threshold, --greedy and --nodes, not several")
+    rule, value = next(iter(given.items()), (None, 0))
+    return open_circuit(path, rule, value, absolute=not signed, ablation=ablation)
+
+
 @app.command()
 def evaluate(
-    circuit: Annotated[
-        Path, typer.Argument(help="circuit.json, positional.json, a run folder, or an EAP-IG graph JSON.")
-    ],
+    circuit: Holder,
     task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
     metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
@@ -150,6 +181,11 @@ def evaluate(
     task_option: Annotated[
         list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
     ] = None,
+    edges: Edges = None,
+    threshold: Threshold = None,
+    greedy: Greedy = None,
+    nodes: Nodes = None,
+    signed: Signed = False,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
     bos: Bos = None,
@@ -158,9 +194,8 @@ def evaluate(
     """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
     from circuitfind import api
     from circuitfind.evaluation import verdict
-    from circuitfind.run_folder import open_any
 
-    loaded, settings = open_any(circuit)
+    loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
     spec = model or settings.get("model") or loaded.provenance.model
     chosen = task or settings.get("task") or loaded.provenance.task
     if not spec or not chosen:
@@ -186,49 +221,34 @@ def evaluate(
 
 @app.command()
 def render(
-    circuit: Annotated[
-        Path, typer.Argument(help="circuit.json, positional.json, a run folder, or an EAP-IG graph JSON.")
-    ],
+    circuit: Holder,
     out: Annotated[
         Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: an .svg beside the circuit].")
     ] = None,
     detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
     top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
+    edges: Edges = None,
+    threshold: Threshold = None,
+    greedy: Greedy = None,
+    nodes: Nodes = None,
+    signed: Signed = False,
     as_json: Json = False,
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
     from circuitfind import api, rendering
-    from circuitfind.run_folder import CIRCUITS, open_any, read_object
+    from circuitfind.run_folder import CIRCUITS, read_object
 
-    loaded, settings = open_any(circuit)
+    loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed)
+    chosen = any(rule is not None for rule in (edges, threshold, greedy, nodes))
     file = circuit / "circuit.json" if circuit.is_dir() else circuit
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = api.render(
         rendering.strongest(loaded, top) if top is not None else loaded,
         file.with_name("positional.svg" if loaded.parts_axis else "circuit.svg") if out is None else out,
-        evaluation=read_object(measured) if settings and measured.exists() else None,
+        evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )
     print_result({"picture": str(path)}, as_json, [str(path)])
-
-
-@app.command()
-def export(
-    circuit: Annotated[Path, typer.Argument(help="circuit.json or a run folder.")],
-    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
-    as_json: Json = False,
-) -> None:
-    """Write a circuit in EAP-IG's graph JSON, the format of MIB submissions (all edges, where a run folder has scores)."""
-    from circuitfind import api
-    from circuitfind.run_folder import open_run
-
-    loaded, settings = open_run(circuit)
-    scores = circuit / "scores.safetensors" if circuit.is_dir() else circuit.with_name("scores.safetensors")
-    if not (spec := settings.get("model") or loaded.provenance.model):
-        raise OptionError(f"{circuit} does not say its model, whose width the format asks for; give a run folder")
-    model = api.load_model(spec)
-    api.write_eap_ig(loaded, out, d_model=model.config.d_model, scores=scores if scores.exists() else None)
-    print_result({"file": str(out)}, as_json, [str(out)])
 
 
 @app.command()

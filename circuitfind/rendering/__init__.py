@@ -1,8 +1,9 @@
 """Circuit -> DOT text -> SVG, PNG or PDF; a table of scores -> heat map."""
 
 from circuitfind.rendering.caption import compose_caption
-from circuitfind.rendering.circuits import circuit_dot, columns_of, drawing_of, selection_words, strongest
+from circuitfind.rendering.circuits import circuit_dot, columns_of, drawing_of, rows_by_head, selection_words, strongest
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
+from circuitfind.rendering.difference import difference_dot
 from circuitfind.rendering.dot import to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.rendering.heat_map import heat_map
@@ -17,10 +18,12 @@ __all__ = [
     "columns_of",
     "columns_to_dot",
     "compose_caption",
+    "difference_dot",
     "draw",
     "drawing_of",
     "heat_map",
     "render",
+    "rows_by_head",
     "selection_words",
     "strongest",
     "to_dot",

@@ -19,7 +19,7 @@ def compose_caption(
     n_drawn: int | None = None,
     n_parts: int | None = None,
 ) -> tuple[str, ...]:
-    """Caption lines for a circuit, one sentence each; what is None is not mentioned.
+    """Caption lines for a circuit, one sentence each; what is None or empty is not mentioned.
 
     Args:
         model: name or path of the model.
@@ -36,8 +36,11 @@ def compose_caption(
     """
     where = f" at {n_parts} parts of the prompt" if n_parts is not None else ""
     kept = f"{n_edges:,} of {n_edges_total:,} edges{where} ({_percent(n_edges, n_edges_total)})"
-    found = f"Found by {algorithm}" + (f" ({selection})" if selection else "")
-    lines = [f"Model {model}, task {task}: {kept}.", f"{found}; metric: {metric}; ablation: {ablation}."]
+    known = ", ".join(f"{word} {name}" for word, name in (("model", model), ("task", task)) if name)
+    lines = [f"{known[:1].upper()}{known[1:]}: {kept}." if known else f"{kept}."]
+    found = f"found by {algorithm}" + (f" ({selection})" if selection else "") if algorithm else selection
+    how = "; ".join(filter(None, (found, metric and f"metric: {metric}", ablation and f"ablation: {ablation}")))
+    lines += [f"{how[:1].upper()}{how[1:]}."] if how else []
     if evaluation is not None and evaluation["faithfulness"] is not None:
         lines.append(_evidence(evaluation))
     if n_drawn is not None:

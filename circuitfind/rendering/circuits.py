@@ -11,6 +11,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OptionError
+from circuitfind.graph import ComputationGraph
 from circuitfind.positional import PositionalCircuit
 from circuitfind.rendering.caption import compose_caption
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
@@ -39,7 +40,7 @@ def circuit_dot(
 
 def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
     """A circuit as the renderer wants it."""
-    return _drawing(circuit, _by_head(circuit, circuit.edges), measured, task)
+    return _drawing(circuit, rows_by_head(circuit.graph, circuit.edges), measured, task)
 
 
 def columns_of(
@@ -47,7 +48,7 @@ def columns_of(
 ) -> ColumnsDrawing:
     """A circuit with parts as the renderer wants it."""
     rows: dict[str, list[Mapping[str, Any]]] = {label: [] for label in circuit.layout.labels}
-    for row in _by_head(circuit, circuit.edges):
+    for row in rows_by_head(circuit.graph, circuit.edges):
         rows[row["part"]].append(row)
     columns = tuple(
         Column(label, _drawing(circuit, rows[label], measured, task), bool(answer))
@@ -67,9 +68,8 @@ def strongest(circuit: AnyCircuit, n: int) -> AnyCircuit:
     return replace(circuit, kept=kept, selection={**circuit.selection, "of": circuit.n_edges})
 
 
-def _by_head(circuit: AnyCircuit, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def rows_by_head(graph: ComputationGraph, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Edges into keys or values that heads share, drawn to each of these heads that sends something (or else to all)."""
-    graph = circuit.graph
     out: list[Mapping[str, Any]] = []
     senders = {row["source"] for row in rows}
     for row in rows:

@@ -62,15 +62,21 @@ def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
         OptionError: another detail.
     """
     picture = picture_of(drawing, detail)
+    dot = lay_out(picture, legend_label(picture))
+    for stroke in picture.strokes:
+        add_stroke(dot, stroke, picture)
+    return str(dot.source)
+
+
+def lay_out(picture: Picture, label: str) -> graphviz.Digraph:
+    """The nodes of a picture in their rows, with a label beneath and without lines."""
     rows = list(_rows(picture))
-    graph = {**GRAPH, **_spacing(picture, rows), "label": legend_label(picture)}
+    graph = {**GRAPH, **_spacing(picture, rows), "label": label}
     dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=NODE)
     add_margin(dot, rows)
     for row in rows:
         _add_row(dot, row, picture)
-    for stroke in picture.strokes:
-        add_stroke(dot, stroke, picture)
-    return str(dot.source)
+    return dot
 
 
 def _spacing(picture: Picture, rows: Sequence[Row]) -> dict[str, str]:
@@ -179,15 +185,14 @@ def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: 
         arrowsize=f"{0.35 + 0.06 * width:.2f}",
         edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}{where}")),
         id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))) + column,
-        **_count(stroke, picture),
+        **edge_count(stroke, picture, style.edge_color(stroke.score)),
     )
 
 
-def _count(stroke: Stroke, picture: Picture) -> dict[str, str]:
+def edge_count(stroke: Stroke, picture: Picture, color: str) -> dict[str, str]:
     """The number of edges, written at the strongest arrows between boxes."""
     if stroke not in picture.counted:
         return {}
-    color = style.edge_color(stroke.score)
     return {"label": f"{len(stroke.edges):,}", "fontname": style.FONT, "fontsize": "8", "fontcolor": color}
 
 

@@ -28,25 +28,26 @@ def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] =
     first = pictures[0]
     drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
     columns = min(max(86, 50 + sum(len(picture.strokes) for picture in pictures)), 105)
-    rows = [] if empty else [_signs(), _widths(first.largest, drawing.unit)]
-    rows += [_line([_dashes(2, LINK), _word(LINK_WORDS)])] if links else []
+    rows = [] if empty else [_signs(), widths(first.largest, drawing.unit)]
+    rows += [legend_row([dashes(2, LINK), word(LINK_WORDS)])] if links else []
     rows += _roles(first.fills, columns)
-    said = (_note(pictures), *notes, _left_out(pictures))
-    rows += [_text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]
-    rows += [_text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
-    rows += [_text_row(part, 10) for line in drawing.caption for part in textwrap.wrap(line, columns)]
+    said = (note_of(pictures), *notes, left_out(pictures))
+    rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]
+    rows += [text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
+    rows += [text_row(part, 10) for line in drawing.caption for part in textwrap.wrap(line, columns)]
     return f"<{PLAIN_TABLE}{''.join(rows)}</TABLE>>"
 
 
 def _signs() -> str:
-    return _line([_bar(28, 2, HELPS), _word("helps (score > 0)"), _dashes(2, HURTS), _word("hurts (score < 0)")])
+    return legend_row([bar(28, 2, HELPS), word("helps (score > 0)"), dashes(2, HURTS), word("hurts (score < 0)")])
 
 
-def _widths(largest: float, unit: str) -> str:
-    cells = [_word("width: |score| =")]
+def widths(largest: float, unit: str) -> str:
+    """Samples of pen widths with the score that each stands for."""
+    cells = [word("width: |score| =")]
     for width in SAMPLE_WIDTHS if largest > 0 else ():
-        cells += [_bar(28, width, INK), _word(number(score_of_width(width, largest)))]
-    return _line([*cells, _word(short(unit))])
+        cells += [bar(28, width, INK), word(number(score_of_width(width, largest)))]
+    return legend_row([*cells, word(short(unit))])
 
 
 def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
@@ -58,12 +59,13 @@ def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
         if length > room:
             lines.append([])
             room = columns
-        lines[-1] += [_chip(role, fill), _gap(6)]
+        lines[-1] += [_chip(role, fill), gap(6)]
         room -= length
-    return [_line(line) for line in lines]
+    return [legend_row(line) for line in lines]
 
 
-def _note(pictures: Sequence[Picture]) -> str:
+def note_of(pictures: Sequence[Picture]) -> str:
+    """How to read names and arrows, in a sentence; empty where there is nothing to say."""
     first = pictures[0]
     if not any(picture.strokes for picture in pictures):
         empty = not any(picture.drawing.edges for picture in pictures)
@@ -96,7 +98,8 @@ def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:
     return "; ".join(parts) + "."
 
 
-def _left_out(pictures: Sequence[Picture]) -> str:
+def left_out(pictures: Sequence[Picture]) -> str:
+    """Which lines are not drawn, in a sentence; empty where all are."""
     hidden = sum(picture.hidden for picture in pictures)
     if not hidden:
         return ""
@@ -109,23 +112,27 @@ def _left_out(pictures: Sequence[Picture]) -> str:
     )
 
 
-def _text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:
+def text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:
+    """A line of words across the block."""
     look = 'ALIGN="LEFT" VALIGN="BOTTOM" CELLPADDING="1" HEIGHT="21"' if bold else 'ALIGN="LEFT" CELLPADDING="1"'
     return f"<TR><TD {look}>{text(words, size, color, bold)}</TD></TR>"
 
 
-def _line(cells: list[str]) -> str:
+def legend_row(cells: list[str]) -> str:
+    """Cells side by side at the left."""
     # A nested table is stretched to the block's width and shares the slack evenly between columns: the last cell,
     # spanning many, takes it all, and the rest stays together at the left.
     line = f'{PLAIN_TABLE}<TR>{"".join(cells)}<TD COLSPAN="200"></TD></TR></TABLE>'
     return f'<TR><TD ALIGN="LEFT" CELLPADDING="2">{line}</TD></TR>'
 
 
-def _word(words: str) -> str:
-    return f'<TD ALIGN="LEFT">{text(words, 9)}</TD>{_gap(12)}'
+def word(words: str) -> str:
+    """A cell of words."""
+    return f'<TD ALIGN="LEFT">{text(words, 9)}</TD>{gap(12)}'
 
 
-def _gap(width: int) -> str:
+def gap(width: int) -> str:
+    """An empty cell, its width in points."""
     return f'<TD WIDTH="{width}"></TD>'
 
 
@@ -133,12 +140,14 @@ def _chip(words: str, fill: str) -> str:
     return f'<TD BORDER="1" COLOR="{BORDER}" BGCOLOR="{fill}" CELLPADDING="3">{text(short(words), 8)}</TD>'
 
 
-def _bar(length: int, width: int, color: str) -> str:
-    return f"<TD>{_block(length, width, color)}</TD>{_gap(4)}"
+def bar(length: int, width: int, color: str) -> str:
+    """A piece of a solid line, in points."""
+    return f"<TD>{_block(length, width, color)}</TD>{gap(4)}"
 
 
-def _dashes(width: int, color: str) -> str:
-    return "".join(f"<TD>{_block(6, width, color)}</TD>{_gap(4)}" for _ in range(3))
+def dashes(width: int, color: str, length: int = 6, n: int = 3) -> str:
+    """A piece of a broken line: ``n`` strokes of that length, in points."""
+    return "".join(f"<TD>{_block(length, width, color)}</TD>{gap(4)}" for _ in range(n))
 
 
 def _block(length: int, width: int, color: str) -> str:

@@ -1,0 +1,300 @@
+"""The benchmark's pictures: faithfulness against edges, quality against cost, and ROC curves.
+
+The best entrants and the random control have a colour, a dash pattern and a marker each, the same in all pictures; the
+others are thin and grey, for nobody can tell twenty lines apart.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitfind.bench.leaderboard import Board, boards, main_board
+from circuitfind.bench.recorded import SETTING, Recorded
+
+if TYPE_CHECKING:
+    import pandas
+
+INK = "#1b1b1b"
+"""Of axes and words; a page replaces it by its own text colour."""
+GREY = "#8a8a8a"
+LOOKS = (
+    ("#0072b2", "-", "o"),
+    ("#d55e00", (0, (6, 2)), "s"),
+    ("#009e73", (0, (4, 1.5, 1, 1.5)), "^"),
+    ("#cc79a7", (0, (2, 1.5)), "D"),
+    ("#e69f00", (0, (8, 2, 2, 2)), "v"),
+    ("#56b4e9", (0, (1, 1)), "P"),
+)
+CONTROL = "random-edges"
+GRID = np.linspace(0, 1, 61) ** 2
+"""False positive rates at which curves are averaged, dense near 0, where a circuit of few edges is decided."""
+MOST_PANELS = 12
+PLACES = (
+    *(("left", 6, -3), ("right", -6, -3), ("left", 4, 6), ("right", -4, 6)),
+    *(("left", 4, -12), ("right", -4, -12)),
+)
+"""Where a point's name may stand: its alignment, and its offset in points."""
+LEAST_COST = 0.5
+"""Forwards at which an entrant is drawn that runs no model: a logarithmic axis has no 0."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture: its file's stem, a caption for people who do not see it too, and how to draw it."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Any]
+
+
+def pictures(found: Recorded) -> list[Drawn]:
+    """The pictures for which there is something to draw."""
+    made = boards(found)
+    known, behaviour = main_board(made, "known"), main_board(made, "behaviour")
+    looks = _looks([board for board in (known, behaviour) if board is not None])
+    curves = _curves(found.table)
+    forwards = next((board for board in made if board.name == "cost" and board.quantity.name == "forwards"), None)
+    drawn = []
+    if len(curves):
+        caption = (
+            "Faithfulness against the share of edges kept, the mean over settings whose circuit is not known; 1 is the whole "
+            "model. The broad line is the entrant nearest to 1 at each size."
+        )
+        drawn.append(Drawn("faithfulness", caption, lambda: _draw_faithfulness(curves, looks)))
+    if known is not None and forwards is not None:
+        caption = (
+            f"Mean {known.quantity.label} where the circuit is known, against cost in plain forward passes (median over "
+            "settings). The line joins the entrants that no other beats at a lower cost; one that runs no model is drawn at "
+            f"{LEAST_COST}."
+        )
+        drawn.append(Drawn("cost", caption, lambda: _draw_cost(known, forwards, looks)))
+    rocs = _rocs(found)
+    if rocs:
+        caption = (
+            "ROC curves by model, means over its cells. The x axis is a square root: its left is about small circuits."
+        )
+        drawn.append(Drawn("roc", caption, lambda: _draw_rocs(rocs, looks)))
+    return drawn
+
+
+def to_svg(figure: Any) -> str:
+    """A figure as SVG text, its words as text; the same figure gives the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "circuitfind", "font.family": "sans-serif"}):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return text.getvalue()
+
+
+def write_pictures(found: Recorded, folder: Path) -> dict[str, tuple[str, str]]:
+    """Write every picture as ``NAME.svg`` and ``NAME.png``; SVG text and caption by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = {}
+    for picture in pictures(found):
+        figure = picture.draw()
+        svg = to_svg(figure)
+        (folder / f"{picture.name}.svg").write_text(svg, encoding="utf-8")
+        figure.savefig(folder / f"{picture.name}.png", dpi=150, facecolor="white", metadata={"Software": None})
+        out[picture.name] = (svg, picture.caption)
+    return out
+
+
+# ---------------------------------------------------------------- looks
+
+
+def _looks(made: Sequence[Board]) -> Callable[[str], dict[str, Any]]:
+    """How an entrant is drawn: the best of each board in turn have a look of their own."""
+    rankings = [[name for name in board.ranks() if name != CONTROL] for board in made]
+    turns = [
+        name
+        for place in range(max(map(len, rankings), default=0))
+        for names in rankings
+        for name in names[place : place + 1]
+    ]
+    best = list(dict.fromkeys(turns))[: len(LOOKS)]
+
+    def look(name: str) -> dict[str, Any]:
+        if name in best:
+            color, dashes, marker = LOOKS[best.index(name)]
+            return {"color": color, "linestyle": dashes, "marker": marker, "linewidth": 1.7, "label": name, "zorder": 3}
+        dashes = (0, (1, 2)) if name == CONTROL else "-"
+        width = 1.6 if name == CONTROL else 0.7
+        label = name if name == CONTROL else "_other"
+        return {"color": GREY, "linestyle": dashes, "marker": "", "linewidth": width, "label": label, "zorder": 2}
+
+    return look
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(color=GREY, alpha=0.25, linewidth=0.6)
+        one.tick_params(colors=INK, labelsize=8)
+        for spine in one.spines.values():
+            spine.set_color(INK)
+    return figure, axes
+
+
+def _title(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK)
+
+
+# ---------------------------------------------------------------- faithfulness against edges
+
+
+def _curves(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean faithfulness by entrant (rows) and share of edges (columns), over settings whose circuit is not known."""
+    known = table.groupby(list(SETTING)).quantity.transform(lambda names: names.str.endswith("auc").any()).astype(bool)
+    rows = table[(table.quantity == "faithfulness") & ~known & table.value.notna()]
+    settings = rows.groupby([*SETTING, "entrant", "at"]).value.mean()
+    return settings.groupby(["entrant", "at"]).mean().unstack()
+
+
+def _draw_faithfulness(curves: pandas.DataFrame, looks: Callable[[str], dict[str, Any]]) -> Any:
+    figure, ((axes,),) = _figure(7.2, 4.6)
+    shares = curves.columns.to_numpy(dtype=float)
+    nearest = (1 - curves).abs()
+    best = [curves[share].to_numpy()[nearest[share].argmin()] for share in curves]
+    axes.plot(shares, best, color=INK, linewidth=5, alpha=0.15, solid_capstyle="round", zorder=1)
+    axes.axhline(1, color=INK, linewidth=0.6)
+    for name, row in curves.iterrows():
+        axes.plot(shares, row.to_numpy(), markersize=4, **looks(str(name)))
+    axes.set_xscale("log")
+    _title(axes, x="share of edges kept", y="faithfulness, held out")
+    _legend(figure, axes)
+    return figure
+
+
+# ---------------------------------------------------------------- quality against cost
+
+
+def front(costs: Mapping[str, float], qualities: Mapping[str, float]) -> list[str]:
+    """The entrants that none beats at the same or a lower cost, cheapest first."""
+    order = sorted(costs, key=lambda name: (costs[name], -qualities[name], name))
+    kept: list[str] = []
+    for name in order:
+        if not kept or qualities[name] > qualities[kept[-1]]:
+            kept.append(name)
+    return kept
+
+
+def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, Any]]) -> Any:
+    figure, ((axes,),) = _figure(7.2, 4.8)
+    medians, means = forwards.values.median(), known.values.mean()
+    names = [str(name) for name in means.index if name in medians.index]
+    costs = {name: max(float(medians[name]), LEAST_COST) for name in names}
+    qualities = {name: float(means[name]) for name in names}
+    best = front(costs, qualities)
+    axes.plot(
+        [costs[name] for name in best],
+        [qualities[name] for name in best],
+        color=INK,
+        linewidth=0.9,
+        alpha=0.6,
+        zorder=1,
+    )
+    for name in names:
+        look = looks(name)
+        axes.plot(costs[name], qualities[name], look["marker"] or ".", color=look["color"], markersize=7, zorder=3)
+    axes.set_xscale("log")
+    axes.margins(x=0.24, y=0.12)
+    _title(axes, x="plain forward passes (median over settings)", y=f"mean {known.quantity.label}")
+    _name_points(
+        figure,
+        axes,
+        {name: (costs[name], qualities[name]) for name in [*best, *(n for n in names if n not in best)]},
+        best,
+    )
+    return figure
+
+
+def _name_points(figure: Any, axes: Any, points: Mapping[str, tuple[float, float]], bold: Sequence[str]) -> None:
+    """Names beside points, where there is room; those that find none are left out."""
+    figure.canvas.draw()
+    scale = figure.dpi / 72
+    here = {name: axes.transData.transform(point) for name, point in points.items()}
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in here.values()]
+    for name, (x, y) in here.items():
+        width, height = 4.4 * len(name) * scale, 9 * scale
+        # The front's line comes from the lower left and goes on to the upper right: its names stand above it.
+        for side, dx, dy in (PLACES[3], *PLACES) if name in bold else PLACES:
+            left, below = x + dx * scale - (width if side == "right" else 0), y + dy * scale
+            box = (left, below, left + width, below + height)
+            if not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                weight = "bold" if name in bold else "normal"
+                look = {"fontsize": 7.5, "color": INK, "ha": side, "va": "bottom", "fontweight": weight}
+                axes.annotate(name, points[name], (dx, dy), textcoords="offset points", **look)
+                break
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+# ---------------------------------------------------------------- ROC curves
+
+
+def _rocs(found: Recorded) -> dict[str, dict[str, Any]]:
+    """Of each model and entrant the mean true positive rate at :data:`GRID`, over its cells."""
+    curves: dict[str, dict[str, list[Any]]] = {}
+    cells = found.table.drop_duplicates("cell")
+    for cell, model, entrant in zip(cells.cell, cells.model, cells.entrant, strict=True):
+        if (roc := found.roc(cell)) is not None:
+            curves.setdefault(model, {}).setdefault(entrant, []).append(on_grid(*roc))
+    return {
+        model: {name: np.mean(rows, axis=0) for name, rows in sorted(of.items())}
+        for model, of in sorted(curves.items())
+    }
+
+
+def on_grid(fpr: Sequence[float], tpr: Sequence[float]) -> Any:
+    """The true positive rate at :data:`GRID`: of several at one false positive rate, the largest."""
+    x, first = np.unique(np.asarray(fpr, dtype=float), return_index=True)
+    y = np.maximum.reduceat(np.asarray(tpr, dtype=float), first)
+    return np.interp(GRID, x, y)
+
+
+def _draw_rocs(rocs: Mapping[str, Mapping[str, Any]], looks: Callable[[str], dict[str, Any]]) -> Any:
+    models = list(rocs)[:MOST_PANELS]
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    figure, panels = _figure(2.9 * columns + 0.6, 2.7 * rows + 0.8, rows, columns)
+    for axes, model in zip(panels.flat, models, strict=False):
+        axes.plot(np.sqrt(GRID), GRID, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)))
+        for name, curve in rocs[model].items():
+            axes.plot(np.sqrt(GRID), curve, **{**looks(name), "marker": ""})
+        axes.set_xticks(np.sqrt([0, 0.01, 0.1, 0.5, 1]), ["0", "0.01", "0.1", "0.5", "1"])
+        axes.set_ylim(-0.02, 1.03)
+        _title(axes, model, "false positive rate", "true positive rate")
+    for axes in list(panels.flat)[len(models) :]:
+        axes.set_visible(False)
+    shown = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK
+    )
+    return figure

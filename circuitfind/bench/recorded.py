@@ -1,0 +1,137 @@
+"""What a benchmark's folder holds, read back: one row per measured quantity, its costs, and what is missing with the reason.
+
+table.parquet or table.csv   model, task, algorithm, options, metric, ablation, seed, cell, quantity, at, value
+costs.csv                    model, ..., cell, seconds, forwards, peak_mb
+failures.csv, skipped.csv    model, ..., error and message, or reason
+grid.json                    what was asked for, by which command, on which machine, with which versions
+cells/CELL/result.json       of one cell; ``roc: {fpr, tpr}`` where the circuit is known
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitfind.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas
+
+SETTING = ("model", "task", "ablation")
+"""What makes a setting: seeds of one setting are averaged, for they are no independent evidence."""
+METHOD = ("algorithm", "options", "metric")
+WORDS = (*SETTING, *METHOD, "cell", "quantity", "error", "message", "reason")
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A benchmark's tables. Each of the first four has a column ``entrant``, see :func:`read`.
+
+    Attributes:
+        folder: where they are from.
+        table, costs, failures, skipped: as in the module's first lines; empty where there is no such file.
+        grid: what ``grid.json`` says.
+    """
+
+    folder: Path
+    table: pandas.DataFrame
+    costs: pandas.DataFrame
+    failures: pandas.DataFrame
+    skipped: pandas.DataFrame
+    grid: dict[str, Any]
+
+    def roc(self, cell: str) -> tuple[list[float], list[float]] | None:
+        """False and true positive rates of a cell's ranking, or None where they were not measured."""
+        path = self.folder / "cells" / cell / "result.json"
+        found = _json(path).get("roc") or {}
+        return (found["fpr"], found["tpr"]) if {"fpr", "tpr"} <= set(found) else None
+
+
+def read(folder: Path) -> Recorded:
+    """Read a benchmark's folder.
+
+    An *entrant* is an algorithm, with its options or its metric in its name where the benchmark runs it with several of them in
+    one setting: ``eap-ig-inputs [steps=10]``.
+
+    Raises:
+        OptionError: there is no table in it, or a column is missing.
+    """
+    parquet, csv = folder / "table.parquet", folder / "table.csv"
+    if not parquet.exists() and not csv.exists():
+        raise OptionError(f"{folder} has no table.parquet and no table.csv; give the folder of a benchmark")
+    table = _plain(_read_table(parquet if parquet.exists() else csv), ("seed", "cell", "quantity", "at", "value"))
+    others = {name: _csv(folder / f"{name}.csv") for name in ("costs", "failures", "skipped")}
+    shown = _told_apart(table)
+    frames = {name: _with_entrants(frame, shown) for name, frame in {"table": table, **others}.items()}
+    return Recorded(folder, grid=_json(folder / "grid.json"), **frames)
+
+
+def _read_table(path: Path) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path)
+
+
+def _csv(path: Path) -> pandas.DataFrame:
+    import pandas
+
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
+        return _plain(pandas.DataFrame(), ())
+    return _plain(pandas.read_csv(path), ())
+
+
+def _plain(frame: pandas.DataFrame, needed: Iterable[str]) -> pandas.DataFrame:
+    """Every column of :data:`SETTING` and :data:`METHOD`, as words; NaN is no word."""
+    missing = [name for name in ("model", "task", "algorithm", *needed) if needed and name not in frame]
+    if missing:
+        raise OptionError(f"the benchmark's table lacks the column {missing[0]!r}")
+    frame = frame.copy()
+    for name in (*SETTING, *METHOD, *(name for name in WORDS if name in frame)):
+        if name in frame:
+            frame[name] = frame[name].astype("object").where(frame[name].notna(), "").map(str)
+        else:
+            frame[name] = ""
+    return frame
+
+
+def _told_apart(table: pandas.DataFrame) -> dict[str, list[str]]:
+    """Of each algorithm, which of options and metric it was run with several of in one setting."""
+    shown: dict[str, list[str]] = {}
+    for algorithm, rows in table.groupby("algorithm", sort=False):
+        settings = rows.groupby(list(SETTING))
+        shown[str(algorithm)] = [name for name in ("options", "metric") if (settings[name].nunique() > 1).any()]
+    return shown
+
+
+def _with_entrants(frame: pandas.DataFrame, shown: dict[str, list[str]]) -> pandas.DataFrame:
+    names = [
+        _entrant(
+            algorithm,
+            [said for name, said in (("options", options), ("metric", metric)) if name in shown.get(algorithm, ())],
+        )
+        for algorithm, options, metric in zip(frame.algorithm, frame.options, frame.metric, strict=True)
+    ]
+    return frame.assign(entrant=names)
+
+
+def _entrant(algorithm: str, said: list[str]) -> str:
+    words = [word for word in said if word not in ("", "{}")]
+    return f"{algorithm} [{'; '.join(words)}]" if words else algorithm
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no such file.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(f"{path} is not readable JSON ({error})") from None
+    return values if isinstance(values, dict) else {}

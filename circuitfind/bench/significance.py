@@ -1,0 +1,83 @@
+"""Is an entrant better than the one behind it? Wilcoxon's signed-rank test over settings, between neighbours in the ranking.
+
+Holm's correction for as many tests as there are neighbours. A setting counts once, however many seeds it was run with;
+settings that share a model are not independent, so these p-values are optimistic.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from circuitfind.bench.leaderboard import Board
+
+LEVEL = 0.05
+FEWEST = 6
+"""Settings below which no two-sided p of this test can be below 0.05."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """An entrant before the next in a ranking.
+
+    Attributes:
+        better, worse: entrants.
+        n: settings that both have.
+        difference: the median over settings of how much better the first is, in the quantity's unit (distance from 1 for
+            faithfulness).
+        p, p_holm: two-sided, without and with correction.
+    """
+
+    better: str
+    worse: str
+    n: int
+    difference: float
+    p: float
+    p_holm: float
+
+    @property
+    def sentence(self) -> str:
+        """What the test says."""
+        size = f"median difference {self.difference:.3g} over {self.n} setting{'s' * (self.n != 1)}"
+        if self.n < FEWEST:
+            return f"{self.better} before {self.worse}: {size}, too few for any p below {LEVEL}."
+        verdict = "better" if self.p_holm < LEVEL else "not distinguishable"
+        return f"{self.better} before {self.worse}: {size}, p = {self.p_holm:.2g} after Holm's correction: {verdict}."
+
+
+def neighbours(board: Board) -> list[Lead]:
+    """Every entrant of a board against the next in the ranking, on the settings that both have."""
+    bad, order = board.quantity.badness(board.values), list(board.ranks())
+    found = []
+    for better, worse in pairwise(order):
+        gain = (bad[worse] - bad[better]).dropna().to_numpy()
+        median = float(np.median(gain)) if len(gain) else float("nan")
+        found.append((better, worse, len(gain), median, signed_rank_p(gain)))
+    corrected = holm([p for *_, p in found])
+    return [Lead(*lead, p_holm) for lead, p_holm in zip(found, corrected, strict=True)]
+
+
+def signed_rank_p(differences: Any) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; differences of zero are left out, and p is 1 where none is left."""
+    from scipy.stats import wilcoxon
+
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about ties in small samples, for which the test is approximate
+        return float(wilcoxon(differences).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values with Holm's step-down correction, in the order given."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, (len(p_values) - place) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted

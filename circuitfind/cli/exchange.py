@@ -1,0 +1,156 @@
+"""Commands about other tools' formats and other circuits: export, check-submission, compare, leaderboard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuitfind.cli.options import Json, app, print_result
+from circuitfind.errors import OptionError
+
+FORMATS = ("eap-ig", "mib")
+
+
+@app.command()
+def export(
+    circuits: Annotated[
+        list[Path],
+        typer.Argument(help="circuit.json, a run folder or scores; for --to eap-ig, then the file to write."),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(help="eap-ig: one graph JSON. mib: a folder for MIB's leaderboard, a sub-folder for each run."),
+    ] = "eap-ig",
+    out: Annotated[Path | None, typer.Option(help="The JSON file, or the submission's folder.")] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="mib: the pair TASK_MODEL of a run; repeatable, in the runs' order [default: by their names]."
+        ),
+    ] = None,
+    circuit_files: Annotated[
+        str | None,
+        typer.Option("--circuits", help="mib: nine circuits instead of importances: signed, absolute, or both."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="mib: replace a pair's folder that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write circuits in EAP-IG's graph JSON, or as a submission to the MIB circuit track.
+
+    EAP-IG's JSON has all edges where a run folder has their scores, and else the kept ones.
+    """
+    if to not in FORMATS:
+        raise OptionError(f"--to {to}: use one of {', '.join(FORMATS)}")
+    if to == "mib":
+        written = _submit(circuits, out, pair or [], circuit_files, force)
+        print_result({"folders": [str(path) for path in written]}, as_json, map(str, written))
+        return
+    if pair or circuit_files:
+        raise OptionError("--pair and --circuits are for --to mib")
+    sources, file = (circuits, out) if out is not None else (circuits[:-1], circuits[-1])
+    if len(sources) != 1:
+        raise OptionError("--to eap-ig writes one circuit into one file: circuitfind export CIRCUIT FILE.json")
+    _write_eap_ig(sources[0], file)
+    print_result({"file": str(file)}, as_json, [str(file)])
+
+
+def _write_eap_ig(circuit: Path, file: Path) -> None:
+    from circuitfind import api
+    from circuitfind.run_folder import open_run
+
+    loaded, settings = open_run(circuit)
+    scores = circuit / "scores.safetensors" if circuit.is_dir() else circuit.with_name("scores.safetensors")
+    if not (spec := settings.get("model") or loaded.provenance.model):
+        raise OptionError(f"{circuit} does not say its model, whose width the format asks for; give a run folder")
+    shape = api.load_model(spec).config
+    found = scores if scores.exists() else None
+    api.write_eap_ig(loaded, file, d_model=shape.d_model, n_heads=shape.n_heads, scores=found)
+
+
+def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str | None, force: bool) -> list[Path]:
+    """Every run's folder of the submission; all are named before the first is written."""
+    from circuitfind.interchange import pair_name, read_scores, write_pair
+
+    if out is None:
+        raise OptionError("--to mib writes a folder: name it with --out")
+    if pairs and len(pairs) != len(runs):
+        raise OptionError(f"{len(pairs)} --pair for {len(runs)} runs: give one for each, in their order, or none")
+    found = [read_scores(run) for run in runs]
+    known = [scores.scores.provenance for scores in found]
+    names = pairs or [pair_name(about.task, about.model) for about in known]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise OptionError(f"two runs are of pair {min(twice)}; a submission has one circuit, or ranking, of each")
+    written = []
+    for run, scores, name in zip(runs, found, names, strict=True):
+        if scores.unscored.any():
+            raise OptionError(f"{run} leaves edges without a score, and MIB asks for one of each")
+        shape = _shape(run, name, scores.scores.provenance.model)
+        written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **shape))
+    return written
+
+
+def _shape(run: Path, pair: str, model: str) -> dict[str, int]:
+    """Width and heads of a model that is not the benchmark's; those of the others are known without loading them."""
+    from circuitfind import api
+    from circuitfind.interchange import settings_beside
+    from circuitfind.interchange.mib import MODELS
+
+    if pair.partition("_")[2] in MODELS:
+        return {}
+    if not (spec := settings_beside(run).get("model") or model):
+        raise OptionError(f"{run} does not say its model, whose width the format asks for; give a run folder")
+    config = api.load_model(spec).config
+    return {"d_model": config.d_model, "n_heads": config.n_heads}
+
+
+@app.command("check-submission")
+def check(
+    folder: Annotated[Path, typer.Argument(help="The folder with a sub-folder for each pair.")],
+    as_json: Json = False,
+) -> None:
+    """Check a submission to the MIB circuit track before it is handed in (exit code 1 if its loader would refuse it)."""
+    from circuitfind.interchange import check_submission
+
+    found = check_submission(folder)
+    print_result(found.to_json(), as_json, found.lines())
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A circuit, a run folder, an EAP-IG graph JSON, or a file of scores.")],
+    b: Annotated[Path, typer.Argument(help="Another one, of the same graph.")],
+    edges: Annotated[
+        int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
+    ] = None,
+    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    detail: Annotated[str, typer.Option(help="Of the picture: ports, heads, layers or auto.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold two circuits against each other: what they share, beside what chance would share, and how their scores agree."""
+    from circuitfind import interchange
+    from circuitfind.interchange.difference import lines
+
+    found = interchange.compare(a, b, top=edges, absolute=not signed)
+    written = [] if out is None else interchange.write_comparison(found, out, detail=detail)
+    paths = [str(path) for path in written]
+    print_result({**found.to_json(), "files": paths}, as_json, [*lines(found), *paths])
+
+
+@app.command()
+def leaderboard(
+    out: Annotated[Path, typer.Argument(help="The folder of a benchmark, with table.parquet or table.csv.")],
+    as_json: Json = False,
+) -> None:
+    """Write a benchmark's leaderboard: tables, pictures, and a page that needs no network."""
+    from circuitfind.bench.leaderboard import leaderboard as made
+    from circuitfind.bench.page import write_leaderboard
+
+    page = write_leaderboard(out)
+    rows = json.loads(made(out).to_json(orient="records"))
+    print_result({"page": str(page), "leaderboard": rows}, as_json, [str(page)])
