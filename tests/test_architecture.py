@@ -31,7 +31,7 @@ RANKS = (
     {"discovery", "evaluation", "rendering", "estimate", "sharding"},
     {"problems"},
     {"api", "run_folder", "ground_truth"},
-    {"report", "replay", "patching", "paths", "bench", "interchange"},
+    {"report", "replay", "patching", "paths", "bench", "interchange", "robustness"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -2,7 +2,8 @@
 
 from circuitfind.evaluation.certified import Certificate, certify_edges
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
-from circuitfind.evaluation.hypotheses import Hypotheses, hypotheses_of
+from circuitfind.evaluation.hypotheses import hypotheses_of
+from circuitfind.evaluation.hypothesis_results import Hypotheses
 from circuitfind.evaluation.hypothesis_tests import HypothesisTest
 from circuitfind.evaluation.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
 from circuitfind.evaluation.random_circuits import random_circuits

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from circuitfind.circuit import Circuit, Mask, prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import hypothesis_tests as tests
+from circuitfind.evaluation.hypothesis_results import Hypotheses, Minimality
 from circuitfind.evaluation.hypothesis_tests import HypothesisTest
 from circuitfind.evaluation.inflation import inflated
 from circuitfind.evaluation.random_circuits import random_circuits
@@ -21,111 +22,9 @@ from circuitfind.scores import Floats
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer
 
-if TYPE_CHECKING:
-    import pandas
-
+REFERENCES = ("model", "complement")
 FLAGS_AT_ONCE = 1 << 28
 """Bytes of circuits that are held at the same time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Minimality:
-    """The minimality test edge by edge.
-
-    Attributes:
-        edges: numbers of the tested edges, (tested,).
-        effects: mean over prompts of how much knocking the edge out of the circuit changes the score, (tested,).
-        outdone: how many of the random edges change less, (tested,).
-        adjusted: p values corrected for the number of edges, (tested,).
-        references: the effects of the random edges, (references,).
-    """
-
-    edges: np.ndarray[Any, np.dtype[np.int64]]
-    effects: Floats
-    outdone: np.ndarray[Any, np.dtype[np.int64]]
-    adjusted: Floats
-    references: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Hypotheses:
-    """Five tests of one circuit.
-
-    Attributes:
-        tests: equivalence, independence, minimality, sufficiency, partial necessity; adjusted for being five.
-        minimality: the third of them, edge by edge.
-        circuit: what was tested.
-        metric, ablation, split, n_prompts: how it was measured.
-        alpha, correction, seed: of the decisions.
-    """
-
-    tests: tuple[HypothesisTest, ...]
-    minimality: Minimality
-    circuit: Circuit
-    metric: str
-    ablation: str
-    split: str
-    n_prompts: int
-    alpha: float
-    correction: str
-    seed: int
-
-    def __getitem__(self, name: str) -> HypothesisTest:
-        return {test.name: test for test in self.tests}[name]
-
-    def lines(self) -> list[str]:
-        """What the tests say, a sentence each, after how many a good circuit would pass."""
-        passed = sum(test.passed for test in self.tests)
-        about = f"{self.n_prompts} {self.split} prompts, {self.metric}, {self.ablation} ablation"
-        head = f"{self.circuit.n_edges} edges pass {passed} of {len(self.tests)} hypothesis tests ({about}; {self.correction})."
-        rows = [
-            f"  {'pass' if test.passed else 'FAIL'}  {test.name}: {test.meaning} (p {_short(test.p)}, "
-            f"adjusted {_short(test.adjusted)})"
-            for test in self.tests
-        ]
-        return [head, *rows]
-
-    def to_frame(self) -> pandas.DataFrame:
-        """A row for each test."""
-        import pandas
-
-        return pandas.DataFrame([{k: v for k, v in t.to_json().items() if k != "details"} for t in self.tests])
-
-    def edges_frame(self) -> pandas.DataFrame:
-        """A row for each edge of the minimality test, the least important first."""
-        import pandas
-
-        return pandas.DataFrame(self._edges(), columns=["name", "effect", "outdone", "p_adjusted"])
-
-    def _edges(self) -> list[dict[str, Any]]:
-        m = self.minimality
-        order = np.argsort(m.effects, kind="stable")
-        columns = m.effects[order].tolist(), m.outdone[order].tolist(), m.adjusted[order].tolist()
-        names = self.circuit.graph.edge_names(m.edges[order].tolist())
-        return [
-            {"name": name, "effect": effect, "outdone": outdone, "p_adjusted": p}
-            for name, effect, outdone, p in zip(names, *columns, strict=True)
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return {
-            "n_edges": self.circuit.n_edges,
-            "metric": self.metric,
-            "ablation": self.ablation,
-            "split": self.split,
-            "n_prompts": self.n_prompts,
-            "alpha": self.alpha,
-            "correction": self.correction,
-            "seed": self.seed,
-            "passed": sum(test.passed for test in self.tests),
-            "tests": [test.to_json() for test in self.tests],
-            "minimality": {"references": self.minimality.references.tolist(), "edges": self._edges()},
-        }
-
-
-def _short(p: float) -> str:
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def hypotheses_of(
@@ -143,6 +42,7 @@ def hypotheses_of(
     n_permutations: int = 1000,
     edges: int | None = None,
     correction: str = "holm",
+    reference: str = "model",
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Hypotheses:
@@ -158,12 +58,16 @@ def hypotheses_of(
         n_random: random edges (in inflated circuits), and random circuits.
         edges: how many edges the minimality test looks at, drawn at random; all if None.
         correction: ``"holm"`` or ``"benjamini-hochberg"``, for the edges of the minimality test and for the five tests.
+        reference: random circuits whose removal is compared are drawn from the ``"model"``, or from the ``"complement"`` of
+            the circuit.
 
     Raises:
         OptionError: an option outside its range, a circuit without edges or with all, or a metric that compares with the
             full model (which has no score of its own that a circuit could beat).
     """
     _check(circuit, metric, alpha, eps, quantile, n_random, n_permutations, edges, seed)
+    if reference not in REFERENCES:
+        raise OptionError(f"reference={reference!r}: use {' or '.join(map(repr, REFERENCES))}")
     circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))
     if not circuit.n_edges:
         raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
@@ -180,6 +84,7 @@ def hypotheses_of(
     whole = np.ones(model.graph.n_edges, dtype=bool)
     own, full, knocked_out = scores([circuit.kept, whole, ~circuit.kept].__getitem__, 3)
     controls = random_circuits(circuit.graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
+    removed = _removed(circuit, controls, reference, ablation, seed)
     test, table = _minimality(scores, circuit, own, edges, n_random, quantile, correction, alpha, seed)
     versus = {"quantile": quantile, "alpha": alpha}
     found = (
@@ -187,11 +92,25 @@ def hypotheses_of(
         tests.independence(knocked_out, full, n_permutations=n_permutations, seed=seed, alpha=alpha),
         test,
         tests.sufficiency(own, scores(controls.__getitem__, n_random), full, **versus),
-        tests.partial_necessity(knocked_out, scores(lambda number: ~controls[number], n_random), full, **versus),
+        tests.partial_necessity(knocked_out, scores(lambda number: ~removed[number], n_random), full, **versus),
     )
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
     return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+
+
+def _removed(circuit: Circuit, controls: Mask, reference: str, ablation: str, seed: int) -> Mask:
+    """The random circuits whose removal is compared with the circuit's, boolean (circuits, edges)."""
+    if reference == "model":
+        return controls
+    removed = random_circuits(
+        circuit.graph, circuit.n_edges, len(controls), ablation=ablation, seed=seed, avoid=circuit.kept
+    )
+    if (removed & circuit.kept).any():
+        raise OptionError(
+            f"the complement of the circuit holds no circuit of {circuit.n_edges} edges; use reference='model'"
+        )
+    return removed
 
 
 def _minimality(

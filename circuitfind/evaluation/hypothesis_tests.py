@@ -12,6 +12,8 @@ Derived here, where the text leaves a choice:
 * How far a circuit is from another is the mean over prompts of |score - score|, so that prompts do not cancel. That is the
   effect of an edge (minimality) and the unfaithfulness of a circuit (sufficiency, partial necessity).
 * Minimality corrects for testing many edges.
+* Random circuits are of the circuit's size after pruning, edges coming in in random order; the paper's are made of random
+  walks, of several sizes.
 """
 
 from __future__ import annotations
@@ -224,8 +226,8 @@ def partial_necessity(
 ) -> HypothesisTest:
     """H0: cutting the circuit harms more than cutting a share ``quantile`` of random circuits of its size, or fewer.
 
-    The random circuits are drawn from the whole graph, so they may share edges with the circuit; against circuits that avoid
-    it the test would be easier to pass.
+    The paper draws the random circuits from the whole model, where they may share edges with the circuit, or from its
+    complement, where they may not and are easier to outdo.
 
     Args:
         knocked_out, full: the score of every prompt without the circuit's edges, and in the whole model, (prompts,).
