@@ -66,6 +66,7 @@ def hypotheses_of(
             full model (which has no score of its own that a circuit could beat).
     """
     _check(circuit, metric, alpha, eps, quantile, n_random, n_permutations, edges, seed)
+    adjusted([], correction)  # refuses an unknown name before anything is run
     if reference not in REFERENCES:
         raise OptionError(f"reference={reference!r}: use {' or '.join(map(repr, REFERENCES))}")
     circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))

@@ -119,7 +119,7 @@ def benjamini_hochberg(p: Any) -> Values:
     """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind="stable")[::-1]
-    stepped = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
+    stepped = np.minimum.accumulate(p[order] * (len(p) / np.arange(len(p), 0, -1)))
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
