@@ -12,7 +12,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, few_shapes, random_pairs, small_config, small_model
+from conftest import SHAPES, random_pairs, small_config, small_model
 
 import circuitfind as cf
 from circuitfind.circuit import Circuit
@@ -280,7 +280,6 @@ def test_tests_against_random_circuits_err_as_often_as_they_say(name):
 # --- random paths -----------------------------------------------------------------------------------------------------
 
 
-@few_shapes
 def test_a_random_path_leads_from_the_input_to_the_logits(model):
     graph, rng = model.graph, np.random.default_rng(0)
     for _ in range(50):
@@ -381,6 +380,17 @@ def test_what_is_tested_was_measured_as_the_definitions_say(ablation):
     assert found["partial necessity"].statistic == np.mean(beaten)
     p = [test.p for test in found.tests]
     np.testing.assert_allclose([test.adjusted for test in found.tests], holm(p))
+
+
+def test_circuits_of_every_architecture_can_be_tested(model, pairs):
+    graph = model.graph
+    kept = graph.prune(np.random.default_rng(0).random(graph.n_edges) < 0.5, from_input=True)
+    few = {"n_random": 2, "n_permutations": 9, "edges": 2}
+    found = hypotheses_of(model, pairs, Circuit(graph, kept), LOGIT_DIFF, **few)
+    own, full, rest = plain_scores(model, pairs, [kept, np.ones_like(kept), ~kept], "corrupted")
+    assert found["sufficiency"].details["distance"] == pytest.approx(np.abs(own - full).mean())
+    assert found["partial necessity"].details["distance"] == pytest.approx(np.abs(rest - full).mean())
+    assert all(0 <= test.p <= test.adjusted <= 1 for test in found.tests)
 
 
 def known_model() -> tuple[Transformer, np.ndarray]:

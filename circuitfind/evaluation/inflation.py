@@ -31,7 +31,8 @@ class Inflated:
 def random_path(graph: ComputationGraph, rng: np.random.Generator) -> list[int]:
     """Edges from the logits up to the input: at each node, every edge into any of its ports is as likely.
 
-    Of a group's keys and values, the node is one of the heads that read them. (Shi et al. do not say how a path is drawn.)
+    Keys and values of a group are ports of every head that reads them. How the edges are weighed is chosen here; the paper's
+    random walks may weigh them otherwise.
     """
     node, path = graph.n_senders, list[int]()
     while node:
