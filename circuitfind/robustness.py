@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from circuitfind import api
+from circuitfind.algorithm import ALGORITHMS
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import Certificate, Hypotheses, Stability, certify_edges, hypotheses_of, stability_of
@@ -207,17 +208,19 @@ def sensitivity(
         base: what all settings share, out of the same.
 
     Raises:
-        OptionError: fewer than two settings, or one of a size the graph has not.
+        OptionError: fewer than two settings, a size the graph has not, or an algorithm that is not defined for its ablation.
         UnknownNameError: a setting changes something else.
     """
     wanted = variants_of(api.load_task(task, model=model)) if settings is None else settings
     if len(wanted) < 2:
         raise OptionError("give at least two settings to compare")
     check_size(model.graph, edges)
-    full = {name: {"task": task, **base, **setting} for name, setting in wanted.items()}
+    plain = {"task": task, "algorithm": "eap-ig-inputs", "ablation": ABLATIONS[0], **base}
+    full = {name: {**plain, **setting} for name, setting in wanted.items()}
     for setting in full.values():
         for key in setting.keys() - set(SETTINGS):
             raise UnknownNameError("setting", key, SETTINGS)
+        ALGORITHMS[setting["algorithm"]].refuse(setting["ablation"], "")
     circuits = tuple(
         _found(model, full[name], edges, absolute, batch_size) for name in track(list(full), "finding circuits")
     )
@@ -247,8 +250,6 @@ def _measured(
     whole = np.ones(model.graph.n_edges, dtype=bool)
     masks = np.stack([whole, ~whole, *(circuit.kept for circuit in circuits)])
     with torch.inference_mode():
-        prepared = prepare_ablation(
-            setting.get("ablation", ABLATIONS[0]), model, make_batches(model, pairs, batch_size)
-        )
+        prepared = prepare_ablation(setting["ablation"], model, make_batches(model, pairs, batch_size))
         values = measure_circuits(model, pairs, masks, [metric], prepared, batch_size=batch_size)[metric.name]
     return faithfulness(values[2:], values[1], values[0])
