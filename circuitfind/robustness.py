@@ -144,10 +144,10 @@ class Sensitivity:
         for title, table in (("Jaccard index", self.jaccard), ("Faithfulness, measured in", self.faithfulness)):
             lines += [f"{title}:", " " * width + "".join(f"  {name:>12}" for name in short)]
             lines += [
-                f"{name:<{width}}" + "".join(f"  {value:12.2f}" for value in row)
+                f"{name:<{width}}" + "".join(f"  {round(value, 2) + 0.0:12.2f}" for value in row)
                 for name, row in zip(self.names, table, strict=True)
             ]
-        worst = float(np.nanmin(self.faithfulness[apart], initial=np.inf))
+        worst = round(float(np.nanmin(self.faithfulness[apart], initial=np.inf)), 2) + 0.0  # no minus before a zero
         return [
             *lines,
             f"Circuits of {len(self.names)} settings share {self.jaccard[apart].mean():.0%} of their edges on average (mean "
