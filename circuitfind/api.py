@@ -149,7 +149,7 @@ def select(
         )
     pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
     target = FAITHFULNESS if faithfulness is None else faithfulness
-    resolved = _metric_of(metric, scores.provenance)
+    resolved = metric_of(metric, scores.provenance)
     return smallest_faithful(model, pairs, scores, resolved, target, absolute=absolute, batch_size=batch_size)
 
 
@@ -178,7 +178,7 @@ def _select_positional(
             return positional_top(scores, layout, rules["top"], absolute=absolute)
         return positional_above(scores, layout, rules["threshold"], absolute=absolute)
     target = FAITHFULNESS if rules["faithfulness"] is None else rules["faithfulness"]
-    resolved = _metric_of(metric, scores.provenance)
+    resolved = metric_of(metric, scores.provenance)
     return smallest_faithful_positional(model, sets, scores, resolved, target, absolute=absolute, batch_size=batch_size)
 
 
@@ -191,11 +191,29 @@ def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str 
     return choosing_pairs(model, behaviour, n=p.n_prompts, seed=p.seed, **p.task_options)
 
 
-def _metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
+def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
     """The metric asked for, or the one the scores were found with."""
     if metric is None and provenance.metric not in METRICS:
         raise OptionError(f"the scores were found with your own metric {provenance.metric!r}; give it again as metric=")
     return as_metric(metric or provenance.metric)
+
+
+def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> None:
+    """Refuse a circuit of another graph than the model's.
+
+    Raises:
+        OptionError: it is one.
+    """
+    if circuit.graph.n_kv_groups != model.graph.n_kv_groups:
+        wanted = "group" if circuit.graph.n_kv_groups else "head"
+        raise OptionError(
+            f"the circuit has a k and a v port for each {wanted}; load the model with kv_ports={wanted!r}"
+        )
+    if circuit.graph != model.graph:
+        raise OptionError(
+            f"the circuit is of a model with {circuit.graph.n_layers} layers x {circuit.graph.n_heads} heads, "
+            f"{model.name!r} has {model.graph.n_layers} x {model.graph.n_heads}; evaluate it on the model it was found in"
+        )
 
 
 def evaluate(
@@ -220,19 +238,10 @@ def evaluate(
         pairs: token pairs to use instead of the task's.
     """
     task = load_task(task, model=model)
-    if circuit.graph.n_kv_groups != model.graph.n_kv_groups:
-        wanted = "group" if circuit.graph.n_kv_groups else "head"
-        raise OptionError(
-            f"the circuit has a k and a v port for each {wanted}; load the model with kv_ports={wanted!r}"
-        )
-    if circuit.graph != model.graph:
-        raise OptionError(
-            f"the circuit is of a model with {circuit.graph.n_layers} layers x {circuit.graph.n_heads} heads, "
-            f"{model.name!r} has {model.graph.n_layers} x {model.graph.n_heads}; evaluate it on the model it was found in"
-        )
+    require_fit(circuit, model)
     p = circuit.provenance
     name = ablation or p.ablation or ABLATIONS[0]
-    resolved = _metric_of(metric, p) if metric or p.metric else as_metric(task.metric)
+    resolved = metric_of(metric, p) if metric or p.metric else as_metric(task.metric)
     if pairs is None:
         settings = p.task_options if task_options is None else task_options
         pairs = tokenized_pairs(model, task, split=split, n=n, seed=seed, **settings)

@@ -32,7 +32,7 @@ RANKS = (
     {"problems"},
     {"api", "run_folder", "ground_truth"},
     {"run_config"},
-    {"report", "replay", "patching", "paths", "bench", "interchange"},
+    {"report", "replay", "patching", "paths", "bench", "interchange", "robustness"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -1,17 +1,22 @@
 """How good a circuit is on prompts it was not found on, and what that is worth.
 
-one circuit         evaluate_circuit --> verdict              completeness, minimality
+one circuit         evaluate_circuit --> verdict              completeness, minimality     hypotheses_of
 a ranking           measure_curve --> cpr, cmd                edges_for
 against a truth     at_granularity --> roc_auc, pessimistic_roc_auc, pr_auc, mib_auroc
+prompts left out    stability_of, certify_edges, from stored scores of every prompt
 a benchmark's rows  truth_measures, curve_measures
 """
 
 from circuitfind.evaluation.bench_measures import curve_measures, truth_measures
+from circuitfind.evaluation.certified import Certificate, certify_edges
 from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
 from circuitfind.evaluation.curves import Curve, curve_of_circuits, measure_curve, measure_curves
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
 from circuitfind.evaluation.granularity import LEVELS, at_granularity
+from circuitfind.evaluation.hypotheses import hypotheses_of
+from circuitfind.evaluation.hypothesis_results import Hypotheses
+from circuitfind.evaluation.hypothesis_tests import HypothesisTest
 from circuitfind.evaluation.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.evaluation.ranking import (
@@ -27,6 +32,7 @@ from circuitfind.evaluation.ranking import (
 )
 from circuitfind.evaluation.roles import HeadRoles, head_roles
 from circuitfind.evaluation.sizes import TARGETS, edges_for
+from circuitfind.evaluation.stability import Stability, stability_of
 from circuitfind.evaluation.verdict import FEW_PROMPTS, positional_verdict, verdict
 
 __all__ = [
@@ -35,16 +41,21 @@ __all__ = [
     "LEVELS",
     "MIB_FRACTIONS",
     "TARGETS",
+    "Certificate",
     "Completeness",
     "Conditions",
     "Curve",
     "Evaluation",
     "HeadRoles",
+    "Hypotheses",
+    "HypothesisTest",
     "Knockout",
     "Minimality",
     "Need",
     "PairReport",
+    "Stability",
     "at_granularity",
+    "certify_edges",
     "circuit_points",
     "clean_accuracy",
     "completeness",
@@ -53,6 +64,7 @@ __all__ = [
     "edges_for",
     "evaluate_circuit",
     "head_roles",
+    "hypotheses_of",
     "measure_curve",
     "measure_curves",
     "mib_auroc",
@@ -66,6 +78,7 @@ __all__ = [
     "roc_auc",
     "roc_points",
     "set_measures",
+    "stability_of",
     "truth_measures",
     "verdict",
 ]

@@ -15,16 +15,23 @@ from circuitfind.prefixes import smallest_prefix
 from circuitfind.scores import EdgeScores, Provenance
 
 
-def random_circuits(graph: ComputationGraph, n_edges: int, n: int, *, ablation: str, seed: int = 0) -> Mask:
+def random_circuits(
+    graph: ComputationGraph, n_edges: int, n: int, *, ablation: str, seed: int = 0, avoid: Mask | None = None
+) -> Mask:
     """``n`` random circuits with at least ``n_edges`` edges *after pruning*: boolean (circuits, edges).
 
     A random subset of the same size would be worth little as a control: pruning leaves almost nothing of it. So edges
     are added in random order until the pruned circuit is as large as the one it is compared with.
+
+    Args:
+        avoid: edges that come in only where the others do not make a circuit of that size, boolean (edges,).
     """
     _check(n, seed)
     masks = np.zeros((n, graph.n_edges), dtype=bool)
     for number in range(n):
         values = np.random.default_rng([seed, number]).random(graph.n_edges)
+        if avoid is not None:
+            values[~avoid] += 1
         scores = EdgeScores(graph, values, Provenance(ablation=ablation))
         masks[number] = smallest_prefix(scores, n_edges).kept
     return masks

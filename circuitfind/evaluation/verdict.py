@@ -6,13 +6,20 @@ import numpy as np
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.faithfulness import Evaluation
+from circuitfind.evaluation.stability import Stability
 from circuitfind.positional import PositionalCircuit
 
 FEW_PROMPTS = 30
 
 
-def verdict(circuit: Circuit | PositionalCircuit, evaluation: Evaluation) -> list[str]:
-    """Sentences: first what was found, then each weakness of the evidence (none if there is none)."""
+def verdict(
+    circuit: Circuit | PositionalCircuit, evaluation: Evaluation, stability: Stability | None = None
+) -> list[str]:
+    """Sentences: first what was found, then each weakness of the evidence (none if there is none).
+
+    Args:
+        stability: under resampling of the prompts that the circuit was found on, where it was measured.
+    """
     share = evaluation.n_edges / evaluation.n_edges_total
     parts = f" at {len(circuit.kept)} parts of the prompt" if circuit.parts_axis else ""
     kept = f"{evaluation.n_edges} of {evaluation.n_edges_total} edges{parts} ({share:.1%})"
@@ -29,7 +36,15 @@ def verdict(circuit: Circuit | PositionalCircuit, evaluation: Evaluation) -> lis
         lines.append(
             "Each attention node is the whole attention of a layer: a norm mixes its heads, so none has an edge."
         )
-    return lines + _doubts(circuit, evaluation, low, high)
+    if stability is not None and stability.stable:
+        lines.append(stability.sentence)
+    return lines + _doubts(circuit, evaluation, low, high) + _instability(stability)
+
+
+def _instability(stability: Stability | None) -> list[str]:
+    if stability is None or stability.stable:
+        return []
+    return [f"Weak: {stability.sentence[0].lower()}{stability.sentence[1:]}"]
 
 
 def positional_verdict(circuit: PositionalCircuit, evaluation: Evaluation, plain: int) -> list[str]:

@@ -1,0 +1,230 @@
+"""Commands that ask what a circuit is worth: hypotheses, stability, certify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Memory, app, print_result, read_settings
+from circuitfind.errors import OptionError
+
+if TYPE_CHECKING:
+    from circuitfind.circuit import Circuit
+    from circuitfind.scores import EdgeScores
+
+TaskOrRun = Annotated[
+    str, typer.Argument(help="A task's name, a file of pairs, or a run folder made with --parts prompt.")
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="Zoo name, hub id, or Hugging Face directory.")]
+Algorithm = Annotated[str, typer.Option("--algorithm", "-a", help="One that keeps scores apart by prompt.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
+]
+TaskOptions = Annotated[list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")]
+Metric = Annotated[str | None, typer.Option(help="logit-diff, prob-diff or nll [default: the task's].")]
+Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
+Edges = Annotated[
+    int | None, typer.Option(help="Size of the circuit [default: the run's; else the smallest faithful one's].")
+]
+Prompts = Annotated[int, typer.Option(help="Pairs for discovery.")]
+Seed = Annotated[int, typer.Option(help="Which prompts, and which draws of them.")]
+BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
+
+
+@app.command()
+def hypotheses(
+    circuit: Annotated[Path, typer.Argument(help="A run folder, circuit.json, or an EAP-IG graph JSON.")],
+    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
+    metric: Annotated[str | None, typer.Option(help="[default: the circuit's, or the task's where that is kl]")] = None,
+    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    split: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
+    prompts: Annotated[int, typer.Option(help="How many pairs.")] = 128,
+    alpha: Annotated[float, typer.Option(help="Chance of error allowed, after correction.")] = 0.05,
+    eps: Annotated[float, typer.Option(help="How far from 1/2 the chance to beat the model may be.")] = 0.1,
+    quantile: Annotated[float, typer.Option(help="Share of random edges or circuits to outdo.")] = 0.9,
+    random: Annotated[int, typer.Option(help="Random edges, and random circuits of equal size.")] = 100,
+    permutations: Annotated[int, typer.Option(help="Of the independence test.")] = 1000,
+    edges: Annotated[int | None, typer.Option(help="Test only N edges, drawn at random, for minimality.")] = None,
+    correction: Annotated[str, typer.Option(help="holm or benjamini-hochberg.")] = "holm",
+    reference: Annotated[
+        str, typer.Option(help="Random circuits to remove are drawn from the model, or from the complement.")
+    ] = "model",
+    seed: Annotated[int, typer.Option(help="Which prompts and random circuits.")] = 0,
+    batch_size: BatchSize = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
+    memory: Memory = None,
+    bos: Bos = None,
+    as_json: Json = False,
+) -> None:
+    """Test five hypotheses about a circuit: equivalence, independence, minimality, sufficiency, partial necessity."""
+    from circuitfind import api, robustness
+    from circuitfind.execution.memory import memory_limit
+    from circuitfind.run_folder import open_run
+
+    found, settings = open_run(circuit)
+    spec = model or settings.get("model") or found.provenance.model
+    chosen = task or settings.get("task") or found.provenance.task
+    if not spec or not chosen:
+        raise OptionError(f"{circuit} does not say its model and task; give --model and --task")
+    network = api.load_model(
+        spec,
+        device=device,
+        dtype=dtype or settings.get("dtype") or "float32",
+        bos=settings.get("bos") if bos is None else bos,
+        kv_ports="group" if found.graph.n_kv_groups else "head",
+    )
+    with memory_limit(memory):
+        tested = robustness.hypotheses(
+            network,
+            api.load_task(chosen, model=network),
+            found,
+            split=split,
+            metric=metric,
+            ablation=ablation,
+            n=prompts,
+            seed=seed,
+            task_options=read_settings(task_option, "--task-option") if task_option or task else None,
+            alpha=alpha,
+            eps=eps,
+            quantile=quantile,
+            n_random=random,
+            n_permutations=permutations,
+            edges=edges,
+            correction=correction,
+            reference=reference,
+            batch_size=batch_size,
+        )
+    print_result(tested.to_json(), as_json, tested.lines())
+
+
+@app.command()
+def stability(
+    task: TaskOrRun = "ioi",
+    model: Model = "tasks-4l",
+    algorithm: Algorithm = "eap-ig-inputs",
+    option: Options = None,
+    task_option: TaskOptions = None,
+    metric: Metric = None,
+    ablation: Ablation = "corrupted",
+    edges: Edges = None,
+    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    prompts: Prompts = 256,
+    resamples: Annotated[int, typer.Option(help="How often the prompts are drawn again.")] = 200,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    memory: Memory = None,
+    bos: Bos = None,
+    kv_ports: KvPorts = "head",
+    as_json: Json = False,
+) -> None:
+    """Would other draws of the prompts have given the same circuit? (bootstrap; mean Jaccard index)"""
+    from circuitfind import robustness
+
+    scores, circuit = _scores(
+        task,
+        {"model": model, "device": device, "dtype": dtype, "bos": bos, "kv_ports": kv_ports},
+        {"algorithm": algorithm, "metric": metric, "ablation": ablation, "n": prompts, "seed": seed},
+        option,
+        task_option,
+        edges,
+        signed,
+        batch_size,
+        memory,
+    )
+    found = robustness.stability(scores, circuit, n_resamples=resamples, seed=seed)
+    print_result(found.to_json(), as_json, [found.sentence, f"in all: {', '.join(found.core) or 'none'}"])
+
+
+@app.command()
+def certify(
+    task: TaskOrRun = "ioi",
+    model: Model = "tasks-4l",
+    algorithm: Algorithm = "eap-ig-inputs",
+    option: Options = None,
+    task_option: TaskOptions = None,
+    metric: Metric = None,
+    ablation: Ablation = "corrupted",
+    edges: Edges = None,
+    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    prompts: Prompts = 256,
+    radius: Annotated[int, typer.Option(help="How many prompts may be changed.")] = 1,
+    keep: Annotated[float, typer.Option(help="Chance with which a subsample keeps a prompt.")] = 0.5,
+    edits: Annotated[str, typer.Option(help="deletions, or any (insertions and replacements too).")] = "deletions",
+    samples: Annotated[int, typer.Option(help="How many subsamples.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Chance that any certificate is wrong.")] = 0.05,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the circuit of the certified edges to this JSON file.")
+    ] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    memory: Memory = None,
+    bos: Bos = None,
+    kv_ports: KvPorts = "head",
+    as_json: Json = False,
+) -> None:
+    """Which edges would stay, and which stay out, whatever few prompts were deleted? (randomised deletion)"""
+    from circuitfind import robustness
+
+    scores, circuit = _scores(
+        task,
+        {"model": model, "device": device, "dtype": dtype, "bos": bos, "kv_ports": kv_ports},
+        {"algorithm": algorithm, "metric": metric, "ablation": ablation, "n": prompts, "seed": seed},
+        option,
+        task_option,
+        edges,
+        signed,
+        batch_size,
+        memory,
+    )
+    found = robustness.certify(
+        scores, circuit, radius=radius, keep=keep, edits=edits, n_samples=samples, alpha=alpha, seed=seed
+    )
+    if out is not None:
+        found.circuit.save(out)
+    print_result(found.to_json(), as_json, [*found.lines(), *([str(out)] if out else [])])
+
+
+def _scores(
+    task: str,
+    loading: dict[str, Any],
+    finding: dict[str, Any],
+    option: list[str] | None,
+    task_option: list[str] | None,
+    edges: int | None,
+    signed: bool,
+    batch_size: int | None,
+    memory: str | None,
+) -> tuple[EdgeScores, Circuit]:
+    """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
+    from circuitfind import api
+    from circuitfind.algorithm import ALGORITHMS
+    from circuitfind.execution.memory import memory_limit
+    from circuitfind.prefixes import smallest_prefix
+    from circuitfind.run_folder import open_run
+    from circuitfind.scores import EdgeScores
+
+    if Path(task).is_dir():
+        scores, circuit = EdgeScores.load(Path(task) / "scores.safetensors"), open_run(Path(task))[0]
+        return scores, circuit if edges is None else smallest_prefix(scores, edges, absolute=not signed)
+    options = ALGORITHMS[finding["algorithm"]].resolve(read_settings(option, "--option"))
+    ALGORITHMS[finding["algorithm"]].refuse(finding["ablation"], "prompt")
+    with memory_limit(memory):
+        network = api.load_model(loading.pop("model"), **loading)
+        behaviour = api.load_task(task, model=network, metric=finding["metric"])
+        how: dict[str, Any] = {**finding, **options, "batch_size": batch_size}
+        settings = read_settings(task_option, "--task-option")
+        scores = api.discover(network, behaviour, parts="prompt", task_options=settings, **how)
+        if edges is not None:
+            return scores, smallest_prefix(scores, edges, absolute=not signed)
+        return scores, api.select(scores, network, behaviour, absolute=not signed, batch_size=batch_size)
