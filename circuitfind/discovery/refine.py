@@ -119,7 +119,7 @@ def ranked(problem: Problem, sizes: Sequence[int], first: Algorithm, forwards: f
         rows[2 * number - 1 : 2 * number + 1] = searched(part, size, first, forwards, ranking=rows[0])
         checkpoint.save(rows, number + 1, now=True)
     checkpoint.discard()
-    return by_smallest_circuit(rows[1::2] > 0, rows[2::2])
+    return by_smallest_circuit(list(rows[1::2] > 0), list(rows[2::2]))
 
 
 @dataclass(frozen=True)
