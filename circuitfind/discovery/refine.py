@@ -18,8 +18,8 @@ back with another proposal only.
 
 At one size, scores are what cutting each edge of the circuit costs, 0 for all others, which ranks the circuit's own edges only.
 Of several sizes (``edges=4,8,16,32``), each searched on its own, scores rank: the smaller the smallest circuit that holds an
-edge, the larger its score. The best n edges are then close to the circuit of n edges, for circuits of neighbouring sizes mostly
-hold one another.
+edge, the larger its score; edges of none come last, in the order of the ranking that proposed. The best n edges are then close
+to the circuit of n edges, for circuits of neighbouring sizes mostly hold one another.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def ranked(problem: Problem, sizes: Sequence[int], first: Algorithm, forwards: f
         rows[2 * number - 1 : 2 * number + 1] = searched(part, size, first, forwards, ranking=rows[0])
         checkpoint.save(rows, number + 1, now=True)
     checkpoint.discard()
-    return by_smallest_circuit(list(rows[1::2] > 0), list(rows[2::2]))
+    whole = np.ones(n, dtype=bool)
+    return by_smallest_circuit([*(rows[1::2] > 0), whole], [*rows[2::2], np.abs(rows[0])])
 
 
 @dataclass(frozen=True)
