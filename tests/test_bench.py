@@ -339,6 +339,14 @@ def test_every_setting_is_in_the_hash_and_a_label_is_not():
     assert cell_of(algorithms=[{"algorithm": "hisp", "options": {}}], seeds=0).name == names[0]
 
 
+def test_where_an_answer_is_read_and_what_is_known_are_in_the_hash(known_circuit):
+    subject = Subject.of(Subjects(), ground_of(), 0, setting_of())
+    elsewhere = replace(subject.train, answer_position=subject.train.answer_position - 1)
+    hashes = [subject.hashes("zero"), replace(subject, train=elsewhere).hashes("zero"), subject.hashes("mean")]
+    assert [one["tokens"] == hashes[0]["tokens"] for one in hashes] == [True, False, True]
+    assert [bool(one["truth"]) for one in hashes] == [True, True, False]
+
+
 def test_the_file_of_a_users_algorithm_is_in_the_hash_of_its_own_cells_only(folder):
     text = (folder / "own.py").read_text()
     names = []

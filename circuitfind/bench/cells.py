@@ -162,7 +162,7 @@ class Subject:
         truth = self.truth(ablation)
         return {
             "weights": self.weights,
-            "tokens": _sha256(*(pairs.checksum() for pairs in (self.train, self.held_out))),
+            "tokens": _sha256(*(text for pairs in (self.train, self.held_out) for text in _checksums(pairs))),
             "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
         }
 
@@ -184,6 +184,11 @@ class Subject:
             task_options=None,
             pairs=self.train,
         )
+
+
+def _checksums(pairs: TokenPairs) -> tuple[str, str]:
+    """Of the ids, and of where the answers are read."""
+    return pairs.checksum(), str(pairs.answer_position.tolist())
 
 
 def _sha256(*texts: str) -> str:

@@ -41,9 +41,11 @@ def bench(
     from circuitfind.bench import run
     from circuitfind.bench.grid import DEFAULT, read_grid
     from circuitfind.bench.plan import Filters
+    from circuitfind.bench.yaml_file import read_yaml
 
     if show:
-        typer.echo((grid or DEFAULT).read_text(encoding="utf-8"), nl=False)
+        path = grid or DEFAULT
+        print_result(read_yaml(path), as_json, path.read_text(encoding="utf-8").splitlines())
         return
     crew = run.Crew(workers, ray)
     filters = Filters(only or (), algorithm or (), task or (), model or ())
