@@ -1,22 +1,71 @@
-"""How good a circuit is on prompts it was not found on, and what that is worth."""
+"""How good a circuit is on prompts it was not found on, and what that is worth.
 
+one circuit         evaluate_circuit --> verdict              completeness, minimality
+a ranking           measure_curve --> cpr, cmd                edges_for
+against a truth     at_granularity --> roc_auc, pessimistic_roc_auc, pr_auc, mib_auroc
+a benchmark's rows  truth_measures, curve_measures
+"""
+
+from circuitfind.evaluation.bench_measures import curve_measures, truth_measures
+from circuitfind.evaluation.conditions import Conditions
+from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
+from circuitfind.evaluation.curves import Curve, curve_of_circuits, measure_curve, measure_curves
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
+from circuitfind.evaluation.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
 from circuitfind.evaluation.random_circuits import random_circuits
+from circuitfind.evaluation.ranking import (
+    MIB_FRACTIONS,
+    circuit_points,
+    mib_auroc,
+    pessimistic_auc_of_points,
+    pessimistic_roc_auc,
+    pr_auc,
+    roc_auc,
+    roc_points,
+    set_measures,
+)
 from circuitfind.evaluation.roles import HeadRoles, head_roles
+from circuitfind.evaluation.sizes import TARGETS, edges_for
 from circuitfind.evaluation.verdict import FEW_PROMPTS, positional_verdict, verdict
 
 __all__ = [
     "CHANCE",
     "FEW_PROMPTS",
+    "LEVELS",
+    "MIB_FRACTIONS",
+    "TARGETS",
+    "Completeness",
+    "Conditions",
+    "Curve",
     "Evaluation",
     "HeadRoles",
+    "Knockout",
+    "Minimality",
+    "Need",
     "PairReport",
+    "at_granularity",
+    "circuit_points",
     "clean_accuracy",
+    "completeness",
+    "curve_measures",
+    "curve_of_circuits",
+    "edges_for",
     "evaluate_circuit",
     "head_roles",
+    "measure_curve",
+    "measure_curves",
+    "mib_auroc",
+    "minimality",
+    "pessimistic_auc_of_points",
+    "pessimistic_roc_auc",
     "positional_verdict",
+    "pr_auc",
     "random_circuits",
     "report_pairs",
+    "roc_auc",
+    "roc_points",
+    "set_measures",
+    "truth_measures",
     "verdict",
 ]
