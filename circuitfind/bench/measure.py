@@ -17,9 +17,9 @@ import torch
 from circuitfind import kernels
 from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here
 from circuitfind.bench.costs import plain_forward, threads, timed
-from circuitfind.bench.stand_in import curve_measures, truth_measures
 from circuitfind.circuit import Mask
 from circuitfind.errors import CircuitfindError, OptionError
+from circuitfind.evaluation import curve_measures, truth_measures
 from circuitfind.execution.memory import memory_limit
 from circuitfind.metrics import as_metric
 from circuitfind.scores import EdgeScores
