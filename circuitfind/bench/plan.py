@@ -15,7 +15,7 @@ from circuitfind.bench.grid import Entry, Grid, Ground
 from circuitfind.bench.own import algorithm_named
 from circuitfind.errors import OptionError, UnknownNameError
 
-MEASURING = 150
+MEASURING = 200
 """About how many forward passes on the held-out prompts it takes to measure one cell's curves."""
 
 
