@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
-from circuitfind.graph import Floats
+from circuitfind.graph import Floats, Mask
 from circuitfind.scores import EdgeScores, Provenance
 
 WAYS = ("mean", "rank", "raw")
@@ -90,3 +90,21 @@ def _in_common(known: Sequence[Provenance]) -> Provenance:
         if all(getattr(other, part.name) == value for other in known):
             same[part.name] = value
     return Provenance(**same)
+
+
+def by_smallest_circuit(circuits: Sequence[Mask], values: Sequence[Floats]) -> Floats:
+    """One ranking from circuits of several sizes: float64 (edges,), 0 for edges in none of them.
+
+    An edge's score is its value in the smallest circuit that holds it, on top of the largest score of the edges that only
+    larger circuits hold. So the edges of smaller circuits come first, and among those of one circuit the larger value.
+
+    Args:
+        circuits: boolean (edges,), the smallest first.
+        values: float64 (edges,), what each circuit's own edges are worth; below 0 counts as 0.
+    """
+    scores, largest = np.zeros(len(circuits[0])), 0.0
+    for number in reversed(range(len(circuits))):
+        new = circuits[number] & ~np.any(circuits[:number], axis=0)
+        scores[new] = np.nextafter(largest, np.inf) + np.maximum(values[number][new], 0)
+        largest = max(largest, float(scores.max(initial=0)))
+    return scores

@@ -16,12 +16,11 @@ How the folder is written and continued is :mod:`circuitfind.run_folder`'s busin
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,14 @@ from circuitfind.positional import Layout, PositionalCircuit
 from circuitfind.prefixes import check_size
 from circuitfind.run_config import POSITIONAL, refuse_early
 from circuitfind.run_config import RunConfig as RunConfig
+from circuitfind.run_folder import PACKAGES as PACKAGES
 from circuitfind.run_folder import RunFolder
+from circuitfind.run_folder import versions as versions
 from circuitfind.scores import EdgeScores
 from circuitfind.task import Task, TokenPairs, spans_of
 from circuitfind.transformer import Transformer
 from circuitfind.tree import tree_text
 
-PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "pyarrow", "numpy")
 MOST_ROWS = 100_000
 """Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
@@ -286,27 +286,6 @@ def _write_tree(place: Path, circuit: Circuit, model: Transformer, train: TokenP
     """``tree.txt``, with what heads look at on the train prompts."""
     roles = head_roles(model, train)
     (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
-
-
-def versions(model: Transformer | None = None) -> dict[str, Any]:
-    """Libraries and machine, and where the model ran."""
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    import torch
-
-    return {
-        "circuitfind": version("circuitfind"),
-        "python": platform.python_version(),
-        **{name: installed(name) for name in PACKAGES},
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "device": str(model.device) if model is not None else "cpu",
-    }
 
 
 @contextmanager

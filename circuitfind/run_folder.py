@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from circuitfind.errors import CircuitError, OptionError
 from circuitfind.positional import PositionalCircuit
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
+from circuitfind.transformer import Transformer
 
+PACKAGES = ("torch", "transformer_lens", "networkx", "numba", "graphviz", "pygraphviz", "pandas", "pyarrow", "numpy")
 KEPT = ("scores.safetensors", "checkpoint.safetensors")
 
 
@@ -180,9 +184,36 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 @cache
-def code_hash() -> str:
-    """SHA-256 of circuitfind's own source files."""
+def code_hash(apart: tuple[str, ...] = ()) -> str:
+    """SHA-256 of circuitfind's own source files.
+
+    Args:
+        apart: files and folders that do not count, such as ``"cli"`` or ``"bench/page.py"``.
+    """
     root, digest = Path(__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        place = path.relative_to(root)
+        if not {place.as_posix(), *(folder.as_posix() for folder in place.parents)} & set(apart):
+            digest.update(place.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def versions(model: Transformer | None = None) -> dict[str, Any]:
+    """Libraries and machine, and where the model ran."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    import torch
+
+    return {
+        "circuitfind": version("circuitfind"),
+        "python": platform.python_version(),
+        **{name: installed(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "device": str(model.device) if model is not None else "cpu",
+    }

@@ -36,7 +36,7 @@ def cells(ablations=("corrupted", "zero"), algorithms=ALGORITHMS):
 
 def roc_of(rng, strength):
     tpr = np.concatenate([[0], np.sort(rng.random(20) ** (1 / strength)), [1]])
-    return {"fpr": np.linspace(0, 1, len(tpr)).tolist(), "tpr": tpr.tolist()}
+    return [np.linspace(0, 1, len(tpr)).tolist(), tpr.tolist()]
 
 
 def rows_of(cell, rng):
@@ -59,11 +59,11 @@ def write_benchmark(folder: Path, *, lacking=(("gim", "siit-2"), ("gim", "tasks-
     table, costs, failures = [], [], []
     for number, cell in enumerate(cells(**which)):
         if (cell["algorithm"], cell["model"]) in lacking:
-            failures.append({**cell, "error": "NumericalError", "message": '<b>NaN</b> in layer 1 & "more"'})
+            failures.append({**cell, "type": "NumericalError", "message": '<b>NaN</b> in layer 1 & "more"'})
             continue
         table += [{**cell, "quantity": name, "at": at, "value": value} for name, at, value in rows_of(cell, rng)]
         forwards = 0 if cell["algorithm"] == "random-edges" else 3 * 2 ** (number % len(ALGORITHMS))
-        costs.append({**cell, "seconds": forwards / 10, "forwards": forwards, "peak_mb": 100 + forwards})
+        costs.append({**cell, "seconds": forwards / 10, "forwards": forwards, "megabytes": 100 + forwards})
         place = folder / "cells" / cell["cell"]
         place.mkdir(parents=True)
         result = {"roc": roc_of(rng, 3)} if (cell["model"], cell["task"]) not in OTHERS else {}

@@ -373,6 +373,47 @@ def test_any_ranking_may_propose(start, monkeypatch):
     assert dense.loss(scores.chosen) <= dense.loss(best_edges(made[0].ranking, 7).kept)
 
 
+# --- several sizes ------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_sizes_smaller_circuits_come_first_and_then_what_cutting_an_edge_costs():
+    problem, sizes = problem_of(ablation="mean"), (3, 9, 20)
+    swept = REFINE(problem, edges=(20, 3, 9, 3), budget=60)
+    assert swept.decided is None
+    alone = [REFINE(problem, edges=n, budget=60) for n in sizes]
+    place = {}  # the slow version: of every edge its smallest circuit, and minus its cost there
+    for number, one in reversed(list(enumerate(alone))):
+        place |= {e: (number, -max(one.values[e], 0.0), e) for e in np.flatnonzero(one.chosen).tolist()}
+    expected = sorted(place, key=place.get)
+    assert 9 < len(expected) < problem.graph.n_edges
+    proposed = ALGORITHMS["eap-ig-activations"](problem).ranking(absolute=True).tolist()
+    expected += [edge for edge in proposed if edge not in expected]
+    assert swept.ranking(absolute=False).tolist() == expected
+    assert (swept.values > 0).all()
+    assert set(expected[: sizes[0]]) == set(np.flatnonzero(alone[0].chosen).tolist())
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was_and_gives_the_same_bits(tmp_path, monkeypatch):
+    problem, sizes = problem_of(), (3, 9, 20)
+    expected = REFINE(problem, edges=sizes, budget=60).values
+    begun, of_size = [], Refinement.of_size
+
+    def noted(self, n):
+        begun.append(n)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return of_size(self, n)
+
+    monkeypatch.setattr(Refinement, "of_size", noted)
+    place = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        REFINE(replace(problem, checkpoint=Checkpoint(place, "this run")), edges=sizes, budget=60)
+    resumed = REFINE(replace(problem, checkpoint=Checkpoint(place, "this run")), edges=sizes, budget=60).values
+    assert begun == [3, 9, 9, 20]
+    assert (resumed == expected).all()
+    assert not list(tmp_path.iterdir())
+
+
 # --- what it may cost ---------------------------------------------------------------------------------------------------
 
 
@@ -537,7 +578,8 @@ def test_it_works_in_lower_precision(dtype):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edges": -1}, "edges=-1, faithfulness=0.9: give a number of edges, or a share between 0 and 1"),
+        ({"edges": -1}, "edges=-1, faithfulness=0.9: give a whole number of edges, or a share between 0 and 1"),
+        ({"edges": (4, 0)}, "edges=0 looks for one size, so it cannot stand among several"),
         ({"faithfulness": 0.0}, "a share between 0 and 1"),
         ({"faithfulness": 1.0}, "a share between 0 and 1"),
         ({"faithfulness": "nan"}, "a share between 0 and 1"),

@@ -26,7 +26,7 @@ from circuitfind.api import tokenized_pairs
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError
 from circuitfind.metrics import METRICS, Metric
 from circuitfind.progress import Checkpoint
-from circuitfind.sharding import Pool, check_workers, connected, run_on, sharded
+from circuitfind.sharding import Pool, WorkersDiedError, check_workers, connected, room, run_on, sharded
 from circuitfind.sharding import cluster as clusters
 from circuitfind.sharding import pool as pools_module
 from circuitfind.sharding.run import plan
@@ -360,6 +360,23 @@ def test_three_deaths_on_one_task_are_an_error():
         assert list(workers.in_order("sleepy", [(number, 0.0) for number in range(9)])) == list(range(9))
 
 
+def test_results_as_they_are_done_have_the_errors_of_single_tasks_in_their_place():
+    class Mixed(light()):
+        def mixed(self, number):
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == 3:
+                raise OptionError("not this one")
+            return number
+
+    with Pool(Mixed, 2, CPU) as workers:
+        done = dict(workers.as_done("mixed", [(number,) for number in range(6)]))
+    assert sorted(done) == list(range(6))
+    assert [done[number] for number in (0, 2, 4, 5)] == [0, 2, 4, 5]
+    assert (type(done[1]), done[1].deaths) == (WorkersDiedError, 3)
+    assert (type(done[3]), str(done[3])) == (OptionError, "not this one")
+
+
 def test_workers_that_die_on_starting_are_an_error():
     kind = light(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with (
@@ -450,6 +467,17 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(monkeypatch):
     monkeypatch.setattr(Transformer, "device", torch.device("cuda:1"))
     with pytest.raises(OptionError, match="workers 3: each needs a GPU, and Ray has 2; give at most 2"):
         sharded(ALGORITHMS["eap"], 3).run(problem_for(ALGORITHMS["eap"]))
+
+
+def test_workers_of_several_cpus_need_room_for_all_of_them():
+    assert (room(), room(gpus=True)) == (8, 2)
+    with connected(2, each=4):
+        pass
+    with (
+        pytest.raises(OptionError, match="workers 3: each needs 3 CPUs, and Ray has 8; give at most 2"),
+        connected(3, each=3),
+    ):
+        pass
 
 
 def test_a_metric_that_cannot_travel_is_refused(pool):
@@ -550,3 +578,8 @@ def test_a_cluster_that_is_not_there_is_an_error_that_names_it():
         **{MARK: "x"},
     )
     assert "OptionError: no connection to the Ray cluster of RAY_ADDRESS=127.0.0.1:1 ([Errno 111]" in run.stderr
+    run = python(
+        "from circuitfind.sharding import connected\nwith connected(1, address='127.0.0.1:2'):\n    pass",
+        RAY_ADDRESS="127.0.0.1:1",
+    )
+    assert "no connection to the Ray cluster of 127.0.0.1:2 ([Errno 111]" in run.stderr

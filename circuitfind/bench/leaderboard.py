@@ -34,7 +34,7 @@ WHY_OR_GATES = (
 KNOWN = ("edge-auc", "edge-auc-pessimistic", "edge-pr-auc", "head-auc", "node-auc")
 SHARES = (0.01, 0.02, 0.05)
 BEHAVIOUR = ("cmd-log", "cmd", "cpr-log", "cpr")
-COSTS = ("forwards", "seconds", "peak_mb")
+COSTS = ("forwards", "seconds", "megabytes")
 BOARDS = ("known", "behaviour", "or-gate", "cost")
 LOWER = frozenset({"cmd", "cmd-log", "kl", "edges-for", *COSTS})
 """Quantities of which less is better; faithfulness is better the nearer it is to 1, and of the others more is better."""

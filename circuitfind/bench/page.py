@@ -223,7 +223,7 @@ def html_page(
         ],
         filters={name: sorted(value for value in found.table[name].unique() if value) for name in SETTING},
         missing=[
-            _missing("failures", "Failed", found.failures, ("error", "message")),
+            _missing("failures", "Failed", found.failures, ("type", "message", "attempts")),
             _missing("skipped", "Skipped", found.skipped, ("reason",)),
         ],
         facts=_facts(found),

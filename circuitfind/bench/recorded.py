@@ -1,10 +1,10 @@
 """What a benchmark's folder holds, read back: one row per measured quantity, its costs, and what is missing with the reason.
 
 table.parquet or table.csv   model, task, algorithm, options, metric, ablation, seed, cell, quantity, at, value
-costs.csv                    model, ..., cell, seconds, forwards, peak_mb
-failures.csv, skipped.csv    model, ..., error and message, or reason
+costs.csv                    model, ..., cell, seconds, forwards, megabytes, ...
+failures.csv, skipped.csv    model, ..., type and message, or reason
 grid.json                    what was asked for, by which command, on which machine, with which versions
-cells/CELL/result.json       of one cell; ``roc: {fpr, tpr}`` where the circuit is known
+cells/CELL/result.json       of one cell; ``roc``: [fpr, tpr] where the circuit is known
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SETTING = ("model", "task", "ablation")
 """What makes a setting: seeds of one setting are averaged, for they are no independent evidence."""
 METHOD = ("algorithm", "options", "metric")
-WORDS = (*SETTING, *METHOD, "cell", "quantity", "error", "message", "reason")
+WORDS = (*SETTING, *METHOD, "cell", "quantity", "type", "message", "reason")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class Recorded:
     def roc(self, cell: str) -> tuple[list[float], list[float]] | None:
         """False and true positive rates of a cell's ranking, or None where they were not measured."""
         path = self.folder / "cells" / cell / "result.json"
-        found = _json(path).get("roc") or {}
-        return (found["fpr"], found["tpr"]) if {"fpr", "tpr"} <= set(found) else None
+        found = _json(path).get("roc")
+        return (found[0], found[1]) if found else None
 
 
 def read(folder: Path) -> Recorded:

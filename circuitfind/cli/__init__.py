@@ -1,7 +1,7 @@
 """The command line: ``circuitfind COMMAND``. Every command prints text for people, or with ``--json`` one JSON value.
 
-Exit codes: 0 done, 1 a replay that does not agree or a submission that its loader would refuse, 2 something about the input is
-wrong (one clear message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 a replay that does not agree, a submission that its loader would refuse, a truth that does not hold, or
+cells of a benchmark that failed, 2 something about the input is wrong (one clear message, no traceback), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from circuitfind.cli import runs, patches  # noqa: F401  # isort: skip (each add
 from circuitfind.cli import exchange  # noqa: F401  # isort: skip
 from circuitfind.cli import evidence  # noqa: F401  # isort: skip
 from circuitfind.cli import paths  # noqa: F401  # isort: skip
+from circuitfind.cli import bench  # noqa: F401  # isort: skip
 from circuitfind.cli import checks, lists  # noqa: F401  # isort: skip
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     except Exception as error:
         _show_usage_error(error)
     if code == INTERRUPTED:
-        advice = "; the same command goes on where it was" if "discover" in sys.argv[1:2] else ""
+        advice = "; the same command goes on where it was" if sys.argv[1:2] in (["discover"], ["bench"]) else ""
         _fail(f"interrupted{advice}", INTERRUPTED)
     sys.exit(code)
 

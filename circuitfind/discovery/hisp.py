@@ -38,11 +38,12 @@ def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) ->
         normalise: divide by the L2 norm of the layer.
     """
     problem.require_slope("hisp", "node-attribution-ig")
-    model, graph, batches = problem.model, problem.graph, problem.batches(attribution_numbers(problem.model))
+    model, graph = problem.model, problem.graph
     if normalise and graph.senders_per_layer == 1:
         raise OptionError(
             "every layer of this model is one node, so normalising by layer makes all importances 1; use normalise=false"
         )
+    batches = problem.batches(attribution_numbers(model))
     ablation = problem.prepared_ablation(batches) if corrupted else None
 
     def contribute(batch: Batch) -> Contribution:

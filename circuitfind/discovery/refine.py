@@ -15,11 +15,16 @@ attribution and pruning (arXiv:2510.03282, with learned masks); backward elimina
 The loss is KL to the full model, or minus a metric of which more is better. The result is a local optimum; nothing says that no
 better circuit exists. A node without inputs writes its ablated value, so its edges cannot be tried back one by one: it comes
 back with another proposal only.
+
+At one size, scores are what cutting each edge of the circuit costs, 0 for all others, which ranks the circuit's own edges only.
+Of several sizes (``edges=4,8,16,32``), each searched on its own, scores rank: the smaller the smallest circuit that holds an
+edge, the larger its score; edges of none come last, in the order of the ranking that proposed. The best n edges are then close
+to the circuit of n edges, for circuits of neighbouring sizes mostly hold one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,10 +32,11 @@ import numpy as np
 import torch
 
 from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.combination import by_smallest_circuit
 from circuitfind.errors import OptionError
 from circuitfind.execution.incremental import CurrentCircuit
 from circuitfind.execution.incremental.local import Costs, LocalSearch
-from circuitfind.graph import ComputationGraph, Mask
+from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.prefixes import best_edges
 from circuitfind.progress import Meter
 from circuitfind.scores import EdgeScores
@@ -53,21 +59,22 @@ def refine(
     problem: Problem,
     *,
     start: str = "auto",
-    edges: int = 0,
+    edges: tuple[float, ...] = (0,),
     faithfulness: float = 0.9,
     budget: float = 100.0,
 ) -> EdgeScores:
-    """The best circuit found within a budget. Its edges' scores are what cutting each of them costs, measured on every fourth
-    prompt where there are many; all others' are 0.
+    """The best circuit found within a budget, or of several sizes the ranking they make together. What cutting an edge costs,
+    for the scores, is measured on every fourth prompt where there are many.
 
     Args:
         start: the algorithm whose ranking proposes, with its defaults and this problem's metric; ``auto`` is ``eap-ig-inputs``
             under corrupted ablation and ``eap-ig-activations`` under the others, for which the former is not defined.
-        edges: the most edges the circuit may have; 0 looks for the smallest that keeps ``faithfulness``.
+        edges: the most edges the circuit may have; 0 looks for the smallest that keeps ``faithfulness``. Several sizes give a
+            ranking (:func:`circuitfind.combination.by_smallest_circuit`) and no circuit.
         faithfulness: share of the loss between the circuit without edges and the full model that must be regained.
-        budget: what the search may cost at most, in forward passes on all prompts (operations), the ranking included and the
-            scores of the circuit's edges not. Once it is used up, what was measured last decides about the edges that still
-            have to go.
+        budget: what the search of each size may cost at most, in forward passes on all prompts (operations), the ranking
+            included and the scores of the circuit's edges not. Once it is used up, what was measured last decides about the
+            edges that still have to go.
     """
     first = ALGORITHMS[(AUTO if problem.ablation == "corrupted" else AUTO_OTHERWISE) if start == "auto" else start]
     spent = first.forwards(problem.graph, first.options) + PREPARING
@@ -76,16 +83,45 @@ def refine(
             f"budget={budget:g} does not cover the ranking: {first.name} takes up to {spent:.0f} forward passes on this model; "
             f"give budget={2 * spent:.0f} or more, or a cheaper start"
         )
-    notes = Notes(problem, first)
+    sizes = sorted({int(size) for size in edges})
+    if len(sizes) > 1:
+        return problem.scores(ranked(problem, sizes, first, budget - spent))
+    kept, values = searched(problem, sizes[0], first, budget - spent, faithfulness)
+    return problem.scores(values, chosen=kept)
+
+
+def searched(
+    problem: Problem, size: int, first: Algorithm, forwards: float, faithfulness: float = 0.0, ranking: Any = None
+) -> tuple[Mask, Floats]:
+    """The circuit of one size, and what cutting each of its edges costs: boolean and float64 (edges,)."""
+    notes = Notes(problem, first, ranking)
     with torch.inference_mode():
-        search = Refinement(problem, notes, budget - spent)
+        search = Refinement(problem, notes, forwards)
         try:
-            kept = search.of_size(edges) if edges else search.smallest(faithfulness)
+            kept = search.of_size(size) if size else search.smallest(faithfulness)
         finally:
             search.meter.end()
         values = search.costs(kept)
     problem.checkpoint.discard()
-    return problem.scores(values, chosen=kept)
+    return kept, values
+
+
+def ranked(problem: Problem, sizes: Sequence[int], first: Algorithm, forwards: float) -> Floats:
+    """The ranking of circuits of several sizes, float64 (edges,). Finished sizes are kept when a run is interrupted."""
+    checkpoint, n = problem.checkpoint, problem.graph.n_edges
+    rows = np.zeros((1 + 2 * len(sizes), n))  # the ranking that proposes; of every size the circuit and its costs
+    done = checkpoint.restore(rows)
+    if not done:
+        checkpoint.save(rows, 0, now=True)
+        rows[0] = first(replace(problem, parts="", checkpoint=checkpoint.of_part("ranking"))).values
+        checkpoint.save(rows, done := 1, now=True)
+    for number, size in enumerate(sizes[done - 1 :], start=done):
+        part = replace(problem, checkpoint=checkpoint.of_part(f"{size}-edges"))
+        rows[2 * number - 1 : 2 * number + 1] = searched(part, size, first, forwards, ranking=rows[0])
+        checkpoint.save(rows, number + 1, now=True)
+    checkpoint.discard()
+    whole = np.ones(n, dtype=bool)
+    return by_smallest_circuit([*(rows[1::2] > 0), whole], [*rows[2::2], np.abs(rows[0])])
 
 
 @dataclass(frozen=True)
@@ -104,14 +140,16 @@ class Found:
 class Notes:
     """The ranking, the best circuit so far and the current one, kept so that an interrupted run goes on where it was."""
 
-    def __init__(self, problem: Problem, first: Algorithm) -> None:
+    def __init__(self, problem: Problem, first: Algorithm, ranking: Floats | None = None) -> None:
         self._checkpoint, self._n = problem.checkpoint, problem.graph.n_edges
         self._rows = np.zeros((3, self._n + 3))
         self._done = self._checkpoint.restore(self._rows)
         if not self._done:
             self._save(0)  # so that the run is known to have begun, if the ranking is interrupted
-            apart = self._checkpoint.of_part("ranking")
-            self._rows[0, : self._n] = first(replace(problem, parts="", checkpoint=apart)).values
+            if ranking is None:
+                apart = self._checkpoint.of_part("ranking")
+                ranking = first(replace(problem, parts="", checkpoint=apart)).values
+            self._rows[0, : self._n] = ranking
             self._save(1)
         self.ranking = problem.scores(self._rows[0, : self._n])
 
@@ -262,17 +300,20 @@ def check(options: Mapping[str, Any]) -> None:
     first, edges, faithfulness, budget = (options[name] for name in ("start", "edges", "faithfulness", "budget"))
     if first != "auto" and ALGORITHMS[first].name == "refine":
         raise OptionError("start='refine' proposes to itself; use a ranking such as eap-ig-inputs")
-    if edges < 0 or not 0 < faithfulness < 1:
+    if not edges or not all(size >= 0 and size == int(size) for size in edges) or not 0 < faithfulness < 1:
+        sizes = ",".join(f"{size:g}" for size in edges)
         raise OptionError(
-            f"edges={edges}, faithfulness={faithfulness}: give a number of edges, or a share between 0 and 1"
+            f"edges={sizes}, faithfulness={faithfulness}: give a whole number of edges, or a share between 0 and 1"
         )
+    if len(set(edges)) > 1 and 0 in edges:
+        raise OptionError("edges=0 looks for one size, so it cannot stand among several; leave it out")
     if not budget > 0:
         raise OptionError(f"budget={budget}: give how many forward passes the search may cost, such as 100")
 
 
 def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
-    """The budget."""
-    return float(options["budget"])
+    """The budget of every size."""
+    return float(options["budget"]) * len(set(options["edges"]))
 
 
 ALGORITHMS.add(
@@ -281,7 +322,7 @@ ALGORITHMS.add(
         run=refine,
         description="Exact search on what a ranking proposes: drop, try back, keep the best circuit of the size asked for.",
         paper="none; compare arXiv:2510.03282",
-        cost="what the budget allows, 100 forward passes by default; the ranking's and a part of one for every test",
+        cost="what the budget of each size allows, 100 forward passes; the ranking's and a part of one for every test",
         forwards=forward_passes,
         check=check,
         metric="kl",

@@ -9,8 +9,8 @@ The shards depend on the prompts and never on the number of workers, and are add
 give the same bits, whichever of them die.
 """
 
-from circuitfind.sharding.cluster import check_workers, connected
-from circuitfind.sharding.pool import Pool
+from circuitfind.sharding.cluster import check_workers, connected, room
+from circuitfind.sharding.pool import Pool, WorkersDiedError
 from circuitfind.sharding.run import run_on, sharded
 
-__all__ = ["Pool", "check_workers", "connected", "run_on", "sharded"]
+__all__ = ["Pool", "WorkersDiedError", "check_workers", "connected", "room", "run_on", "sharded"]

@@ -36,47 +36,56 @@ def check_workers(algorithm: Algorithm, workers: int) -> None:
 
 
 @contextmanager
-def connected(workers: int, *, gpus: bool = False) -> Iterator[None]:
+def connected(workers: int, *, gpus: bool = False, each: int = 1, address: str | None = None) -> Iterator[None]:
     """Ray is there inside the block; afterwards, what was started for it is gone and what was there before goes on.
 
     Args:
         workers: how many actors it should have room for.
         gpus: whether each wants a GPU rather than a CPU.
+        each: how many CPUs each wants.
+        address: the cluster to connect to if Ray is not there yet, ``local`` for one of our own; None for that of
+            ``RAY_ADDRESS``, or else one of our own.
 
     Raises:
-        OptionError: no connection to ``RAY_ADDRESS``, or the cluster is too small.
+        OptionError: no connection to the cluster, or it is too small.
     """
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        _connect(workers)
+        _connect(workers * each, address)
     try:
-        _check_room(workers, "GPU" if gpus else "CPU")
+        _check_room(workers, gpus, each)
         yield
     finally:
         if ours:
             ray.shutdown()
 
 
-def _connect(workers: int) -> None:
-    """To the cluster of ``RAY_ADDRESS``, or else to a new one on this machine."""
+def room(gpus: bool = False) -> int:
+    """How many GPUs or CPUs the Ray that is there has."""
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    return int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+
+
+def _connect(cpus: int, given: str | None) -> None:
+    """To the given cluster, to that of ``RAY_ADDRESS``, or else to a new one on this machine with so many CPUs."""
+    import ray
+
+    address = given or os.environ.get("RAY_ADDRESS")
+    if not address or address == "local":
         with _environment(QUIET):
-            ray.init(
-                "local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-            )
+            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
+    where, advice = (address, "give 'local'") if given else (f"RAY_ADDRESS={address}", "unset RAY_ADDRESS")
     try:
         _reach(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise OptionError(
-            f"no connection to the Ray cluster of RAY_ADDRESS={address} ({error}); start it with 'ray start --head', or unset "
-            "RAY_ADDRESS to use this machine alone"
+            f"no connection to the Ray cluster of {where} ({error}); start it with 'ray start --head', or {advice} to use this "
+            "machine alone"
         ) from None
 
 
@@ -91,10 +100,8 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
-def _check_room(workers: int, kind: str) -> None:
-    import ray
-
-    there = int(ray.cluster_resources().get(kind, 0))
+def _check_room(workers: int, gpus: bool, each: int) -> None:
+    kind, there = "GPU" if gpus else "CPU", room(gpus) // (1 if gpus else each)
     if there < workers:
         advice = (
             f"give at most {there}"
@@ -103,7 +110,8 @@ def _check_room(workers: int, kind: str) -> None:
             if kind == "GPU"
             else "give 0 workers"
         )
-        raise OptionError(f"workers {workers}: each needs a {kind}, and Ray has {there}; {advice}")
+        wants = f"a {kind}" if gpus or each == 1 else f"{each} CPUs"
+        raise OptionError(f"workers {workers}: each needs {wants}, and Ray has {room(gpus)}; {advice}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from circuitfind.errors import CircuitfindError
 
@@ -16,6 +16,19 @@ PATIENCE = 300.0
 """Seconds without any worker before the pool gives up."""
 STARTING, LEFT = -1, -2
 """Instead of a task's number: a worker that is not there yet, and a task of an earlier call that nobody waits for any more."""
+
+
+class WorkersDiedError(CircuitfindError):
+    """Too many workers died on one task.
+
+    Attributes:
+        deaths: how many.
+        reason: what Ray says about the last of them.
+    """
+
+    def __init__(self, message: str, deaths: int, reason: str) -> None:
+        super().__init__(message)
+        self.deaths, self.reason = deaths, reason
 
 
 class Pool:
@@ -55,22 +68,40 @@ class Pool:
         Raises:
             CircuitfindError: workers die again and again, or none starts. What a task raises is raised as itself.
         """
-        waiting, results = list(range(len(tasks))), dict[int, Any]()
+        early, expected = dict[int, Any](), 0
+        for number, result in self.as_done(method, tasks):
+            if isinstance(result, Exception):
+                raise result from result.__cause__
+            early[number] = result
+            while expected in early:
+                yield early.pop(expected)
+                expected += 1
+
+    def as_done(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Call a method once for each task's arguments, and yield number and result of each task as soon as it is done.
+
+        In the place of a result is the exception that the task raised, or :class:`WorkersDiedError`; the other tasks go on.
+
+        Raises:
+            CircuitfindError: no worker starts.
+        """
+        waiting, results, left = list(range(len(tasks))), dict[int, Any](), len(tasks)
         heapify(waiting)
         self._deaths.clear()
         self._busy = {
             promise: (actor, task if task == STARTING else LEFT) for promise, (actor, task) in self._busy.items()
         }
-        for number in range(len(tasks)):
-            while number not in results:
-                while waiting and self._idle:
-                    actor, task = self._idle.pop(), heappop(waiting)
-                    self._busy[getattr(actor, method).remote(*tasks[task])] = actor, task
-                self._collect(waiting, results)
-            yield results.pop(number)
+        while left:
+            while waiting and self._idle:
+                actor, task = self._idle.pop(), heappop(waiting)
+                self._busy[getattr(actor, method).remote(*tasks[task])] = actor, task
+            self._collect(waiting, results)
+            left -= len(results)
+            yield from results.items()
+            results.clear()
 
     def _collect(self, waiting: list[int], results: dict[int, Any]) -> None:
-        """Wait for one promise: a result, a new worker, or a death, after which the task waits again."""
+        """Wait for one promise: a result, a new worker, or a death, after which the task waits again or is given up."""
         import ray
         from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
@@ -81,14 +112,15 @@ class Pool:
         except (RayActorError, ObjectLostError, OutOfMemoryError) as error:
             ray.kill(actor)
             self._hire()
-            if task >= 0:
+            if gave_up := self._count_death(task, error):
+                results[task] = gave_up
+            elif task >= 0:
                 heappush(waiting, task)
-            self._count_death(task, error)
             return
         except RayTaskError as error:
             self._idle.append(actor)
             if task != LEFT:
-                _raise_as_itself(error, task)
+                results[task] = _as_itself(error, task)
             return
         self._idle.append(actor)
         if task == STARTING:
@@ -114,28 +146,34 @@ class Pool:
             "work on the cluster to end, or give fewer workers"
         )
 
-    def _count_death(self, task: int, error: Exception) -> None:
-        """Give up after too many: in all on one task, in a row (for each worker) on starting."""
+    def _count_death(self, task: int, error: Exception) -> WorkersDiedError | None:
+        """Give up after too many: in all on one task, in a row (for each worker) on starting, which raises."""
         self._deaths[task] += 1
         if task == LEFT or self._deaths[task] < DEATHS * (self.workers if task == STARTING else 1):
-            return
+            return None
         when, advice = f"on the same prompts (shard {task + 1})", "a smaller batch size"
         if task == STARTING:
             when, advice = "on starting", "install the same circuitfind on every machine"
-        raise CircuitfindError(
+        gave_up = WorkersDiedError(
             f"{self._deaths[task]} workers died in a row {when}; give fewer workers if memory is short, or {advice}. "
-            f"Ray says: {_short(error)}"
-        ) from None
+            f"Ray says: {_short(error)}",
+            self._deaths[task],
+            _short(error),
+        )
+        if task == STARTING:
+            raise gave_up from None
+        return gave_up
 
 
-def _raise_as_itself(error: Any, task: int) -> NoReturn:
-    """What a worker raised, here: our own errors alone, others with the worker's traceback."""
+def _as_itself(error: Any, task: int) -> Exception:
+    """What a worker raised, to be raised here: our own errors alone, others with the worker's traceback."""
     cause = error.cause if isinstance(error.cause, Exception) else error
     if task == STARTING:
         raise CircuitfindError(
             f"a worker could not start; install the same circuitfind on every machine. Ray says: {_short(cause)}"
         ) from error
-    raise cause from None if isinstance(cause, CircuitfindError) else error
+    cause.__cause__ = None if isinstance(cause, CircuitfindError) or cause is error else error
+    return cause
 
 
 def _short(error: Exception) -> str:

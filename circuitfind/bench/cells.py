@@ -1,0 +1,214 @@
+"""A cell: one algorithm, with its options, on one task of one model, under one ablation, with one seed.
+
+A cell is known by the hash of everything that decides its numbers, so nothing is measured twice, and nothing that changed is
+taken for the same: the options, the weights, the tokens of the prompts, the known circuit, the metric, the measures, and the
+code of circuitfind and of the user's algorithm. Threads and memory decide the order in which numbers are added up, so they
+count too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from circuitfind import models
+from circuitfind.algorithm import Algorithm, Problem
+from circuitfind.bench.grid import Grid, Ground
+from circuitfind.bench.own import Sources, algorithm_named
+from circuitfind.errors import CircuitfindError
+from circuitfind.graph import Mask
+from circuitfind.ground_truth import truth_of
+from circuitfind.problems import load_task, problem_of, tokenized_pairs
+from circuitfind.run_folder import code_hash
+from circuitfind.task import Task, TokenPairs
+from circuitfind.transformer import Transformer
+
+APART = (
+    *("cli", "rendering", "patching", "paths", "interchange", "__main__.py"),
+    *("api.py", "report.py", "run_config.py", "replay.py", "robustness.py"),
+    *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
+    *("bench/table.py", "bench/run.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
+)
+"""Source files and folders that change no number of a cell; all others are in its hash."""
+LETTERS = 16
+"""Of the hash, in the name of a cell."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a grid says of all its cells: see :mod:`circuitfind.bench.grid`."""
+
+    measures: tuple[str, ...]
+    threads: int
+    memory: str
+    device: str
+    dtype: str
+
+    @classmethod
+    def of(cls, grid: Grid) -> Setting:
+        """A grid's."""
+        return cls(grid.measures, grid.threads, grid.memory, grid.device, grid.dtype)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run, and what it must be run on.
+
+    Attributes:
+        model, task: their specifications.
+        algorithm, options, metric: options all resolved; the metric that scores are found with.
+        ablation, seed, prompts, held_out: see :func:`circuitfind.api.discover`; prompts of either split.
+        own: the file that the algorithm is from, if it is the user's.
+        setting: the grid's.
+        weights, tokens, truth: hashes of the model, of the prompts of both splits, and of the known circuit ("" if none is).
+        code: hash of circuitfind's source.
+    """
+
+    model: str
+    task: str
+    algorithm: str
+    options: Mapping[str, Any]
+    metric: str
+    ablation: str
+    seed: int
+    prompts: int
+    held_out: int
+    own: Sources
+    setting: Setting
+    weights: str
+    tokens: str
+    truth: str
+    code: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @property
+    def name(self) -> str:
+        """The first :data:`LETTERS` of the hash of everything."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:LETTERS]
+
+
+@cache
+def measuring_code() -> str:
+    """Hash of the source of everything that a cell runs."""
+    return code_hash(APART)
+
+
+class Subjects:
+    """Models and prompts by their specifications; those of the last model are kept."""
+
+    def __init__(self) -> None:
+        self._model: tuple[Any, Transformer, str] | None = None
+        self._pairs: dict[Any, TokenPairs] = {}
+
+    def model(self, spec: str, setting: Setting) -> tuple[Transformer, str]:
+        """A model, and a hash of its weights and configuration."""
+        key = spec, setting.device, setting.dtype
+        if self._model is None or self._model[0] != key:
+            self._model = None  # the memory of the one before
+            self._pairs.clear()
+            model = models.load(spec, device=setting.device, dtype=setting.dtype)
+            self._model = key, model, _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
+        return self._model[1:]
+
+    def pairs(self, model: Transformer, task: Task, split: str, n: int, seed: int) -> TokenPairs:
+        """Prompts."""
+        key = task.name, split, n, seed
+        if key not in self._pairs:
+            self._pairs[key] = tokenized_pairs(model, task, split=split, n=n, seed=seed)
+        return self._pairs[key]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A task on a model with the prompts of one seed, loaded.
+
+    Attributes:
+        weights: a hash of the model.
+        train, held_out: the prompts that circuits are found on, and measured on.
+    """
+
+    model: Transformer
+    weights: str
+    task: Task
+    train: TokenPairs
+    held_out: TokenPairs
+    seed: int
+
+    @classmethod
+    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, setting: Setting) -> Subject:
+        """What a ground or a cell names."""
+        model, weights = subjects.model(ground.model, setting)
+        task = load_task(ground.task, model=model)
+        train = subjects.pairs(model, task, "train", ground.prompts, seed)
+        return cls(model, weights, task, train, subjects.pairs(model, task, "held-out", ground.held_out, seed), seed)
+
+    def truth(self, ablation: str) -> Mask | None:
+        """The known circuit, boolean (edges,), if there is one."""
+        truth = truth_of(self.model, self.task, ablation)
+        return None if truth is None else truth.edges
+
+    def hashes(self, ablation: str) -> dict[str, str]:
+        """``weights``, ``tokens`` and ``truth`` of a :class:`Cell`."""
+        truth = self.truth(ablation)
+        return {
+            "weights": self.weights,
+            "tokens": _sha256(*(text for pairs in (self.train, self.held_out) for text in _checksums(pairs))),
+            "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
+        }
+
+    def problem(self, metric: str, ablation: str) -> Problem:
+        """The problem of discovery.
+
+        Raises:
+            OptionError: the metric needs incorrect answers that a pair does not have.
+        """
+        return problem_of(
+            self.model,
+            self.task,
+            metric=metric,
+            ablation=ablation,
+            n=len(self.train),
+            seed=self.seed,
+            split="train",
+            batch_size=None,
+            task_options=None,
+            pairs=self.train,
+        )
+
+
+def _checksums(pairs: TokenPairs) -> tuple[str, str]:
+    """Of the ids, and of where the answers are read."""
+    return pairs.checksum(), str(pairs.answer_position.tolist())
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def algorithm_of(cell: Cell) -> Algorithm:
+    """A cell's algorithm."""
+    return algorithm_named(cell.algorithm, cell.own)
+
+
+def check_here(cell: Cell, subject: Subject) -> None:
+    """Refuse to measure a cell where something is not what the grid was planned with.
+
+    Raises:
+        CircuitfindError: circuitfind's code, the weights, the prompts or the known circuit differ on this machine.
+    """
+    here = {"code": measuring_code(), **subject.hashes(cell.ablation)}
+    for what, value in here.items():
+        if getattr(cell, what) != value:
+            raise CircuitfindError(
+                f"the {what} of {cell.model}, {cell.task} differ on this machine from those that the grid was planned with; "
+                "install the same circuitfind, and give the same models, everywhere"
+            )

@@ -1,0 +1,158 @@
+"""Measuring one cell: discover on train prompts, measure on held-out prompts and against the known circuit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitfind import kernels
+from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here
+from circuitfind.bench.costs import plain_forward, threads, timed
+from circuitfind.errors import CircuitfindError, OptionError
+from circuitfind.evaluation import curve_measures, truth_measures
+from circuitfind.execution.memory import memory_limit
+from circuitfind.graph import Mask
+from circuitfind.metrics import as_metric
+from circuitfind.scores import EdgeScores
+
+Row = tuple[str, float | None, float | None]
+"""A quantity, at what (a share of edges, a target; None where it is one number), and its value; None is undefined."""
+ROC_POINTS = 200
+LAST_LINES = 6
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a cell.
+
+    Attributes:
+        rows: the same whenever it is measured.
+        roc: false and true positive rates of the ranking by size, thinned to :data:`ROC_POINTS`; None without a truth.
+        costs: seconds, forward passes, memory: not the same.
+        scores: the file of the scores.
+    """
+
+    rows: tuple[Row, ...]
+    roc: tuple[list[float], list[float]] | None
+    costs: dict[str, Any]
+    scores: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why nothing was measured.
+
+    Attributes:
+        attempts: how often it was tried: once where it raised an error, which it would again.
+        refused: the algorithm says that it is not defined for such a problem.
+    """
+
+    type: str
+    message: str
+    traceback: tuple[str, ...] = ()
+    attempts: int = 1
+    refused: bool = False
+
+
+class _RefusedError(Exception):
+    """What an algorithm refused."""
+
+
+Outcome = Result | Failure
+
+
+def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
+    """Measure a cell; an error becomes a :class:`Failure`."""
+    try:
+        with threads(cell.setting.threads), memory_limit(cell.setting.memory):
+            return _measured(cell, Subject.of(subjects, cell, cell.seed, cell.setting))
+    except _RefusedError as error:
+        return Failure("OptionError", str(error), refused=True)
+    except Exception as error:
+        lines = traceback.format_exception(error)
+        last = () if isinstance(error, CircuitfindError) else tuple("".join(lines).rstrip().splitlines()[-LAST_LINES:])
+        return Failure(type(error).__name__, str(error), last)
+
+
+def _measured(cell: Cell, subject: Subject) -> Result:
+    check_here(cell, subject)
+    algorithm, problem = algorithm_of(cell), subject.problem(cell.metric, cell.ablation)
+    forward = plain_forward(subject.model, subject.train)
+    try:
+        scores, cost = timed(lambda: algorithm(problem, **cell.options), subject.model.device)
+    except OptionError as error:
+        raise _RefusedError(str(error)) from error
+    costs = {
+        **asdict(cost),
+        "forward_seconds": forward,
+        "forwards": cost.seconds / forward,
+        "edges": subject.model.graph.n_edges,
+        "threads": cell.setting.threads,
+        "machine": f"{platform.node()} {platform.machine()}",
+        "process": os.getpid(),
+    }
+    truth = subject.truth(cell.ablation)
+    return Result(tuple(_rows(cell, subject, scores, truth)), _roc(scores, truth), costs, _file_of(scores))
+
+
+def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) -> Iterator[Row]:
+    with torch.inference_mode():
+        if truth is not None and "truth" in cell.setting.measures:
+            for quantity, value in truth_measures(scores, truth).items():
+                yield quantity, None, _number(value)
+        if "curves" in cell.setting.measures:
+            metric = as_metric(subject.task.metric)
+            for quantity, at, value in curve_measures(subject.model, subject.held_out, scores, metric, cell.ablation):
+                yield quantity, _number(at), _number(value)
+
+
+def _number(value: float) -> float | None:
+    """A number of JSON."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _roc(scores: EdgeScores, truth: Mask | None) -> tuple[list[float], list[float]] | None:
+    """Of the ranking by size; edges of one size are one step. None without a truth, or where nothing or all is true."""
+    if truth is None or truth.all() or not truth.any():
+        return None
+    true, false, _ = kernels.ranking_curves(np.abs(scores.values), truth)
+    corners = np.flatnonzero(_turns(true, false))
+    kept = corners[np.unique(np.linspace(0, len(corners) - 1, ROC_POINTS).round().astype(np.int64))]
+    return (false[kept] / false[-1]).tolist(), (true[kept] / true[-1]).tolist()
+
+
+def _turns(true: np.ndarray[Any, Any], false: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Points at which a curve begins, ends or changes its direction; the others lie on lines between these."""
+    up, right = np.diff(true), np.diff(false)
+    straight = up[1:] * right[:-1] == up[:-1] * right[1:]
+    return np.concatenate([[True], ~straight, [True]])
+
+
+def _file_of(scores: EdgeScores) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        scores.save(Path(folder) / "scores.safetensors")
+        return (Path(folder) / "scores.safetensors").read_bytes()
+
+
+class Measurer:
+    """A worker: measures one cell after the other, and keeps the model between them."""
+
+    def __init__(self) -> None:
+        self._subjects = Subjects()
+
+    def ready(self) -> int:
+        """The process's id, when it has started."""
+        return os.getpid()
+
+    def measure(self, cell: Cell) -> Outcome:
+        """One cell."""
+        return run_cell(cell, self._subjects)

@@ -1,0 +1,76 @@
+"""Algorithms from a user's own files, for a benchmark against the others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+from circuitfind.algorithm import ALGORITHMS, Algorithm
+from circuitfind.errors import OptionError, UnknownNameError
+
+Sources = Mapping[str, str]
+"""The text of each file, by its name. It travels with a cell, so other machines need not have the file."""
+
+
+def read_sources(paths: Iterable[Path]) -> dict[str, str]:
+    """The texts of algorithm files.
+
+    Raises:
+        OptionError: two files have one name, or one cannot be read.
+    """
+    sources: dict[str, str] = {}
+    for path in paths:
+        if path.name in sources:
+            raise OptionError(f"two algorithm files are called {path.name}; rename one of them")
+        try:
+            sources[path.name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(
+                f"the algorithm file {path} cannot be read ({error}); its path is seen from the grid's folder"
+            ) from None
+    return sources
+
+
+def own_algorithms(sources: Sources) -> dict[str, tuple[Algorithm, str]]:
+    """The algorithms that files add, by name, each with its file. Like the files in ``circuitfind/discovery`` they end with
+    ``ALGORITHMS.add(Algorithm(...))``; nothing is registered.
+
+    Raises:
+        OptionError: a file fails, adds nothing, or takes a name that is taken.
+    """
+    found: dict[str, tuple[Algorithm, str]] = {}
+    for name, text in sources.items():
+        with ALGORITHMS.set_aside() as added:
+            _execute(name, text)
+        if not added:
+            raise OptionError(f"{name} adds no algorithm; end it with ALGORITHMS.add(Algorithm(...))")
+        for algorithm in added:
+            if algorithm.name in found or algorithm.name in ALGORITHMS:
+                raise OptionError(f"{name}: there is an algorithm {algorithm.name!r} already; give yours another name")
+            found[algorithm.name] = algorithm, name
+    return found
+
+
+def algorithm_named(name: str, sources: Sources) -> Algorithm:
+    """A user's algorithm, or a registered one.
+
+    Raises:
+        UnknownNameError: it is neither.
+    """
+    own = own_algorithms(sources)
+    if name in own:
+        return own[name][0]
+    if name not in ALGORITHMS:
+        raise UnknownNameError("algorithm", name, [*(one.name for one in ALGORITHMS), *own])
+    return ALGORITHMS[name]
+
+
+def _execute(name: str, text: str) -> None:
+    module = ModuleType(f"circuitfind_algorithm_file_{Path(name).stem}")
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        exec(compile(text, name, "exec"), vars(module))
+    except Exception as error:
+        raise OptionError(f"{name} fails: {type(error).__name__}: {error}") from error

@@ -1,0 +1,207 @@
+"""From a grid to its cells, before anything is measured: which there are, which make no sense, and how long they take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatch
+from typing import Any, NoReturn
+
+from circuitfind.algorithm import Algorithm, Problem
+from circuitfind.bench.cells import Cell, Setting, Subject, Subjects, measuring_code
+from circuitfind.bench.costs import plain_forward, threads
+from circuitfind.bench.grid import Entry, Grid, Ground
+from circuitfind.bench.own import algorithm_named
+from circuitfind.errors import OptionError, UnknownNameError
+
+MEASURING = 200
+"""About how many forward passes on the held-out prompts it takes to measure one cell's curves."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """How tables name what a cell measures."""
+
+    model: str
+    task: str
+    algorithm: str
+    options: str
+    metric: str
+    ablation: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """What ``--only`` is held against."""
+        return "/".join((self.model, self.task, self.algorithm, self.ablation, str(self.seed)))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell to measure.
+
+    Attributes:
+        seconds: about how long discovery takes; a bound that runs rarely come near, where ``worst_case``.
+        measuring: about how long the measures take.
+    """
+
+    named: Named
+    cell: Cell
+    seconds: float
+    measuring: float
+    worst_case: bool
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A cell that makes no sense."""
+
+    named: Named
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a grid's cells, sorted by name."""
+
+    planned: tuple[Planned, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which cells are run: those that have one of the names of every list that is not empty.
+
+    Attributes:
+        only: patterns with ``*`` for ``MODEL/TASK/ALGORITHM/ABLATION/SEED``.
+        algorithms, tasks, models: as tables call them.
+    """
+
+    only: Sequence[str] = ()
+    algorithms: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    models: Sequence[str] = ()
+
+    def passes(self, named: Named) -> bool:
+        """Whether a cell is run."""
+        lists = ((self.algorithms, named.algorithm), (self.tasks, named.task), (self.models, named.model))
+        return all(not names or name in names for names, name in lists) and (
+            not self.only or any(fnmatch(named.path, pattern) for pattern in self.only)
+        )
+
+    def check(self, plan: Plan) -> None:
+        """Refuse names that no cell has, and filters that leave nothing.
+
+        Raises:
+            UnknownNameError, OptionError: such a name, or such filters.
+        """
+        every = [*(one.named for one in plan.planned), *(one.named for one in plan.skipped)]
+        for kind, names in (("algorithm", self.algorithms), ("task", self.tasks), ("model", self.models)):
+            there = {getattr(named, kind) for named in every}
+            for name in names:
+                if name not in there:
+                    raise UnknownNameError(f"{kind} of the grid", name, there)
+        if not any(self.passes(named) for named in every):
+            raise OptionError(f"no cell of the grid passes the filters; a cell's name is such as {every[0].path}")
+
+
+def plan(grid: Grid) -> Plan:
+    """Load every model and its prompts once, and make the cells.
+
+    Raises:
+        CircuitfindError: a model cannot be loaded, or a task does not have so many prompts.
+    """
+    subjects, setting = Subjects(), Setting.of(grid)
+    planned, skipped = list[Planned](), list[Skipped]()
+    for ground in sorted(grid.grounds, key=lambda one: one.model):
+        for one in _of_ground(grid, ground, subjects, setting):
+            planned.append(one) if isinstance(one, Planned) else skipped.append(one)
+    unique = {(one.named, one.cell.name): one for one in planned}
+    return Plan(
+        tuple(sorted(unique.values(), key=lambda one: (_order(one.named), one.cell.name))),
+        tuple(sorted(set(skipped), key=lambda one: _order(one.named))),
+    )
+
+
+def _order(named: Named) -> tuple[Any, ...]:
+    return tuple(getattr(named, field.name) for field in fields(named))
+
+
+def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, setting: Setting) -> Iterator[Planned | Skipped]:
+    forward = 0.0
+    for seed in sorted({*ground.seeds, *(seed for entry in grid.entries for seed in entry.seeds)}):
+        subject = Subject.of(subjects, ground, seed, setting)
+        if not forward:
+            with threads(setting.threads):
+                forward = plain_forward(subject.model, subject.train, 1) / len(subject.train)
+        for entry in grid.entries:
+            if seed in (entry.seeds or ground.seeds):
+                for ablation in ground.ablations:
+                    yield _planned(ground, subject, entry, ablation, setting, forward)
+
+
+def _planned(
+    ground: Ground, subject: Subject, entry: Entry, ablation: str, setting: Setting, forward: float
+) -> Planned | Skipped:
+    """One cell; ``forward`` is the seconds of one prompt."""
+    algorithm = algorithm_named(entry.algorithm, entry.own)
+    metric = entry.metric or algorithm.metric or subject.task.metric
+    options = json.dumps(entry.options, sort_keys=True)
+    named = Named(subject.model.name, subject.task.name, entry.label, options, metric, ablation, subject.seed)
+    if reason := refusal(algorithm, entry, subject, metric, ablation):
+        return Skipped(named, reason)
+    cell = Cell(
+        model=ground.model,
+        task=ground.task,
+        algorithm=entry.algorithm,
+        options=entry.options,
+        metric=metric,
+        ablation=ablation,
+        seed=subject.seed,
+        prompts=ground.prompts,
+        held_out=ground.held_out,
+        own=entry.own,
+        setting=setting,
+        code=measuring_code(),
+        **subject.hashes(ablation),
+    )
+    prompts = algorithm.prompts(entry.options, len(subject.train))
+    seconds = forward * prompts * algorithm.forwards(subject.model.graph, entry.options)
+    measuring = forward * MEASURING * len(subject.held_out) * ("curves" in setting.measures)
+    return Planned(named, cell, seconds, measuring, algorithm.worst_case)
+
+
+# --- what makes no sense -----------------------------------------------------------------------------------------------
+
+
+class _BegunError(Exception):
+    """An algorithm has nothing more to object to."""
+
+
+class _Probe(Problem):
+    """A problem that can be looked at, and that stops whoever begins to work on it."""
+
+    def _begin(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise _BegunError
+
+    batches = take = prepared_ablation = add_up = add_up_nodes = _begin
+
+
+def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: str, ablation: str) -> str:
+    """Why an algorithm is not defined for this metric, this ablation or this model; "" if it is. Nothing is computed.
+
+    It is called with a problem that nothing can be done with, and what it says before it begins counts. A user's own algorithm
+    is only asked what it declares, for nobody knows what it does before.
+    """
+    try:
+        problem = subject.problem(metric, ablation)
+        algorithm.refuse(ablation, "")
+        if not entry.own:
+            probe = _Probe(**{field.name: getattr(problem, field.name) for field in fields(Problem)})
+            algorithm(probe, **entry.options)
+    except OptionError as error:
+        return str(error)
+    except _BegunError:
+        pass
+    return ""

@@ -1,0 +1,83 @@
+"""The folder of a benchmark's cells: each is written whole or not at all, and known by its hash.
+
+    OUT/cells/HASH/cell.json             what it is of
+                   result.json           rows, ROC points and costs
+                   scores.safetensors    a score for every edge
+                   error.json            instead of the last two, where it failed
+
+Several grids may share one folder: what they have in common is measured once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from circuitfind.bench.cells import Cell
+from circuitfind.bench.measure import Failure, Outcome
+from circuitfind.errors import CircuitfindError
+from circuitfind.run_folder import read_object
+
+DONE, FAILED, REFUSED, MISSING = STATES = ("done", "failed", "refused", "missing")
+
+
+class Store:
+    """The cells below a folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self._cells = Path(out), Path(out) / "cells"
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell is, or will be."""
+        return self._cells / cell.name
+
+    def state(self, cell: Cell) -> str:
+        """One of :data:`STATES`; ``refused`` where the algorithm is not defined for it."""
+        place = self.folder(cell)
+        if (place / "result.json").exists():
+            return DONE
+        if not (place / "error.json").exists():
+            return MISSING
+        return REFUSED if self.failure(cell).refused else FAILED
+
+    def write(self, cell: Cell, outcome: Outcome) -> None:
+        """Keep what came of a cell, in place of an earlier failure."""
+        place = self.folder(cell)
+        partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_json(partial / "cell.json", cell.to_json())
+        if isinstance(outcome, Failure):
+            attempts = outcome.attempts + (self.failure(cell).attempts if self.state(cell) == FAILED else 0)
+            _write_json(partial / "error.json", {**asdict(outcome), "attempts": attempts})
+        else:
+            (partial / "scores.safetensors").write_bytes(outcome.scores)
+            values = {"rows": outcome.rows, "roc": outcome.roc, "costs": outcome.costs}
+            _write_json(partial / "result.json", values)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(partial, place)
+
+    def failure(self, cell: Cell) -> Failure:
+        """Why a cell failed."""
+        values = read_object(self.folder(cell) / "error.json")
+        return Failure(**{**values, "traceback": tuple(values["traceback"])})
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """``rows``, ``roc`` and ``costs`` of a finished cell.
+
+        Raises:
+            CircuitfindError: the file is damaged.
+        """
+        values = read_object(self.folder(cell) / "result.json")
+        if not {"rows", "roc", "costs"} <= values.keys():
+            raise CircuitfindError(f"{self.folder(cell)} is damaged; delete it, and the same command measures it again")
+        return values
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

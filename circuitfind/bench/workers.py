@@ -1,0 +1,177 @@
+"""Who measures the cells: this process, several processes of this machine, or actors of a Ray cluster.
+
+All give the same numbers, since a cell's threads are its own affair; they differ in what a death costs. A cell whose worker
+dies (killed by the system for its memory, say) is tried again, :data:`ATTEMPTS` times in all, and then has failed; others do
+not notice.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+
+from circuitfind.bench.cells import Cell, Subjects
+from circuitfind.bench.measure import Failure, Measurer, Outcome, run_cell
+from circuitfind.errors import CircuitfindError
+from circuitfind.sharding import Pool, WorkersDiedError, connected, room
+from circuitfind.sharding.pool import DEATHS as ATTEMPTS
+
+Outcomes = Generator[tuple[int, Outcome]]
+"""Number of a cell and what came of it, as they are done."""
+
+
+def in_this_process(cells: Sequence[Cell]) -> Outcomes:
+    """One after the other."""
+    subjects = Subjects()
+    for number, cell in enumerate(cells):
+        yield number, run_cell(cell, subjects)
+
+
+def died(attempts: int, reason: str) -> Failure:
+    """What is kept of a cell whose workers died."""
+    return Failure(
+        "WorkerDied",
+        f"{attempts} workers died on this cell ({reason}); if memory was short, give fewer workers, or fewer prompts",
+        attempts=attempts,
+    )
+
+
+# --- processes -----------------------------------------------------------------------------------------------------------
+
+
+def on_processes(cells: Sequence[Cell], workers: int) -> Outcomes:
+    """On new processes of this machine.
+
+    Each has an executor to itself: when a process dies, its executor breaks, and so it is known which cell it had.
+
+    Raises:
+        CircuitfindError: processes die before they begin.
+    """
+    waiting, deaths = deque(range(len(cells))), dict.fromkeys(range(len(cells)), 0)
+    slots = [_Slot() for _ in range(min(workers, len(cells)))]
+    try:
+        while waiting or any(slot.number is not None for slot in slots):
+            for slot in slots:
+                if slot.number is None and waiting:
+                    slot.give(waiting.popleft(), cells)
+            for slot in _finished(slots):
+                number, outcome = slot.taken()
+                if outcome is not None:
+                    yield number, outcome
+                    continue
+                deaths[number] += 1
+                if deaths[number] < ATTEMPTS:
+                    waiting.appendleft(number)
+                else:
+                    yield number, died(deaths[number], "the process ended abruptly")
+    finally:
+        for slot in slots:
+            slot.end()
+
+
+class _Slot:
+    """Room for one process, and the cell it has."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start)
+        self._ready: Future[int] = self._executor.submit(_ready)
+        self.future: Future[Outcome]
+
+    def give(self, number: int, cells: Sequence[Cell]) -> None:
+        """A cell to measure."""
+        self.number, self.future = number, self._executor.submit(_measure, cells[number])
+
+    def taken(self) -> tuple[int, Outcome | None]:
+        """The cell's number and what came of it; None where the process died, which has a successor then."""
+        assert self.number is not None
+        number, self.number = self.number, None
+        try:
+            return number, self.future.result()
+        except BrokenProcessPool as error:
+            if self._ready.exception() is not None:
+                raise CircuitfindError(
+                    f"a worker process died before it could begin ({error}); use --workers 0 to work in this process"
+                ) from None
+            self._executor.shutdown()
+            self._begin()
+            return number, None
+        except Exception as error:  # not of the cell, which keeps its own: of the way there or back
+            return number, Failure(type(error).__name__, str(error))
+
+    def end(self) -> None:
+        """End the process, at once if it is at work."""
+        if self.number is not None and self._ready.done() and self._ready.exception() is None:
+            os.kill(self._ready.result(), signal.SIGKILL)
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _finished(slots: Sequence[_Slot]) -> list[_Slot]:
+    """Those whose cell is done, waiting for one."""
+    busy = [slot for slot in slots if slot.number is not None]
+    done, _ = wait([slot.future for slot in busy], return_when=FIRST_COMPLETED)
+    return [slot for slot in busy if slot.future in done]
+
+
+_measurer: Measurer | None = None
+
+
+def _start() -> None:
+    """In a new process: Ctrl-C is the first process's affair, whose end is this one's too."""
+    global _measurer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _measurer = Measurer()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _ready() -> int:
+    return os.getpid()
+
+
+def _measure(cell: Cell) -> Outcome:
+    assert _measurer is not None
+    return _measurer.measure(cell)
+
+
+# --- Ray -----------------------------------------------------------------------------------------------------------------
+
+
+def on_ray(cells: Sequence[Cell], workers: int, address: str) -> Outcomes:
+    """On actors of a Ray cluster, each with the CPUs of a cell's threads, or a GPU.
+
+    Args:
+        workers: how many, 0 for as many as there is room for.
+        address: of the cluster; ``local`` starts one on this machine.
+
+    Raises:
+        OptionError: no connection, or too little room.
+    """
+    setting = cells[0].setting
+    gpus = setting.device.startswith("cuda")
+    with connected(workers, gpus=gpus, each=setting.threads, address=address):
+        workers = workers or max(1, room(gpus) // (1 if gpus else setting.threads))
+        needs = {"num_gpus": 1} if gpus else {"num_cpus": setting.threads}
+        with Pool(Measurer, min(workers, len(cells)), needs) as pool:
+            for number, outcome in pool.as_done("measure", [(cell,) for cell in cells]):
+                if isinstance(outcome, WorkersDiedError):
+                    yield number, died(outcome.deaths, outcome.reason)
+                elif isinstance(outcome, Exception):
+                    yield number, Failure(type(outcome).__name__, str(outcome))
+                else:
+                    yield number, outcome

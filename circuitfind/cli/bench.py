@@ -1,0 +1,77 @@
+"""The command that compares algorithms: bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from circuitfind.cli.options import Json, app, print_result
+
+MOST_SHOWN = 20
+
+
+@app.command()
+def bench(
+    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML [default: the one that --show prints].")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the cells, the tables and the page.")] = Path("results/bench"),
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes, or Ray actors; 0 works in this process [default: as many as there are cores]."),
+    ] = None,
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster, or 'local' to start one on this machine.")] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that have failed.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only cells MODEL/TASK/ALGORITHM/ABLATION/SEED of this pattern, such as '*/ioi/*'; repeatable."
+        ),
+    ] = None,
+    algorithm: Annotated[list[str] | None, typer.Option("--algorithm", "-a", help="Only this one; repeatable.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one; repeatable.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Only this one; repeatable.")] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Print the cells and the estimate, and measure nothing.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the default grid, to begin one of your own.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run algorithms x tasks x models x ablations x seeds, and compare them (exit code 1 if a cell failed)."""
+    from circuitfind.bench import run
+    from circuitfind.bench.grid import DEFAULT, read_grid
+    from circuitfind.bench.plan import Filters
+    from circuitfind.bench.yaml_file import read_yaml
+
+    if show:
+        path = grid or DEFAULT
+        print_result(read_yaml(path), as_json, path.read_text(encoding="utf-8").splitlines())
+        return
+    crew = run.Crew(workers, ray)
+    filters = Filters(only or (), algorithm or (), task or (), model or ())
+
+    def say(line: str) -> None:
+        if not as_json:
+            typer.echo(line)
+
+    if listing:
+        listed = run.list_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed)
+        print_result(listed.to_json(), as_json, listed.lines())
+        return
+    done = run.run_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed, say=say)
+    print_result(done.to_json(), as_json, _lines(done))
+    if done.counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _lines(done: Any) -> list[str]:
+    counts, failures = done.counts, done.failures()
+    lines = [f"FAILED {name}: {failure.type}: {failure.message}" for name, failure in failures[:MOST_SHOWN]]
+    if len(failures) > MOST_SHOWN:
+        lines.append(f"... {len(failures) - MOST_SHOWN} more in failures.csv")
+    lines.append(
+        f"{counts['done']} cells done, {counts['failed']} failed, {counts['missing']} missing, {counts['skipped']} skipped"
+    )
+    if failures:
+        lines.append("the same command with --retry-failed tries the failed cells again")
+    return [*lines, f"{done.out}/  table.csv, table.parquet, costs.csv, ...  {done.page or ''}".rstrip()]
