@@ -25,7 +25,9 @@ def check_model(
     from circuitfind.estimate import memory_per_prompt
 
     model, source = models.open_model(spec, device=device, dtype=dtype, kv_ports=kv_ports)
-    checks = models.check_model(model, models.open_bridge(spec) if source is None else source)
+    if source is None and model.config.causal:  # no bridge reads in both directions
+        source = models.open_bridge(spec)
+    checks = models.check_model(model, source)
     passed = all(check.passed for check in checks)
     what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)
     lines = [repr(model), what, *map(str, checks)]

@@ -26,6 +26,7 @@ def tasks(
     task = TASKS[name]
     pairs = [
         {"clean": p.clean, "corrupted": p.corrupted, "correct": list(p.correct), "incorrect": list(p.incorrect)}
+        | ({"answer_at": p.answer_at} if p.answer_at else {})
         for p in (task.pairs(show) if show else [])
     ]
     facts: dict[str, Any] = {

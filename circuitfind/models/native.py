@@ -16,8 +16,10 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
     """Boot a native bridge of the model's shape and give it the model's weights.
 
     Raises:
-        ModelError: the model has a switch that native bridges are not asked for here (only GPT-2-like models are).
+        ModelError: the model has a switch that native bridges are not asked for here (only GPT-2-like, causal models are).
     """
+    if not model.config.causal:
+        raise ModelError(f"model {model.name!r} reads in both directions, which native bridges do not")
     if model.config.norm == "rms" or model.config.positions not in ("learned", "none"):
         raise ModelError(
             f"model {model.name!r} is not GPT-2-like; boot its own checkpoint with TransformerLens instead"
