@@ -1,7 +1,7 @@
 """The command line: ``circuitfind COMMAND``. Every command prints text for people, or with ``--json`` one JSON value.
 
-Exit codes: 0 done, 1 a replay that does not agree, 2 something about the input is wrong (one clear message, no traceback),
-130 interrupted.
+Exit codes: 0 done, 1 a replay that does not agree or a truth that does not hold, 2 something about the input is wrong (one
+clear message, no traceback), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from circuitfind.errors import CircuitfindError
 
 from circuitfind.cli import runs, patches  # noqa: F401  # isort: skip (each adds its commands, in the order of the help page)
 from circuitfind.cli import paths  # noqa: F401  # isort: skip
-from circuitfind.cli import checks, lists  # noqa: F401  # isort: skip
+from circuitfind.cli import checks, lists, truths  # noqa: F401  # isort: skip
 
 
 INTERRUPTED = 130

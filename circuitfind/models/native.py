@@ -51,15 +51,23 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
 
 
 def _copy_weights(model: Transformer, bridge: Any) -> None:
-    """Ours to the native bridge's; its linear layers hold the transposed matrices."""
+    """Ours to the native bridge's; its linear layers hold the transposed matrices.
+
+    It divides attention scores by the root of ``d_head`` and always embeds positions: queries are scaled to make up for another
+    factor, and positions that the model does not have are 0.
+    """
     leaves = {f"{kind}_{port}": f"attn.{port.lower()}.{leaf}" for kind, leaf in _LEAVES for port in "QKVO"}
     leaves |= {f"{kind}_{end}": f"mlp.{end}.{leaf}" for kind, leaf in _LEAVES for end in ("in", "out")}
     outer = {"W_E": "embed.weight", "W_pos": "pos_embed.weight", "W_U": "unembed.weight", "b_U": "unembed.bias"}
     for kind, leaf in (("w", "weight"), ("b", "bias")):
         leaves |= {f"{norm}.{kind}": f"{norm}.{leaf}" for norm in ("ln1", "ln2")}
         outer[f"ln_final.{kind}"] = f"ln_final.{leaf}"
-    state = bridge.state_dict()
+    state, c = bridge.state_dict(), model.config
+    if "W_pos" not in model.weights:
+        state["pos_embed.weight"].data.zero_()
     for key, value in model.weights.items():
         prefix, _, rest = key.removeprefix("layers.").partition(".")
         target = state[outer[key] if key in outer else f"blocks.{prefix}.{leaves[rest]}"]
+        if rest in ("W_Q", "b_Q"):
+            value = value * (c.scale(int(prefix)) * c.d_head**0.5)
         target.data.copy_(value if value.dim() == 1 or key in ("W_E", "W_pos") else value.T)
