@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Find and measure the circuit of every task.")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     arguments = parser.parse_args()
-    pairs = [(task.name, "tasks-4l") for task in TASKS] + [("induction", "induction-2l")]
+    pairs = [(task.name, "tasks-4l") for task in TASKS if task.model == "tasks-4l"] + [("induction", "induction-2l")]
     runs = []
     for task, model in pairs:
         runs.append(run(RunConfig(task=task, model=model), OUT / f"{task}-{model}", force=True, say=print))

@@ -173,7 +173,7 @@ def _select_positional(
     pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
     sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
     if rules["top"] is not None or rules["threshold"] is not None:
-        layout = positional_layout(scores, sets, model.tokenizer)
+        layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
         if rules["top"] is not None:
             return positional_top(scores, layout, rules["top"], absolute=absolute)
         return positional_above(scores, layout, rules["threshold"], absolute=absolute)
@@ -314,9 +314,10 @@ def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
     """Write pairs as a CSV, or as JSON lines, that :func:`load_task` reads back."""
     import pandas
 
-    labelled = any(pair.labels for pair in pairs)
+    labelled, placed = any(pair.labels for pair in pairs), any(pair.answer_at for pair in pairs)
     if Path(path).suffix == ".jsonl":
-        keys = ("clean", "corrupted", "correct", "incorrect", *(("labels",) if labelled else ()))
+        more = ("labels",) * labelled + ("answer_at",) * placed
+        keys = ("clean", "corrupted", "correct", "incorrect", *more)
         rows = [
             json.dumps({key: getattr(pair, key) for key in keys}, ensure_ascii=False, default=dict) for pair in pairs
         ]
@@ -327,6 +328,8 @@ def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
     columns |= {"correct": ["|".join(p.correct) for p in pairs], "incorrect": ["|".join(p.incorrect) for p in pairs]}
     if labelled:
         columns["labels"] = [";".join(f"{name}={end}" for name, end in p.labels.items()) for p in pairs]
+    if placed:
+        columns["answer_at"] = [str(p.answer_at) for p in pairs]
     pandas.DataFrame(columns).to_csv(path, index=False)
 
 

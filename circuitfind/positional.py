@@ -1,9 +1,10 @@
 """A circuit that says where in the prompt each edge is used.
 
 An edge stays within a position: what its sender writes at a token is read by its receiver at the same token. Only attention
-moves information, inside a head: a head's output at a token is made of its query there and of its keys and values at that
-token and before it. So a positional circuit is a set of (part of the prompt, edge), parts being positions or labelled spans
-(:mod:`circuitfind.task.spans`), and everything that holds for circuits holds part by part.
+moves information, inside a head: a head's output at a token is made of its query there and of its keys and values at the
+tokens it sees, which are that token and those before it, where attention is causal. So a positional circuit is a set of (part
+of the prompt, edge), parts being positions or labelled spans (:mod:`circuitfind.task.spans`), and everything that holds for
+circuits holds part by part.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Layout:
 
     Attributes:
         labels: a name for every part.
-        sees: whether a token of part j has a token of part i before it or at it, at [i, j]; (parts, parts).
+        sees: whether a token of part j sees one of part i (has it before it or at it, if attention is causal), at [i, j];
+            (parts, parts).
         answers: whether an answer is read in a part, (parts,).
     """
 
@@ -45,10 +47,10 @@ class Layout:
     answers: Mask
 
     @classmethod
-    def of(cls, spans: Spans, pairs: TokenPairs) -> Layout:
-        """Of these prompts."""
+    def of(cls, spans: Spans, pairs: TokenPairs, causal: bool = True) -> Layout:
+        """Of these prompts, under causal attention or another."""
         read = spans.of[np.arange(len(pairs)), pairs.answer_position]
-        return cls(spans.labels, spans.sees(pairs.length), np.isin(np.arange(len(spans)), read))
+        return cls(spans.labels, spans.sees(pairs.length, causal), np.isin(np.arange(len(spans)), read))
 
     @property
     def parts_axis(self) -> str:
@@ -303,8 +305,13 @@ def _pruned(scores: EdgeScores, layout: Layout, kept: Mask, rule: Mapping[str, A
     return PositionalCircuit(scores.graph, layout, pruned, values, selection, scores.provenance)
 
 
-def positional_layout(scores: EdgeScores, sets: Sequence[TokenPairs], tokenizer: Tokenizer | None) -> Layout:
+def positional_layout(
+    scores: EdgeScores, sets: Sequence[TokenPairs], tokenizer: Tokenizer | None, causal: bool = True
+) -> Layout:
     """The parts that the scores were kept apart by, as they lie in any of some sets of prompts.
+
+    Args:
+        causal: whether the model's attention is.
 
     Raises:
         CircuitError: a set has a part that the scores know nothing of.
@@ -315,7 +322,7 @@ def positional_layout(scores: EdgeScores, sets: Sequence[TokenPairs], tokenizer:
     layout = Layout(scores.spans.labels, np.eye(n_parts, dtype=bool), np.zeros(n_parts, dtype=bool))
     for pairs in sets:
         spans = spans_of(pairs, scores.parts_axis, tokenizer)
-        layout = layout.joined(Layout.of(spans, pairs), layout.places(spans))
+        layout = layout.joined(Layout.of(spans, pairs, causal), layout.places(spans))
     return layout
 
 

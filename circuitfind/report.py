@@ -170,7 +170,7 @@ def _refuse_unknown_parts(
     model: Transformer, task: Task, config: RunConfig, train: TokenPairs, held_out: TokenPairs
 ) -> None:
     """Stop before discovery if other prompts have parts of which the scores could say nothing, or there are no labels."""
-    found = Layout.of(spans_of(train, config.parts, model.tokenizer), train)
+    found = Layout.of(spans_of(train, config.parts, model.tokenizer), train, model.config.causal)
     fresh = api.choosing_pairs(model, task, n=len(train), seed=config.seed, **config.task_options)
     for pairs in (*fresh, held_out):
         found.places(spans_of(pairs, config.parts, model.tokenizer))

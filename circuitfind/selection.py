@@ -96,7 +96,7 @@ def smallest_faithful_positional(
         CircuitError: the prompts have a part that the scores know nothing of.
     """
     sets = _sets(pairs)
-    layout = positional_layout(scores, sets, model.tokenizer)
+    layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
     order = positional_ranking(scores, absolute=absolute)
     prefixes = Prefixes(len(order), lambda n: positional_top(scores, layout, n, absolute=absolute, order=order))
     return _smallest(model, sets, prefixes, metric, target, batch_size)

@@ -33,10 +33,14 @@ def without(model: Transformer, *leaves: str) -> Transformer:
     return model.with_weights(kept)
 
 
-def random_pairs(model: Transformer, n: int = 5, seed: int = 0, shortest: int = 3, longest: int = 7) -> TokenPairs:
-    """Random prompts of different lengths with one correct and two incorrect answers."""
+def random_pairs(
+    model: Transformer, n: int = 5, seed: int = 0, shortest: int = 3, longest: int = 7, uneven: bool = False
+) -> TokenPairs:
+    """Random prompts with one correct and two incorrect answers; of different lengths where such prompts fit into one batch,
+    and anyway if ``uneven``.
+    """
     rng = np.random.default_rng(seed)
-    length = rng.integers(shortest, longest + 1, n)
+    length = rng.integers(shortest, longest + 1, n) if model.config.causal or uneven else np.full(n, longest)
     clean = rng.integers(0, model.config.d_vocab, (n, longest))
     corrupted = rng.integers(0, model.config.d_vocab, (n, longest))
     for row, stop in enumerate(length):
@@ -97,10 +101,13 @@ FAMILIES = {
     "llama-groups": LLAMA | GROUPED | BY_GROUP,
     "qwen3-groups": LLAMA | BY_GROUP | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3, "n_layers": 3},
     "parallel-groups": PARTLY_ROTARY | BY_GROUP | {"n_heads": 6, "n_kv_heads": 2, "parallel": True, "qk_norm": "head"},
+    "bidirectional": {"causal": False, "n_heads": 2, "activation": "gelu"},
+    "bidirectional-window": {"causal": False, "d_mlp": 0, "norm": "none", "windows": (2, 0)}
+    | {"positions": "alibi", "alibi": alibi_slopes(3)},
 }
 SHAPES = GPT2_SHAPES | FAMILIES
 """Changes to :func:`small_model`. Between them, every switch of a configuration is set somewhere."""
-FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "experts")
+FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "experts", "bidirectional")
 few_shapes = pytest.mark.parametrize("model", FEW_SHAPES, indirect=True)
 """For slow tests."""
 

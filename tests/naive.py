@@ -118,14 +118,15 @@ def _head(model: Transformer, layer: int, head: int, q: Tensor, k: Tensor, v: Te
     window = c.windows[layer] if c.windows else 0
     rows = []
     for query in range(len(q)):
-        seen = [key for key in range(query + 1) if not window or query - key < window]
+        keys = range(query + 1 if c.causal else len(q))
+        seen = [key for key in keys if not window or abs(query - key) < window]
         scores = []
         for key in seen:
             score = factor * derivatives.dot(q[query], k[key])
             if c.attention_cap:
                 score = derivatives.cap(lambda x: c.attention_cap * torch.tanh(x / c.attention_cap), score)
             if c.positions == "alibi":
-                score = score - c.alibi[head] * (query - key)
+                score = score - c.alibi[head] * abs(query - key)
             scores.append(score)
         rows.append(derivatives.mix(derivatives.softmax(torch.stack(scores)), v[seen]))
     return torch.stack(rows)

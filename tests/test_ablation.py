@@ -31,7 +31,7 @@ def mean_by_hand(model, pairs: TokenPairs, sender: str, position: int | None) ->
 @pytest.fixture
 def uneven(model) -> TokenPairs:
     """Prompts of 3 to 6 tokens whose padding is not 0, as if other text followed."""
-    pairs = random_pairs(model, n=4, longest=6)
+    pairs = random_pairs(model, n=4, longest=6, uneven=True)
     assert len(set(pairs.length.tolist())) > 1
     padding = np.arange(pairs.clean.shape[1]) >= pairs.length[:, None]
     corrupted = np.where(padding, model.config.d_vocab - 1, pairs.corrupted)

@@ -135,7 +135,7 @@ def test_decisions_are_those_of_the_naive_search_on_the_four_layer_model(start, 
     assert_same_as_naive(model, pairs, metric, threshold, ablation, heads=heads)
 
 
-@pytest.mark.parametrize("shape", ["layernorm-mlp", "llama", "gemma2", "bloom", "everything"])
+@pytest.mark.parametrize("shape", ["layernorm-mlp", "llama", "gemma2", "bloom", "everything", "bidirectional"])
 def test_answers_before_the_end_of_the_prompt_are_read_where_they_are(shape):
     model = small_model(**SHAPES[shape])
     pairs = random_pairs(model, 4, shortest=5)

@@ -26,7 +26,9 @@ from circuitfind.models.load import read
 from circuitfind.models.quiet import quietly
 from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer
-from circuitfind.zoo import folder_of, zoo_names
+from circuitfind.zoo import folder_of, zoo_config, zoo_names
+
+BOTH_WAYS = [name for name in zoo_names() if not zoo_config(name)["config"].get("causal", True)]
 
 VARIANTS = {
     "gpt2": ("gpt2", {}),
@@ -398,7 +400,15 @@ def test_nan_passes_no_check():
         require(model, checks)
 
 
-@pytest.mark.parametrize("name", zoo_names())
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_zoo_models_that_read_in_both_directions_have_no_bridge_and_pass_the_other_checks(name):
+    model = cf.load_model(name)
+    assert require(model, cf.check_model(model)) is model
+    with pytest.raises(ModelError, match="reads in both directions"):
+        cf.open_bridge(name)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo_names() if name not in BOTH_WAYS])
 def test_zoo_models_pass_their_checks_against_their_bridge(name):
     model = cf.load_model(name)
     bridge = cf.open_bridge(name)

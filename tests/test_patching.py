@@ -319,7 +319,8 @@ def test_neither_prompts_at_a_time_nor_patches_at_a_time_change_anything(model, 
 
 
 @few_shapes
-def test_padding_changes_nothing_and_does_not_count(model, pairs):
+def test_padding_changes_nothing_and_does_not_count(model):
+    pairs = random_pairs(model, uneven=True)
     noise = np.random.default_rng(1).integers(0, model.config.d_vocab, (2, *pairs.clean.shape))
     padding = np.arange(pairs.clean.shape[1]) >= pairs.length[:, None]
     assert padding.any()

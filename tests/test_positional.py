@@ -49,7 +49,7 @@ def test_a_positional_circuit_is_the_same_function_dense_sparse_and_pruned(shape
     kept = np.random.default_rng(1).random((3, model.graph.n_edges)) < share
     parts = parts_of(spans, batch)
     dense = run_masked(model, batch.clean, prepared.values(batch), torch.from_numpy(kept)[None], batch.answer, parts)[0]
-    pruned = prune_parts(model.graph, kept, Layout.of(spans, pairs), ablation)
+    pruned = prune_parts(model.graph, kept, Layout.of(spans, pairs, model.config.causal), ablation)
     assert pruned.sum() < kept.sum()
     constants = AblatedRun.of(prepared.writes(batch))
     for mask in (kept, pruned):

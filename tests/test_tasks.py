@@ -55,6 +55,8 @@ def test_the_words_of_all_tasks_fit_a_vocabulary_of_700() -> None:
     rng = random.Random(0)
     words: set[str] = set()
     for task in TASKS:
+        if task.model != "tasks-4l":
+            continue
         assert task.propose is not None
         settings = {name: values[0] for name, values in task.options.items()}
         for _ in range(2000):

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 import pytest
 from gpt2_text import gpt2_text
 
+import circuitfind as cf
+from circuitfind import zoo
+from circuitfind.evaluation.pair_report import clean_accuracy
 from circuitfind.graph import ComputationGraph
 from circuitfind.metrics import METRICS
-from circuitfind.task import TASKS, PromptPair, PromptPairs, Task, find_problems, is_held_out
+from circuitfind.task import TASKS, PromptPair, PromptPairs, Task, find_problems, is_held_out, tokenize
 
 WORD = re.compile(r"\d{2}|[A-Za-z]+|[^\sA-Za-z\d]|\d")
 SHAPES = {"gpt2": ComputationGraph(12, 12), "attn-only-4l": ComputationGraph(4, 8, has_mlp=False)}
@@ -43,7 +46,7 @@ def _combinations(pairs: PromptPairs) -> set[tuple[str, ...]]:
 def test_a_task_gives_as_many_different_pairs_as_asked_for(task: Task, split: str, n: int) -> None:
     for settings in _settings(task):
         pairs = task.pairs(n, split=split, **settings)
-        assert len({(pair.clean, pair.corrupted) for pair in pairs}) == n
+        assert len({(pair.clean, pair.corrupted, pair.answer_at) for pair in pairs}) == n
 
 
 @every_task
@@ -89,7 +92,7 @@ def test_gpt2s_tokenizer_takes_every_pair(task: Task) -> None:
 def test_every_label_is_explained_and_ends_with_a_word(task: Task) -> None:
     for pair in _proposals(task, 50):
         assert set(pair.labels) == set(task.position_labels)
-        assert pair.labels["END"] == len(pair.clean)
+        assert pair.labels["END"] == (pair.answer_at or len(pair.clean))
         assert set(pair.labels.values()) <= {match.end() for match in WORD.finditer(pair.clean)}
 
 
@@ -98,6 +101,18 @@ def test_every_label_ends_with_a_token_of_gpt2(task: Task) -> None:
     tokenizer = gpt2_text()
     for pair in _proposals(task, 50):
         assert set(pair.labels.values()) <= tokenizer.ends(pair.clean)
+
+
+@every_task
+def test_its_own_model_is_right_on_both_splits(task: Task) -> None:
+    """In each setting; tasks-4l, which is trained, nearly always (its card says how often)."""
+    model = cf.load_model(task.model)
+    for settings in _settings(task):
+        for split in ("train", "held-out"):
+            pairs = task.pairs(40, split=split, seed=5, tokenizer=model.tokenizer, **settings)
+            assert find_problems(pairs, model.tokenizer) == []
+            right = clean_accuracy(model, tokenize(pairs, model.tokenizer))
+            assert right == 1 if task.model in zoo.GROUND_TRUTH else right > 0.9
 
 
 @every_task

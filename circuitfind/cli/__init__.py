@@ -18,7 +18,7 @@ from circuitfind.cli import runs, patches  # noqa: F401  # isort: skip (each add
 from circuitfind.cli import exchange  # noqa: F401  # isort: skip
 from circuitfind.cli import evidence  # noqa: F401  # isort: skip
 from circuitfind.cli import paths  # noqa: F401  # isort: skip
-from circuitfind.cli import bench  # noqa: F401  # isort: skip
+from circuitfind.cli import truths, bench  # noqa: F401  # isort: skip
 from circuitfind.cli import checks, lists  # noqa: F401  # isort: skip
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result
+from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, model_for, print_result
 
 
 @app.command("check-model")
@@ -25,7 +25,9 @@ def check_model(
     from circuitfind.estimate import memory_per_prompt
 
     model, source = models.open_model(spec, device=device, dtype=dtype, kv_ports=kv_ports)
-    checks = models.check_model(model, models.open_bridge(spec) if source is None else source)
+    if source is None and model.config.causal:  # no bridge reads in both directions
+        source = models.open_bridge(spec)
+    checks = models.check_model(model, source)
     passed = all(check.passed for check in checks)
     what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)
     lines = [repr(model), what, *map(str, checks)]
@@ -48,7 +50,7 @@ def check_model(
 @app.command("check-pairs")
 def check_pairs(
     data: Annotated[Path, typer.Argument(help="CSV, JSONL or JSON of pairs.")],
-    model: Model = "tasks-4l",
+    model: Model = None,
     keep_good: Annotated[Path | None, typer.Option(help="Write the good pairs to this CSV.")] = None,
     bos: Bos = None,
     as_json: Json = False,
@@ -56,7 +58,7 @@ def check_pairs(
     """Say, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind import api
 
-    report = api.check_pairs(data, api.load_model(model, bos=bos))
+    report = api.check_pairs(data, api.load_model(model_for(str(data), model), bos=bos))
     if keep_good is not None:
         api.write_pairs(report.good, keep_good)
     print_result(report.to_json(), as_json, _pair_lines(report, keep_good))

@@ -26,6 +26,7 @@ def tasks(
     task = TASKS[name]
     pairs = [
         {"clean": p.clean, "corrupted": p.corrupted, "correct": list(p.correct), "incorrect": list(p.incorrect)}
+        | ({"answer_at": p.answer_at} if p.answer_at else {})
         for p in (task.pairs(show) if show else [])
     ]
     facts: dict[str, Any] = {
@@ -35,6 +36,7 @@ def tasks(
         "clean": task.clean_rule,
         "corrupted": task.corrupted_rule,
         "metric": task.metric,
+        "model": task.model,
         "options": {key: list(values) for key, values in task.options.items()},
         "positions": dict(task.position_labels),
         "published circuits": [f"{c.model}: {c.source}" for c in task.canonical],
@@ -54,7 +56,7 @@ def models(
 
     if name is None:
         rows = {key: zoo.zoo_config(key) for key in zoo.zoo_names()}
-        print_result(rows, as_json, (f"{key:16} {_shape_words(row['config'])}" for key, row in rows.items()))
+        print_result(rows, as_json, (f"{key:17} {_shape_words(row['config'])}" for key, row in rows.items()))
         return
     if words:
         vocabulary = sorted(zoo.open_zoo(name).tokenizer.vocabulary)

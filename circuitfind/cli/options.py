@@ -38,7 +38,12 @@ def _options(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models'.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' [default: the task's, else tasks-4l].",
+    ),
 ]
 Bos = Annotated[
     bool | None,
@@ -53,6 +58,18 @@ Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 KvPorts = Annotated[
     str, typer.Option(help="A k and a v port for each 'head', or each 'group' of heads that share keys and values.")
 ]
+
+
+def model_for(task: str, model: str | None) -> str:
+    """The model that was asked for, or else the one that a task is for; a file of pairs is for ``tasks-4l``."""
+    from pathlib import Path
+
+    from circuitfind.problems import load_task
+    from circuitfind.task import Task
+
+    if model is None and (Path(task).suffix == ".py" or not (Path(task).suffix or Path(task).exists())):
+        return load_task(task).model
+    return model or Task.model
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:

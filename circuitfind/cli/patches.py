@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, Memory, Model, app, print_result, read_settings
+from circuitfind.cli.options import Bos, Device, Dtype, Json, Memory, Model, app, model_for, print_result, read_settings
 from circuitfind.errors import OptionError
 
 TASK = typer.Argument(help="A task's name (see 'circuitfind tasks'), or a file of pairs.")
@@ -33,7 +33,7 @@ def activation_patch(
     direction: Annotated[
         str, typer.Option(help="denoising (clean values into the corrupted run) or noising.")
     ] = "denoising",
-    model: Model = "tasks-4l",
+    model: Model = None,
     metric: Metric = None,
     ablation: Annotated[str, typer.Option(help="For noising: corrupted, zero, mean or mean-positional.")] = "corrupted",
     split: Annotated[str, typer.Option(help="train or held-out.")] = "train",
@@ -59,7 +59,7 @@ def activation_patch(
     check_options(by, direction, ablation)
     _check_picture(out)
     chosen = what or ["head"]
-    network = api.load_model(model, device=device, dtype=dtype, bos=bos)
+    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
     with memory_limit(memory):
         effects = patch(
             network,
@@ -90,7 +90,7 @@ def ablate(
     neurons: Annotated[
         str | None, typer.Option(help="Neurons of the one MLP that is named: 3,17,40 or all (with --each: a ranking).")
     ] = None,
-    model: Model = "tasks-4l",
+    model: Model = None,
     metric: Metric = None,
     ablation: Annotated[str, typer.Option(help="corrupted, zero, mean or mean-positional.")] = "corrupted",
     split: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
@@ -115,7 +115,7 @@ def ablate(
     check_options("", "noising", ablation)
     _check_picture(out)
     numbers = _numbers(neurons)
-    network = api.load_model(model, device=device, dtype=dtype, bos=bos)
+    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
     with memory_limit(memory):
         effects = knock_out(
             network,

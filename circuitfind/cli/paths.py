@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result, read_settings
+from circuitfind.cli.options import (
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    KvPorts,
+    Model,
+    app,
+    model_for,
+    print_result,
+    read_settings,
+)
 from circuitfind.errors import OptionError
 
 TaskName = Annotated[str, typer.Argument(help="A task's name (see 'circuitfind tasks') or a file of pairs.")]
@@ -36,7 +47,7 @@ def path_patch(
             "through any nodes, mlps any chain of MLPs."
         ),
     ],
-    model: Model = "tasks-4l",
+    model: Model = None,
     direction: Direction = "noising",
     metric: Metric = None,
     ablation: Ablation = "corrupted",
@@ -55,7 +66,7 @@ def path_patch(
     from circuitfind import api
     from circuitfind.paths import path_patch as patched
 
-    network = api.load_model(model, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
+    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     effect = patched(
         network,
         api.load_task(task, model=network),
@@ -76,7 +87,7 @@ def path_patch(
 def path_map(
     task: TaskName,
     receiver: Annotated[str, typer.Argument(help="A port 'a8.h6<q>', a head a8.h6, an MLP m3, or logits.")],
-    model: Model = "tasks-4l",
+    model: Model = None,
     through: Annotated[
         str, typer.Option(help="What lies between a sender and the receiver: direct (nothing) or mlps.")
     ] = "direct",
@@ -100,7 +111,7 @@ def path_map(
     from circuitfind import api
     from circuitfind.paths import path_heat_map
 
-    network = api.load_model(model, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
+    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     found = path_heat_map(
         network,
         api.load_task(task, model=network),
@@ -151,7 +162,7 @@ def tree(
 @app.command("roles")
 def head_roles(
     task: TaskName,
-    model: Model = "tasks-4l",
+    model: Model = None,
     threshold: Threshold = 0.3,
     prompts: Prompts = 64,
     seed: Seed = 0,
@@ -162,7 +173,7 @@ def head_roles(
 ) -> None:
     """Label heads by what they attend to on a task's prompts."""
     settings = read_settings(task_option, "--task-option")
-    found = _roles(model, task, threshold, prompts, seed, settings, device, bos)
+    found = _roles(model_for(task, model), task, threshold, prompts, seed, settings, device, bos)
     print_result(found.to_json(), as_json, _role_lines(found))
 
 

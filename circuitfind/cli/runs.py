@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Memory, Model, app, print_result, read_settings
+from circuitfind.cli.options import (
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    KvPorts,
+    Memory,
+    Model,
+    app,
+    model_for,
+    print_result,
+    read_settings,
+)
 from circuitfind.errors import OptionError
 
 
@@ -28,7 +40,7 @@ def discover(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Your own pairs instead: CSV, JSONL, JSON, or a Python file.")
     ] = None,
-    model: Model = "tasks-4l",
+    model: Model = None,
     algorithm: Annotated[
         str, typer.Option("--algorithm", "-a", help="See 'circuitfind algorithms'.")
     ] = "eap-ig-inputs",
@@ -84,9 +96,10 @@ def discover(
         raise OptionError(f"give a task ({task}) or --data ({data}), not both")
     if data is not None and not data.suffix:  # or it would be read as a task's name
         raise OptionError(f"--data {data}: give a file of pairs (.csv, .tsv, .jsonl, .json) or a Python file")
+    chosen = str(data) if data is not None else task or "ioi"
     config = RunConfig(
-        task=str(data) if data is not None else task or "ioi",
-        model=model,
+        task=chosen,
+        model=model_for(chosen, model),
         algorithm=algorithm,
         ablation=ablation,
         metric=metric,

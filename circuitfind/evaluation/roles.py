@@ -6,9 +6,9 @@ Every share is a mean of attention probabilities over prompts, so it lies betwee
 * duplicate token: from a token that was said before to its earlier mentions;
 * induction: from a token that was said before to the tokens that followed its earlier mentions (Olsson et al. 2022,
   arXiv:2209.11895);
-* ``END -> IO`` and the like: from one of the task's labelled tokens to an earlier one. In IOI, ``END -> IO`` is how the name
-  movers of Wang et al. 2022 (arXiv:2211.00593, section 3) look, ``END -> S2`` their S-inhibition heads, ``S2 -> S1`` their
-  duplicate token heads.
+* ``END -> IO`` and the like: from one of the task's labelled tokens to an earlier one (to any other, where attention is not
+  causal). In IOI, ``END -> IO`` is how the name movers of Wang et al. 2022 (arXiv:2211.00593, section 3) look, ``END -> S2``
+  their S-inhibition heads, ``S2 -> S1`` their duplicate token heads.
 
 Attention says where a head looks, not what it does with what it sees: negative name movers look at IO as well. A head whose
 largest share is below the threshold has no role.
@@ -105,7 +105,8 @@ def head_roles(
     sums, counts = np.zeros(shape), np.zeros(len(labels))
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size, attribution_numbers(model)):
-            wanted = [part.to(model.device) for part in (*_places(batch), *_between(batch, places, spots))]
+            between = _between(batch, places, spots, model.config.causal)
+            wanted = [part.to(model.device) for part in (*_places(batch), *between)]
             counts += [int(part.any(-1).sum()) for part in wanted]  # queries that have such a key
             for layer, attention in enumerate(_patterns(model, batch.clean)):
                 for number, part in enumerate(wanted):
@@ -141,13 +142,15 @@ def _places(batch: Batch) -> Sequence[Tensor]:
     return previous, said, after & (key < query)
 
 
-def _between(batch: Batch, places: np.ndarray[Any, Any], spots: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+def _between(
+    batch: Batch, places: np.ndarray[Any, Any], spots: Sequence[tuple[int, int]], causal: bool
+) -> Iterator[Tensor]:
     """The same for pairs of labelled tokens."""
     label = torch.from_numpy(places[batch.rows, : batch.clean.shape[1]])
     n = label.shape[1]
-    behind = torch.arange(n) < torch.arange(n)[:, None]
+    seen = torch.ones((n, n), dtype=torch.bool).tril(-1 if causal else n)
     for a, b in spots:
-        yield (label == a)[:, :, None] & (label == b)[:, None] & behind
+        yield (label == a)[:, :, None] & (label == b)[:, None] & seen
 
 
 def _patterns(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:

@@ -92,7 +92,8 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 def make_batches(
     model: Transformer, pairs: TokenPairs, size: int | None = None, numbers_per_token: int = 0
 ) -> list[Batch]:
-    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row).
+    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row); of equal length where
+    attention is not causal, because padding would be seen.
 
     Args:
         size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
@@ -101,7 +102,9 @@ def make_batches(
         raise OptionError(f"batch size {size}: give at least 1")
     order = np.argsort(pairs.length, kind="stable")
     size = size or default_size(model, int(pairs.length.max(initial=1)), numbers_per_token)
-    return [_batch(model, pairs, order[start : start + size]) for start in range(0, len(order), size)]
+    longer = np.flatnonzero(np.diff(pairs.length[order])) + 1
+    groups = [order] if model.config.causal else np.split(order, longer)
+    return [_batch(model, pairs, rows[at : at + size]) for rows in groups for at in range(0, len(rows), size)]
 
 
 def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) -> Batch:

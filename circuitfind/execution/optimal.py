@@ -59,10 +59,14 @@ class _Prompts:
         order = torch.from_numpy(np.lexsort(columns.T[::-1])).to(clean.device)
         return cls(clean[order], answer[order], length[order])
 
-    def groups(self, size: int) -> list[_Prompts]:
-        """Shuffled and cut into groups of about ``size`` prompts."""
-        order = torch.randperm(len(self.clean), generator=torch.Generator().manual_seed(0)).to(self.clean.device)
-        return [self._take(rows) for rows in order.tensor_split(max(1, round(len(order) / size)))]
+    def groups(self, size: int, causal: bool = True) -> list[_Prompts]:
+        """Shuffled and cut into groups of about ``size`` prompts; of equal length where padding would be seen."""
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(self.clean), generator=generator).to(self.clean.device)
+        alike = [order] if causal else [order[self.length[order] == length] for length in self.length.unique()]
+        groups = [rows for part in alike for rows in part.tensor_split(max(1, round(len(part) / size)))]
+        shuffled = range(len(groups)) if causal else torch.randperm(len(groups), generator=generator).tolist()
+        return [self._take(groups[number]) for number in shuffled]
 
     def _take(self, rows: Tensor) -> _Prompts:
         length = self.length[rows]
@@ -86,7 +90,7 @@ def optimal_constants(model: Transformer, batches: Sequence[Batch]) -> Tensor:
         prompts = _Prompts.of(batches)
         key = prompts.key(narrow)
         if key not in _KNOWN:
-            found = _Search(narrow, prompts.groups(PROMPTS)).constants()
+            found = _Search(narrow, prompts.groups(PROMPTS, narrow.config.causal)).constants()
             while sum(known.nbytes for known in _KNOWN.values()) > KEPT_BYTES:
                 del _KNOWN[next(iter(_KNOWN))]
             _KNOWN[key] = found.to(narrow.dtype)[:, None, None]

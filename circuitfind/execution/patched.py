@@ -3,8 +3,8 @@
 This is activation patching (the values come from another prompt's run) and ablation of components (they come from an ablation):
 the patched values flow through all later nodes, unlike a cut edge, which changes one receiver alone.
 
-Only what can change is computed. Runs start at the layer of the patch, from a cached run; attention is causal, so positions
-before the first patched token, and prompts without one, stay as they were; until attention has run, only patched tokens
+Only what can change is computed. Runs start at the layer of the patch, from a cached run; where attention is causal, positions
+before the first patched token stay as they were, and so do prompts without one; until attention has run, only patched tokens
 differ; and of the last layer only the answer position is read. Many patches of the same tokens run side by side.
 """
 
@@ -61,18 +61,19 @@ class Window:
     at_answer: bool = False
 
     @classmethod
-    def of(cls, tokens: Tensor, answer: Tensor) -> Window | None:
+    def of(cls, tokens: Tensor, answer: Tensor, causal: bool = True) -> Window | None:
         """For patched tokens, boolean (prompts, positions); None where no answer can change.
 
         Args:
             answer: position of the answer of every prompt.
+            causal: whether attention is; otherwise a token reaches every position, and a later one the answer.
         """
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        matters = tokens & (places <= answer[:, None])
+        matters = tokens & (places <= answer[:, None]) if causal else tokens
         reached = matters.any(1)
         if not reached.any():
             return None
-        first = int(matters.any(0).int().argmax())
+        first = int(matters.any(0).int().argmax()) if causal else 0
         rows = slice(None) if reached.all() else reached.nonzero()[:, 0]
         return cls(rows, first, tokens[rows, first:], answer[rows])
 

@@ -23,6 +23,8 @@ def _traits(c: TransformerConfig) -> Iterator[str]:
     if c.qk_norm != "none":
         yield "norm on queries and keys" + (" over all heads" if c.qk_norm == "all" else "")
     yield _mlp(c)
+    if not c.causal:
+        yield "every position sees every other"
     if c.parallel:
         yield "attention and MLP read the same stream"
     if any(c.windows):

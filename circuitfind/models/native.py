@@ -16,8 +16,10 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
     """Boot a native bridge of the model's shape and give it the model's weights.
 
     Raises:
-        ModelError: the model has a switch that native bridges are not asked for here (only GPT-2-like models are).
+        ModelError: the model has a switch that native bridges are not asked for here (only GPT-2-like, causal models are).
     """
+    if not model.config.causal:
+        raise ModelError(f"model {model.name!r} reads in both directions, which native bridges do not")
     if model.config.norm == "rms" or model.config.positions not in ("learned", "none"):
         raise ModelError(
             f"model {model.name!r} is not GPT-2-like; boot its own checkpoint with TransformerLens instead"
@@ -49,15 +51,23 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
 
 
 def _copy_weights(model: Transformer, bridge: Any) -> None:
-    """Ours to the native bridge's; its linear layers hold the transposed matrices."""
+    """Ours to the native bridge's; its linear layers hold the transposed matrices.
+
+    It divides attention scores by the root of ``d_head`` and always embeds positions: queries are scaled to make up for another
+    factor, and positions that the model does not have are 0.
+    """
     leaves = {f"{kind}_{port}": f"attn.{port.lower()}.{leaf}" for kind, leaf in _LEAVES for port in "QKVO"}
     leaves |= {f"{kind}_{end}": f"mlp.{end}.{leaf}" for kind, leaf in _LEAVES for end in ("in", "out")}
     outer = {"W_E": "embed.weight", "W_pos": "pos_embed.weight", "W_U": "unembed.weight", "b_U": "unembed.bias"}
     for kind, leaf in (("w", "weight"), ("b", "bias")):
         leaves |= {f"{norm}.{kind}": f"{norm}.{leaf}" for norm in ("ln1", "ln2")}
         outer[f"ln_final.{kind}"] = f"ln_final.{leaf}"
-    state = bridge.state_dict()
+    state, c = bridge.state_dict(), model.config
+    if "W_pos" not in model.weights:
+        state["pos_embed.weight"].data.zero_()
     for key, value in model.weights.items():
         prefix, _, rest = key.removeprefix("layers.").partition(".")
         target = state[outer[key] if key in outer else f"blocks.{prefix}.{leaves[rest]}"]
+        if rest in ("W_Q", "b_Q"):
+            value = value * (c.scale(int(prefix)) * c.d_head**0.5)
         target.data.copy_(value if value.dim() == 1 or key in ("W_E", "W_pos") else value.T)

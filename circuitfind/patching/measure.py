@@ -95,7 +95,7 @@ def _measure(
         tokens = batch.real & (parts == part)
         has = tokens.any(1).cpu().numpy()
         found.patched[:, part, batch.rows[has]] = unchanged[has]
-        if window := Window.of(tokens, batch.answer):
+        if window := Window.of(tokens, batch.answer, model.config.causal):
             _measure_part(problem, batch, patches, into, values_from, window, found.patched[:, part])
 
 

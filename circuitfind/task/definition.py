@@ -116,18 +116,19 @@ class Task:
             return self._fixed_split(n, split, seed)
         assert self.propose is not None
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        kept: dict[tuple[str, str], PromptPair] = {}
+        kept: dict[tuple[str, str, int], PromptPair] = {}
         refusals: dict[str, int] = {}
         in_vain = 0  # proposals since the last pair that was kept
         while len(kept) < n and in_vain < 200 * len(kept) + 2000:
             in_vain += 1
             pair = self.propose(rng, **settings)
-            if (pair.clean, pair.corrupted) in kept or is_held_out(_combination(pair)) != (split == "held-out"):
+            key = pair.clean, pair.corrupted, pair.answer_at
+            if key in kept or is_held_out(_combination(pair)) != (split == "held-out"):
                 continue
             if tokenizer is not None and (problem := find_problems(PromptPairs((pair,)), tokenizer)):
                 refusals[problem[0].message] = refusals.get(problem[0].message, 0) + 1
                 continue
-            kept[pair.clean, pair.corrupted] = pair
+            kept[key] = pair
             in_vain = 0
         if len(kept) < n:
             reason = f" {sum(refusals.values())} proposals did not fit, e.g. {next(iter(refusals))}" if refusals else ""

@@ -39,6 +39,8 @@ def load_pairs(
 
     - ``labels``, which may be missing: names of positions in the clean prompt, ``IO=5;S2=Mary#2`` or a mapping. A number
       counts characters up to and including the word; a word stands for the end of its first occurrence, ``#2`` its second.
+    - ``answer_at``, which may be missing: the one position at which the answer is read, written in the same way (``41`` or
+      ``Mary#2``). Empty or 0 is the last token.
 
     An answer should be written with its leading space (``" Mary"``). One without gets it where the prompt goes on with
     a new word: not if the answer begins with a sign, not after white space, an opening bracket or quote or a sign

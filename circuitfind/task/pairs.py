@@ -23,6 +23,8 @@ class PromptPair:
             split, so that held-out prompts hold combinations never used for discovery. Empty: the clean text decides.
         labels: names of the positions that matter, each with the number of characters of ``clean`` up to and including
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
+        answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
+            token the logits are read. 0 is the last token.
     """
 
     clean: str
@@ -31,6 +33,7 @@ class PromptPair:
     incorrect: tuple[str, ...] = ()
     combination: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
+    answer_at: int = 0
 
     def __post_init__(self) -> None:
         # One answer as plain text, or a list: what people write. Taken letter by letter, it would fail far from here.
@@ -66,6 +69,6 @@ class PromptPairs(Sequence[PromptPair]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the prompts and answers, for provenance."""
-        rows = [[pair.clean, pair.corrupted, pair.correct, pair.incorrect] for pair in self.pairs]
+        """SHA-256 of the prompts, the answers and where these are read, for provenance."""
+        rows = [[p.clean, p.corrupted, p.correct, p.incorrect] + [p.answer_at] * bool(p.answer_at) for p in self.pairs]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -24,8 +24,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Each field with the column names it is accepted under: ours, AutoCircuit's, EAP-IG's. The first present counts."""
 
-LABELS = "labels"
-"""A column that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``."""
+LABELS, ANSWER_AT = "labels", "answer_at"
+"""Columns that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``, and the one at which the
+answer is read.
+"""
 
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
 CLOSING = frozenset(".,;:!?)]}>%’”»…")
@@ -109,7 +111,7 @@ def _columns(table: Table) -> dict[str, str]:
         for field, names in NAMES.items()
         if any(name in table.columns for name in names)
     }
-    found |= {LABELS: LABELS} if LABELS in table.columns else {}
+    found |= {name: name for name in (LABELS, ANSWER_AT) if name in table.columns}
     if missing := [field for field in NAMES if field not in found]:
         raise PairsError(_missing_columns(missing, found, table))
     for name in found.values():
@@ -149,18 +151,20 @@ def _is_missing(cell: object) -> bool:
 
 
 def _pair(row: Mapping[str, Any], columns: Mapping[str, str], tokenizer: Tokenizer | None) -> PromptPair:
-    for column in (name for field, name in columns.items() if field != LABELS):
+    for column in (columns[field] for field in NAMES if field in columns):
         if _is_missing(_cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (_text(row[columns[side]], columns[side]) for side in ("clean", "corrupted"))
+    end = _answer_at(_cell(row, ANSWER_AT), clean)
+    prompt = clean[:end] if end else clean
     correct, incorrect = (
-        _answers(row[columns[field]], columns[field], clean, tokenizer) if field in columns else ()
+        _answers(row[columns[field]], columns[field], prompt, tokenizer) if field in columns else ()
         for field in ("correct", "incorrect")
     )
     if shared := [answer for answer in correct if answer in incorrect]:
         raise PairsError(f"{shared[0]!r} is both a correct and an incorrect answer; they must differ")
     labels = _labels(_cell(row, LABELS), clean) if LABELS in columns else {}
-    return PromptPair(clean, corrupted, correct, incorrect, labels=labels)
+    return PromptPair(clean, corrupted, correct, incorrect, labels=labels, answer_at=end)
 
 
 def _labels(cell: Any, clean: str) -> dict[str, int]:
@@ -177,6 +181,22 @@ def _labels(cell: Any, clean: str) -> dict[str, int]:
     return labels
 
 
+def _answer_at(cell: Any, clean: str) -> int:
+    """The characters up to the end of the word at which the answer is read, out of ``5``, ``Mary`` or ``Mary#2``; 0, which is
+    the end, where the cell is empty.
+    """
+    if _is_missing(cell):
+        return 0
+    whole = isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer()
+    if not whole and not isinstance(cell, str):
+        raise PairsError(
+            f"column {ANSWER_AT!r} holds {cell!r}; write a number of characters or a word, such as 5 or Mary#2"
+        )
+    text = cell.strip() if isinstance(cell, str) else str(int(cell))
+    whole_float = re.fullmatch(r"(\d+)\.0", text)  # a column with empty cells, as spreadsheets and pandas write it
+    return _end_of(whole_float[1] if whole_float else text, ANSWER_AT, clean, "")
+
+
 def _entry(part: str, cell: Any) -> tuple[str, str]:
     name, equals, where = part.partition("=")
     if not equals or not where.strip():
@@ -187,7 +207,7 @@ def _entry(part: str, cell: Any) -> tuple[str, str]:
     return name, where
 
 
-def _end_of(where: str, label: str, clean: str) -> int:
+def _end_of(where: str, label: str, clean: str, kind: str = "label ") -> int:
     """The number of characters of the prompt up to and including the word that a label is for."""
     if where.isdecimal() or (where[:1] == "-" and where[1:].isdecimal()):
         return int(where)
@@ -198,7 +218,7 @@ def _end_of(where: str, label: str, clean: str) -> int:
     if not 1 <= number <= len(ends):
         times = f"{len(ends)} time{'s' * (len(ends) != 1)}"
         raise PairsError(
-            f"label {label}={where}: {word!r} is in the clean prompt {times}; correct the word or its number"
+            f"{kind}{label}={where}: {word!r} is in the clean prompt {times}; correct the word or its number"
         )
     return ends[number - 1]
 

@@ -38,11 +38,14 @@ class Spans:
         """The parts of some prompts, cut to so many positions."""
         return self.of[rows, :n_positions]
 
-    def sees(self, length: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def sees(
+        self, length: np.ndarray[Any, Any] | None = None, causal: bool = True
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Whether a token of part j has a token of part i before it or at it in any prompt, at [i, j].
 
         Args:
             length: real tokens of each prompt (prompts,), so that padding is not taken for tokens; all if None.
+            causal: whether attention is; otherwise all parts of a prompt see each other.
         """
         found = np.zeros((len(self), len(self)), dtype=bool)
         real = np.full(len(self.of), self.of.shape[1]) if length is None else length
@@ -51,7 +54,7 @@ class Spans:
             last = {part: len(row) - 1 - int(np.argmax(row[::-1] == part)) for part in first}
             for source, start in first.items():
                 for target, stop in last.items():
-                    found[source, target] |= start <= stop
+                    found[source, target] |= start <= stop or not causal
         return found
 
 

@@ -34,12 +34,14 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
-    """Prompt pairs as integer arrays, right-padded: attention is causal, so padding never reaches an answer.
+    """Prompt pairs as integer arrays, right-padded: causal attention never sees padding, and prompts of different lengths are
+    kept apart (:func:`circuitfind.execution.make_batches`) where attention is not causal.
 
     Attributes:
         clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``.
         length: real tokens of each prompt, shape (prompts,).
-        answer_position: position whose logits are read, shape (prompts,); the last real token.
+        answer_position: position whose logits are read, shape (prompts,); the last real token, or that of
+            :attr:`PromptPair.answer_at`.
         correct, incorrect: ids of the answers, shape (prompts, most answers), filled up with -1.
         text: the pairs these ids came from, or None.
     """
@@ -56,7 +58,9 @@ class TokenPairs:
         return len(self.clean)
 
     @classmethod
-    def from_ids(cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None) -> TokenPairs:
+    def from_ids(
+        cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None, answer_at: Any = None
+    ) -> TokenPairs:
         """Pairs that are ids already, padded on either side.
 
         Args:
@@ -64,9 +68,10 @@ class TokenPairs:
             correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
                 metrics that use none.
             mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
+            answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
 
         Raises:
-            PairsError: shapes that do not fit, or a mask whose tokens do not stand together.
+            PairsError: shapes that do not fit, a mask whose tokens do not stand together, or an answer read outside them.
         """
         ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
@@ -76,12 +81,16 @@ class TokenPairs:
         inside = np.arange(take.shape[1]) < length[:, None]
         rows = np.arange(len(ids))[:, None]
         right, wrong = _answer_rows(correct, len(ids), "correct"), _answer_rows(incorrect, len(ids), "incorrect")
-        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, length - 1, right, wrong)
+        answer = length - 1 if answer_at is None else np.asarray(answer_at, dtype=np.int64) - start
+        if answer.shape != length.shape or ((answer < 0) | (answer >= length)).any():
+            raise PairsError("answer_at must name a column that holds a token, one for every prompt")
+        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, answer, right, wrong)
 
     def checksum(self) -> str:
-        """SHA-256 of the ids, for provenance."""
+        """SHA-256 of the ids and of where answers are read, for provenance."""
         digest = hashlib.sha256()
-        for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect):
+        elsewhere = (self.answer_position,) if (self.answer_position != self.length - 1).any() else ()
+        for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect, *elsewhere):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -171,6 +180,8 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProbl
             "same-answer",
             f"{_shown(tokenizer, sorted(shared))!r} is both a correct and an incorrect answer; they must differ",
         )
+    if pair.answer_at and (reason := _answer_place_problem(pair, clean, tokenizer)):
+        return problem("answer-place", reason)
     for label, end in pair.labels.items():
         if not 1 <= end <= len(pair.clean):
             return problem(
@@ -179,6 +190,26 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProbl
                 "number of characters up to and including the labelled word",
             )
     return None
+
+
+def _answer_place_problem(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> str:
+    """Why the answer cannot be read where a pair says, or nothing."""
+    end = pair.answer_at
+    if not 1 <= end <= len(pair.clean):
+        return (
+            f"answer_at={end} lies outside the clean prompt, which has {len(pair.clean)} characters; give the number of "
+            "characters up to and including the word at which the answer is read, or 0 for the last"
+        )
+    try:
+        before = tokenizer.encode(pair.clean[:end])
+    except PairsError:
+        before = []
+    if not before or list(clean[: len(before)]) != list(before):
+        return (
+            f"answer_at={end} does not end with a token of the clean prompt ({_shown(tokenizer, clean)}); count the "
+            "characters up to and including the word at which the answer is read"
+        )
+    return ""
 
 
 def find_problems(pairs: PromptPairs, tokenizer: Tokenizer) -> list[PairProblem]:
@@ -220,7 +251,10 @@ def tokenize(pairs: PromptPairs, tokenizer: Tokenizer) -> TokenPairs:
         clean=_padded(clean, 0),
         corrupted=_padded([tokenizer.encode(pair.corrupted) for pair in pairs], 0),
         length=length,
-        answer_position=length - 1,
+        answer_position=np.array(
+            [len(tokenizer.encode(p.clean[: p.answer_at] if p.answer_at else p.clean)) - 1 for p in pairs],
+            dtype=np.int64,
+        ),
         correct=_padded([_answer_ids(pair.correct, tokenizer) for pair in pairs], NO_TOKEN),
         incorrect=_padded([_answer_ids(pair.incorrect, tokenizer) for pair in pairs], NO_TOKEN),
         text=pairs,

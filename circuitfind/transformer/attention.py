@@ -91,11 +91,12 @@ class AttentionNodes(Weights):
         q, k, v, heads = self._ready(layer, q, k, v, nodes, queries)
         if self.needs_pattern:
             return self._to_nodes(self._probabilities(layer, q, k, queries, heads) @ v)
-        hides = first > 0 or 0 < self.config.window(layer) < len(places)
+        causal = self.config.causal
+        hides = (causal and first > 0) or 0 < self.config.window(layer) < len(places)
         mask = visible(self.config, layer, queries, places) if hides else None
         flat_q, flat_k, flat_v = (part.flatten(0, -4) for part in (q, k, v))
         z = F.scaled_dot_product_attention(
-            flat_q, flat_k, flat_v, attn_mask=mask, is_causal=mask is None, scale=self.config.scale(layer)
+            flat_q, flat_k, flat_v, attn_mask=mask, is_causal=causal and mask is None, scale=self.config.scale(layer)
         )
         return self._to_nodes(z.view(q.shape))
 

@@ -34,7 +34,7 @@ KV_PORTS = ("head", "group")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape and switches of a decoder-only transformer. Every family is a setting of these; there is no class per family.
+    """Shape and switches of a transformer of one stack of layers. Every family is a setting of these, none has its own class.
 
     Attributes:
         d_mlp: width of the MLP; 0 for an attention-only model.
@@ -54,6 +54,8 @@ class TransformerConfig:
         rotary_adjacent: dimensions are rotated in adjacent pairs (GPT-J) instead of first half with second (GPT-NeoX).
         alibi: slope of every head.
         windows: how many positions back each layer sees, itself included; 0 means all; empty means all everywhere.
+        causal: every position sees itself and those before it. If False it sees those after it too (as many as a window
+            lets it see back), and prompts of different lengths never share a micro-batch, for padding would be seen.
         attention_scale: factor on ``q . k`` before the softmax, one number or one per layer; 0 means ``d_head ** -0.5``.
         attention_cap, logit_cap: ``cap * tanh(x / cap)`` on attention scores and logits; 0 means none.
         embed_scale, logit_scale: factors on the token embedding and on the logits.
@@ -92,6 +94,7 @@ class TransformerConfig:
     rotary_adjacent: bool = False
     alibi: tuple[float, ...] = ()
     windows: tuple[int, ...] = ()
+    causal: bool = True
     attention_scale: float | tuple[float, ...] = 0.0
     attention_cap: float = 0.0
     logit_cap: float = 0.0

@@ -43,8 +43,9 @@ def _as_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
 
 def visible(config: TransformerConfig, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
     """Which keys each query may see: boolean, positions ``queries`` (..., Q) and ``keys`` (K,) to (..., Q, K)."""
-    behind = queries[..., None] - keys
-    window = config.window(layer)
+    behind, window = queries[..., None] - keys, config.window(layer)
+    if not config.causal:
+        return behind.abs() < window if window else torch.ones_like(behind, dtype=torch.bool)
     return (behind >= 0) & (behind < window) if window else behind >= 0
 
 
@@ -53,5 +54,5 @@ def distance_penalty(
 ) -> Tensor:
     """ALiBi's part of the scores: -slope * distance, (heads, ..., Q, K) for positions (..., Q) and (K,)."""
     slopes = _as_tensor(tuple(config.alibi[head] for head in heads), like.dtype, like.device)
-    behind = (queries[..., None] - keys).to(like.dtype)
-    return -slopes.view(-1, *[1] * behind.dim()) * behind
+    distance = (queries[..., None] - keys).abs().to(like.dtype)  # of keys that are seen; of others it does not matter
+    return -slopes.view(-1, *[1] * distance.dim()) * distance

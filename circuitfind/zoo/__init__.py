@@ -14,11 +14,24 @@ from circuitfind.errors import ModelError, UnknownNameError
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo.tokenizer import WordTokenizer
 
-__all__ = ["ZOO", "WordTokenizer", "card", "folder_of", "open_zoo", "zoo_config", "zoo_names"]
+__all__ = ["GROUND_TRUTH", "ZOO", "WordTokenizer", "card", "folder_of", "open_zoo", "zoo_config", "zoo_names"]
 
+GROUND_TRUTH: Mapping[str, str] = {
+    "tracr-xproportion": "is more than half of a sequence x so far? compiled, 2 layers",
+    "tracr-reverse": "a sequence in reverse: compiled, 4 layers",
+    "tracr-hist": "how often each item occurs: compiled, 1 layer",
+    "tracr-sort": "digits in order: compiled, 3 layers",
+    "tracr-dyck": "are brackets balanced? compiled, 6 layers, 2 heads",
+    "wired-induction": "continues repeated lists: wired by hand, 2 attention-only layers, 4 heads",
+    "wired-and": "two words must both be there: wired by hand, 2 layers, 4 heads",
+    "wired-or": "one of two words is enough: wired by hand, 2 layers, 4 heads",
+    "wired-backup": "copies a name, with a backup head: wired by hand, 2 layers, 4 heads",
+}
+"""Models whose circuit is known, with their task of the same name; see :mod:`circuitfind.ground_truth`."""
 ZOO: Mapping[str, str] = {
-    "tasks-4l": "does all of circuitfind's tasks: 4 layers, 8 heads, MLPs",
+    "tasks-4l": "does the seven tasks of the literature: 4 layers, 8 heads, MLPs",
     "induction-2l": "continues repeated lists: 2 attention-only layers, 8 heads",
+    **GROUND_TRUTH,
 }
 
 
@@ -66,7 +79,7 @@ def open_zoo(name: str, folder: Path | None = None) -> Transformer:
     if found != config["sha256"]:
         raise ModelError(
             f"{weights} has SHA-256 {found[:12]}..., but config.json says {config['sha256'][:12]}...; the file was "
-            f"changed or is incomplete. Install circuitfind again, or run 'python -m circuitfind.zoo train {name}'"
+            f"changed or is incomplete. Install circuitfind again, or run 'python -m circuitfind.{_made_by(name)} {name}'"
         )
     return Transformer(
         TransformerConfig(**config["config"]),
@@ -75,6 +88,11 @@ def open_zoo(name: str, folder: Path | None = None) -> Transformer:
         name=name,
         source=f"zoo, weights {found[:12]}",
     )
+
+
+def _made_by(name: str) -> str:
+    """The command that makes a model again."""
+    return "ground_truth build" if name in GROUND_TRUTH else "zoo train"
 
 
 def is_zoo_folder(folder: Path) -> bool:

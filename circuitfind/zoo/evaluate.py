@@ -48,8 +48,15 @@ def measure(model: Transformer, pairs: TokenPairs) -> Measures:
 
 
 def _at_answers(model: Transformer, pairs: TokenPairs, tokens: Any) -> torch.Tensor:
+    ids, answer, length = (torch.from_numpy(part) for part in (tokens, pairs.answer_position, pairs.length))
     with torch.no_grad():
-        return model.logits(torch.from_numpy(tokens), torch.from_numpy(pairs.answer_position))
+        if model.config.causal:
+            return model.logits(ids, answer)
+        logits = torch.empty((len(ids), model.config.d_vocab), dtype=model.dtype)
+        for same in length.unique().tolist():  # padding would be seen
+            rows = length == same
+            logits[rows] = model.logits(ids[rows, :same], answer[rows])
+        return logits
 
 
 def _gathered(values: torch.Tensor, ids: Any, fill: float) -> torch.Tensor:

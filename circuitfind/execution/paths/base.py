@@ -34,8 +34,10 @@ class BaseRun:
 
     @classmethod
     def of(cls, batch: Batch, writes: Writes, other: Writes) -> BaseRun:
-        """The run; positions before the first token in which the prompts of a pair differ are left out."""
-        if writes.constant is not None or other.constant is not None:
+        """The run; positions before the first token in which the prompts of a pair differ are left out, where no later one
+        reaches them.
+        """
+        if writes.constant is not None or other.constant is not None or not writes.model.config.causal:
             return cls(batch, writes, other)
         differs = (batch.clean != batch.corrupted).any(0)
         first = int(differs.int().argmax()) if bool(differs.any()) else differs.numel() - 1
@@ -43,7 +45,7 @@ class BaseRun:
 
     def under(self, plan: Plan) -> BaseRun:
         """The same run, without the first position too where a plan allows it (and nodes write here what their inputs say)."""
-        leaves = plan.leaves_first_out and self.writes.constant is None
+        leaves = plan.leaves_first_out and self.writes.constant is None and self.model.config.causal
         least = min(1, int(self.batch.answer.min())) if leaves else 0
         return replace(self, start=max(self.start, least))
 

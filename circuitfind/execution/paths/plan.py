@@ -73,7 +73,9 @@ class Plan:
 
     @property
     def leaves_first_out(self) -> bool:
-        """Whether the first position changes nothing further on: a query has one key there, whatever it asks."""
+        """Whether the first position changes nothing further on: under causal attention a query has one key there, whatever it
+        asks.
+        """
         new = list[bool]()  # whether a step's output may be new at the first position
         for step in self.steps:
             for port, reading in step.ports.items():

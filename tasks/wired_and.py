@@ -1,0 +1,44 @@
+"""Two words must both be there: a model wired by hand, in which an MLP takes the minimum of what two heads find.
+
+Behaviour: "BOS apple red stone blue moon" -> " yes"; with neither red nor blue -> " no".
+
+Clean rule: ``BOS``, then 4 to 9 words: random nouns, and red and blue at two random places. Corrupted rule: two other
+nouns stand in the places of red and blue.
+
+Both heads are needed: cutting either alone turns the answer round.
+
+Metric: logit difference of " yes" and " no" at the last token (END). Position: END.
+"""
+
+import random
+
+from circuitfind.task import TASKS, PromptPair, Task
+from circuitfind.task.programs import sequence_text
+from circuitfind.task.words import COMMON_NOUNS
+
+WORDS, SIGNS, LENGTHS = COMMON_NOUNS[:20], ("red", "blue"), range(4, 10)
+
+
+def propose(rng: random.Random) -> PromptPair:
+    """One pair."""
+    corrupted = rng.choices(WORDS, k=rng.choice(LENGTHS))
+    clean = list(corrupted)
+    for place, sign in zip(rng.sample(range(len(clean)), 2), SIGNS, strict=True):
+        clean[place] = sign
+    text = sequence_text(clean)
+    return PromptPair(text, sequence_text(corrupted), correct=(" yes",), incorrect=(" no",), labels={"END": len(text)})
+
+
+TASKS.add(
+    Task(
+        name="wired-and",
+        description="For yes, red and blue must both be in the prompt. A model wired by hand, whose circuit is known.",
+        source="this project",
+        clean_rule="BOS and 4 to 9 random words, with red and blue among them",
+        corrupted_rule="two other words in the places of red and blue",
+        metric="logit-diff",
+        propose=propose,
+        position_labels={"END": "the last token, where the answer is read"},
+        model="wired-and",
+    )
+)
