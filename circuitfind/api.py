@@ -287,13 +287,14 @@ def head_roles(
     seed: int = 0,
     split: str = "train",
     threshold: float = roles.THRESHOLD,
+    task_options: dict[str, str] | None = None,
     pairs: TokenPairs | None = None,
 ) -> HeadRoles:
     """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`."""
-    found = (
-        tokenized_pairs(model, load_task(task, model=model), split=split, n=n, seed=seed) if pairs is None else pairs
-    )
-    return roles.head_roles(model, found, threshold=threshold)
+    if pairs is None:
+        behaviour = load_task(task, model=model)
+        pairs = tokenized_pairs(model, behaviour, split=split, n=n, seed=seed, **(task_options or {}))
+    return roles.head_roles(model, pairs, threshold=threshold)
 
 
 def circuit_html(circuit: Circuit) -> str:

@@ -342,6 +342,7 @@ COMMANDS = {
     "algorithms": ("algorithms",),
     "check-model": ("check-model", "induction-2l"),
     "check-pairs": ("check-pairs", "{pairs}"),
+    "verify": ("verify", "tracr-hist", "--prompts", "50"),
     "bench": ("bench", "--show"),
 }
 

@@ -7,8 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Memory, app, print_result, read_settings
-from circuitfind.errors import OptionError
+from circuitfind.cli.options import (
+    Ablation,
+    AlgorithmOption,
+    BatchSize,
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    KvPorts,
+    Memory,
+    Metric,
+    Model,
+    Prompts,
+    Seed,
+    Signed,
+    Split,
+    TaskOption,
+    about,
+    app,
+    model_for,
+    print_result,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from circuitfind.circuit import Circuit
@@ -17,20 +38,10 @@ if TYPE_CHECKING:
 TaskOrRun = Annotated[
     str, typer.Argument(help="A task's name, a file of pairs, or a run folder made with --parts prompt.")
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="Zoo name, hub id, or Hugging Face directory.")]
 Algorithm = Annotated[str, typer.Option("--algorithm", "-a", help="One that keeps scores apart by prompt.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
-]
-TaskOptions = Annotated[list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")]
-Metric = Annotated[str | None, typer.Option(help="logit-diff, prob-diff or nll [default: the task's].")]
-Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
 Edges = Annotated[
     int | None, typer.Option(help="Size of the circuit [default: the run's; else the smallest faithful one's].")
 ]
-Prompts = Annotated[int, typer.Option(help="Pairs for discovery.")]
-Seed = Annotated[int, typer.Option(help="Which prompts, and which draws of them.")]
-BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
 
 
 @app.command()
@@ -40,8 +51,8 @@ def hypotheses(
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
     metric: Annotated[str | None, typer.Option(help="[default: the circuit's, or the task's where that is kl]")] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
-    split: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
-    prompts: Annotated[int, typer.Option(help="How many pairs.")] = 128,
+    split: Split = "held-out",
+    prompts: Prompts = 128,
     alpha: Annotated[float, typer.Option(help="Chance of error allowed, after correction.")] = 0.05,
     eps: Annotated[float, typer.Option(help="How far from 1/2 the chance to beat the model may be.")] = 0.1,
     quantile: Annotated[float, typer.Option(help="Share of random edges or circuits to outdo.")] = 0.9,
@@ -52,7 +63,7 @@ def hypotheses(
     reference: Annotated[
         str, typer.Option(help="Random circuits to remove are drawn from the model, or from the complement.")
     ] = "model",
-    seed: Annotated[int, typer.Option(help="Which prompts and random circuits.")] = 0,
+    seed: Seed = 0,
     batch_size: BatchSize = None,
     task_option: Annotated[
         list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
@@ -69,10 +80,7 @@ def hypotheses(
     from circuitfind.run_folder import open_run
 
     found, settings = open_run(circuit)
-    spec = model or settings.get("model") or found.provenance.model
-    chosen = task or settings.get("task") or found.provenance.task
-    if not spec or not chosen:
-        raise OptionError(f"{circuit} does not say its model and task; give --model and --task")
+    spec, chosen = about(circuit, found, settings, model, task)
     network = api.load_model(
         spec,
         device=device,
@@ -107,14 +115,14 @@ def hypotheses(
 @app.command()
 def stability(
     task: TaskOrRun = "ioi",
-    model: Model = "tasks-4l",
+    model: Model = None,
     algorithm: Algorithm = "eap-ig-inputs",
-    option: Options = None,
-    task_option: TaskOptions = None,
+    option: AlgorithmOption = None,
+    task_option: TaskOption = None,
     metric: Metric = None,
     ablation: Ablation = "corrupted",
     edges: Edges = None,
-    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    signed: Signed = False,
     prompts: Prompts = 256,
     resamples: Annotated[int, typer.Option(help="How often the prompts are drawn again.")] = 200,
     seed: Seed = 0,
@@ -147,14 +155,14 @@ def stability(
 @app.command()
 def certify(
     task: TaskOrRun = "ioi",
-    model: Model = "tasks-4l",
+    model: Model = None,
     algorithm: Algorithm = "eap-ig-inputs",
-    option: Options = None,
-    task_option: TaskOptions = None,
+    option: AlgorithmOption = None,
+    task_option: TaskOption = None,
     metric: Metric = None,
     ablation: Ablation = "corrupted",
     edges: Edges = None,
-    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    signed: Signed = False,
     prompts: Prompts = 256,
     radius: Annotated[int, typer.Option(help="How many prompts may be changed.")] = 1,
     keep: Annotated[float, typer.Option(help="Chance with which a subsample keeps a prompt.")] = 0.5,
@@ -220,7 +228,7 @@ def _scores(
     options = ALGORITHMS[finding["algorithm"]].resolve(read_settings(option, "--option"))
     ALGORITHMS[finding["algorithm"]].refuse(finding["ablation"], "prompt")
     with memory_limit(memory):
-        network = api.load_model(loading.pop("model"), **loading)
+        network = api.load_model(model_for(task, loading.pop("model")), **loading)
         behaviour = api.load_task(task, model=network, metric=finding["metric"])
         how: dict[str, Any] = {**finding, **options, "batch_size": batch_size}
         settings = read_settings(task_option, "--task-option")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from circuitfind.cli.options import Json, app, print_result
+from circuitfind.cli.options import Json, Signed, app, print_result
 from circuitfind.errors import OptionError
 
 FORMATS = ("eap-ig", "mib")
@@ -127,7 +127,7 @@ def compare(
     edges: Annotated[
         int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
     ] = None,
-    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    signed: Signed = False,
     detail: Annotated[str, typer.Option(help="Of the picture: ports, heads, layers or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
     as_json: Json = False,

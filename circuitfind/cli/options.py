@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +46,20 @@ Model = Annotated[
         help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' [default: the task's, else tasks-4l].",
     ),
 ]
+TaskName = Annotated[str, typer.Argument(help="A task's name (see 'circuitfind tasks') or a file of pairs.")]
+TaskOption = Annotated[list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")]
+AlgorithmOption = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
+]
+Metric = Annotated[
+    str | None, typer.Option(help="logit-diff, prob-diff, kl, nll, accuracy or top1 [default: the task's].")
+]
+Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
+Split = Annotated[str, typer.Option(help="train or held-out.")]
+Prompts = Annotated[int, typer.Option(help="How many pairs.")]
+Seed = Annotated[int, typer.Option(help="Which prompts, and of whatever else is drawn at random.")]
+BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
+Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
 Bos = Annotated[
     bool | None,
     typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token [default: as the tokenizer does]."),
@@ -62,14 +77,27 @@ KvPorts = Annotated[
 
 def model_for(task: str, model: str | None) -> str:
     """The model that was asked for, or else the one that a task is for; a file of pairs is for ``tasks-4l``."""
-    from pathlib import Path
-
     from circuitfind.problems import load_task
     from circuitfind.task import Task
 
     if model is None and (Path(task).suffix == ".py" or not (Path(task).suffix or Path(task).exists())):
         return load_task(task).model
     return model or Task.model
+
+
+def about(
+    path: Path, circuit: Any, settings: Mapping[str, Any], model: str | None, task: str | None, otherwise: str = ""
+) -> tuple[str, str]:
+    """The model and the task of a circuit that was opened: as asked for, or else as its run or its file says.
+
+    Raises:
+        OptionError: nothing says them.
+    """
+    spec = model or settings.get("model") or circuit.provenance.model
+    chosen = task or settings.get("task") or circuit.provenance.task
+    if not spec or not chosen:
+        raise OptionError(f"{path} does not say its model and task; give --model and --task{otherwise}")
+    return spec, chosen
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:

@@ -8,21 +8,35 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, Memory, Model, app, model_for, print_result, read_settings
+from circuitfind.cli.options import (
+    Ablation,
+    BatchSize,
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    Memory,
+    Metric,
+    Model,
+    Prompts,
+    Seed,
+    Split,
+    TaskName,
+    TaskOption,
+    app,
+    model_for,
+    print_result,
+    read_settings,
+)
 from circuitfind.errors import OptionError
 
-TASK = typer.Argument(help="A task's name (see 'circuitfind tasks'), or a file of pairs.")
-Metric = Annotated[str | None, typer.Option(help="logit-diff, prob-diff, kl or nll [default: the task's].")]
-Seed = Annotated[int, typer.Option(help="Which prompts.")]
-Size = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
 Top = Annotated[int, typer.Option(help="Print the N largest effects.")]
-TaskOption = Annotated[list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="A heat map: .svg, .png or .pdf.")]
 
 
 @app.command("activation-patch")
 def activation_patch(
-    task: Annotated[str, TASK] = "ioi",
+    task: TaskName = "ioi",
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,11 +49,11 @@ def activation_patch(
     ] = "denoising",
     model: Model = None,
     metric: Metric = None,
-    ablation: Annotated[str, typer.Option(help="For noising: corrupted, zero, mean or mean-positional.")] = "corrupted",
-    split: Annotated[str, typer.Option(help="train or held-out.")] = "train",
-    prompts: Annotated[int, typer.Option(help="How many pairs.")] = 64,
+    ablation: Ablation = "corrupted",
+    split: Split = "train",
+    prompts: Prompts = 64,
     seed: Seed = 0,
-    batch_size: Size = None,
+    batch_size: BatchSize = None,
     task_option: TaskOption = None,
     share: Annotated[bool, typer.Option("--share", help="Draw shares of metric(clean) - metric(corrupted).")] = False,
     top: Top = 12,
@@ -81,7 +95,7 @@ def activation_patch(
 
 @app.command()
 def ablate(
-    task: Annotated[str, TASK],
+    task: TaskName,
     nodes: Annotated[
         list[str],
         typer.Argument(help="Components: a3.h5, m1, a2 (all its heads), m3.n17; or head, mlp, attention, node."),
@@ -92,11 +106,11 @@ def ablate(
     ] = None,
     model: Model = None,
     metric: Metric = None,
-    ablation: Annotated[str, typer.Option(help="corrupted, zero, mean or mean-positional.")] = "corrupted",
-    split: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
-    prompts: Annotated[int, typer.Option(help="How many pairs.")] = 128,
+    ablation: Ablation = "corrupted",
+    split: Split = "held-out",
+    prompts: Prompts = 128,
     seed: Seed = 0,
-    batch_size: Size = None,
+    batch_size: BatchSize = None,
     task_option: TaskOption = None,
     top: Top = 12,
     out: Out = None,

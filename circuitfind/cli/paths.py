@@ -9,27 +9,27 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import (
+    Ablation,
+    BatchSize,
     Bos,
     Device,
     Dtype,
     Json,
     KvPorts,
+    Metric,
     Model,
+    Prompts,
+    Seed,
+    Split,
+    TaskName,
+    TaskOption,
+    about,
     app,
     model_for,
     print_result,
     read_settings,
 )
-from circuitfind.errors import OptionError
 
-TaskName = Annotated[str, typer.Argument(help="A task's name (see 'circuitfind tasks') or a file of pairs.")]
-TaskOption = Annotated[list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")]
-Metric = Annotated[str | None, typer.Option(help="logit-diff, prob-diff, kl or nll [default: the task's].")]
-Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean or mean-positional.")]
-Split = Annotated[str, typer.Option(help="train or held-out.")]
-Prompts = Annotated[int, typer.Option(help="How many pairs.")]
-Seed = Annotated[int, typer.Option(help="Which prompts.")]
-BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
 Direction = Annotated[
     str,
     typer.Option(help="noising (ablated values in the clean run) or denoising (clean values in the ablated run)."),
@@ -143,18 +143,18 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """Print a circuit as a tree from the logits down, with effects and heads' roles."""
+    from circuitfind import api
     from circuitfind.run_folder import open_run
     from circuitfind.tree import tree_text
 
     loaded, settings = open_run(circuit)
     labels: dict[str, str] = {}
     if roles:
-        spec = model or settings.get("model") or loaded.provenance.model
-        chosen = task or settings.get("task") or loaded.provenance.task
-        if not spec or not chosen:
-            raise OptionError(f"{circuit} does not say its model and task; give --model and --task, or --no-roles")
+        spec, chosen = about(circuit, loaded, settings, model, task, " (or --no-roles)")
         given = settings.get("task_options") if task is None else None
-        labels = _roles(spec, chosen, threshold, prompts, 0, given, device, settings.get("bos")).texts()
+        network = api.load_model(spec, device=device, bos=settings.get("bos"))
+        found = api.head_roles(network, chosen, n=prompts, threshold=threshold, task_options=given)
+        labels = found.texts()
     text = tree_text(loaded, labels)
     print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n")])
 
@@ -172,28 +172,12 @@ def head_roles(
     as_json: Json = False,
 ) -> None:
     """Label heads by what they attend to on a task's prompts."""
-    settings = read_settings(task_option, "--task-option")
-    found = _roles(model_for(task, model), task, threshold, prompts, seed, settings, device, bos)
-    print_result(found.to_json(), as_json, _role_lines(found))
-
-
-def _roles(
-    spec: str,
-    task: str,
-    threshold: float,
-    prompts: int,
-    seed: int,
-    settings: dict[str, str] | None,
-    device: str | None,
-    bos: bool | None,
-) -> Any:
     from circuitfind import api
-    from circuitfind.evaluation import head_roles as measured
 
-    network = api.load_model(spec, device=device, bos=bos)
-    behaviour = api.load_task(task, model=network)
-    pairs = api.tokenized_pairs(network, behaviour, split="train", n=prompts, seed=seed, **(settings or {}))
-    return measured(network, pairs, threshold=threshold)
+    settings = read_settings(task_option, "--task-option")
+    network = api.load_model(model_for(task, model), device=device, bos=bos)
+    found = api.head_roles(network, task, n=prompts, seed=seed, threshold=threshold, task_options=settings)
+    print_result(found.to_json(), as_json, _role_lines(found))
 
 
 def _role_lines(found: Any) -> Iterable[str]:

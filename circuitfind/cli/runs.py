@@ -9,13 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import (
+    Ablation,
+    AlgorithmOption,
+    BatchSize,
     Bos,
     Device,
     Dtype,
     Json,
     KvPorts,
     Memory,
+    Metric,
     Model,
+    Prompts,
+    Signed,
+    Split,
+    TaskOption,
+    about,
     app,
     model_for,
     print_result,
@@ -44,14 +53,10 @@ def discover(
     algorithm: Annotated[
         str, typer.Option("--algorithm", "-a", help="See 'circuitfind algorithms'.")
     ] = "eap-ig-inputs",
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
-    ] = None,
-    task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE; repeatable.")
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="logit-diff, prob-diff, kl or nll [default: the task's].")] = None,
-    ablation: Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")] = "corrupted",
+    option: AlgorithmOption = None,
+    task_option: TaskOption = None,
+    metric: Metric = None,
+    ablation: Ablation = "corrupted",
     faithfulness: Annotated[
         float | None,
         typer.Option(
@@ -61,12 +66,12 @@ def discover(
     edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
     greedy: Annotated[int | None, typer.Option(help="Grow N edges from the logits instead.")] = None,
-    signed: Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")] = False,
+    signed: Signed = False,
     prompts: Annotated[int, typer.Option(help="Pairs for discovery.")] = 256,
     held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = 128,
     random: Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")] = 20,
     seed: Annotated[int, typer.Option(help="Which prompts, and which random circuits.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")] = None,
+    batch_size: BatchSize = None,
     parts: Annotated[
         str,
         typer.Option(
@@ -151,7 +156,6 @@ Edges = Annotated[int | None, typer.Option(help="Of a file of scores: the circui
 Threshold = Annotated[float | None, typer.Option(help="Of a file of scores: the edges at least this important.")]
 Greedy = Annotated[int | None, typer.Option(help="Of a file of scores: N edges grown from the logits.")]
 Nodes = Annotated[int | None, typer.Option(help="Of a file of nodes' scores: all edges between the best N.")]
-Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
 Holder = Annotated[
     Path,
     typer.Argument(
@@ -187,8 +191,8 @@ def evaluate(
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
     metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
-    split: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
-    prompts: Annotated[int, typer.Option(help="How many pairs.")] = 128,
+    split: Split = "held-out",
+    prompts: Prompts = 128,
     random: Annotated[int, typer.Option(help="Random circuits of equal size.")] = 20,
     seed: Annotated[int, typer.Option(help="Which prompts and random circuits.")] = 0,
     task_option: Annotated[
@@ -209,10 +213,7 @@ def evaluate(
     from circuitfind.evaluation import verdict
 
     loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
-    spec = model or settings.get("model") or loaded.provenance.model
-    chosen = task or settings.get("task") or loaded.provenance.task
-    if not spec or not chosen:
-        raise OptionError(f"{circuit} does not say its model and task; give --model and --task")
+    spec, chosen = about(circuit, loaded, settings, model, task)
     precision = dtype or settings.get("dtype") or "float32"
     begun = settings.get("bos") if bos is None else bos
     ports = "group" if loaded.graph.n_kv_groups else "head"
