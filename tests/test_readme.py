@@ -37,21 +37,44 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def run_all(name: str, folder: Path) -> list[str]:
+    """What each command of an example prints."""
+    commands = [shlex.split(line, comments=True) for line in example(name).splitlines()]
+    assert all(words[0] == "circuitfind" for words in commands if words)
+    return [run([sys.executable, "-m", *words], folder) for words in commands if words]
+
+
 def test_shell_example_finds_measures_and_draws(folder):
-    for line in example("example: shell").splitlines():
-        words = shlex.split(line, comments=True)
-        if words:
-            assert words[0] == "circuitfind"
-            run([sys.executable, "-m", *words], folder)
+    run_all("example: shell", folder)
     for name in ("circuit.json", "evaluation.json", "circuit.svg", "edges.csv", "heads.pdf"):
         assert (folder / "runs/mine" / name).stat().st_size > 100
 
 
 def test_acdc_example_decides_and_replays(folder):
-    for line in example("example: acdc").splitlines():
-        out = run([sys.executable, "-m", *shlex.split(line, comments=True)], folder)
+    *_, out = run_all("example: acdc", folder)
     assert (folder / "runs/acdc/decisions.csv").stat().st_size > 100_000
     assert "decisions agree (40 tests made again" in out
+
+
+def test_truth_example_verifies_and_draws(folder):
+    verified, _ = run_all("example: truth", folder)
+    assert "FAIL" not in verified
+    assert verified.count("  ok\n") >= 4
+    assert (folder / "runs/sort/circuit.svg").stat().st_size > 100
+
+
+def test_evidence_example_tests_and_certifies(folder):
+    _, tested, stable, certain = run_all("example: evidence", folder)
+    assert "hypothesis tests" in tested
+    assert "mean Jaccard" in stable
+    assert "certified in" in certain
+
+
+def test_exchange_example_compares_writes_and_reads(folder):
+    *_, compared, _, measured = run_all("example: exchange", folder)
+    assert "Jaccard" in compared
+    assert (folder / "runs/difference/difference.svg").stat().st_size > 100
+    assert "50 of 1519 edges" in measured
 
 
 def test_python_example_finds_measures_and_draws(folder):
