@@ -1,7 +1,8 @@
 """Which algorithm is better, at what cost, and on how much evidence: tables made from a benchmark's cells.
 
-Three boards: models whose circuit is ``known`` (areas under curves against it), ``behaviour`` elsewhere (faithfulness of
-what was found), and redundant models (``or-gate``) apart. A *setting* is a model, a task and an ablation; seeds are averaged
+Boards: models whose circuit is ``known`` (areas under curves against it, under corrupted ablation, which every algorithm is
+defined for), of these the ``compiled`` and the ``trained`` ones of the zoo, the same under ``other-ablations``, redundant models
+(``or-gate``) apart, and ``behaviour`` elsewhere (faithfulness of what was found). A *setting* is a model, a task and an ablation; seeds are averaged
 within it, and means, ranks, intervals and tests are over settings.
 
 Ranks: in each setting the entrants are ranked (ties share the mean rank), and ranks are averaged. Entrants that have every
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.bench.recorded import SETTING, Recorded, read
+from circuitfind.zoo import COMPILED, TRAINED
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +37,9 @@ KNOWN = ("edge-auc", "edge-auc-pessimistic", "edge-pr-auc", "head-auc", "node-au
 SHARES = (0.01, 0.02, 0.05)
 BEHAVIOUR = ("cmd-log", "cmd", "cpr-log", "cpr")
 COSTS = ("forwards", "seconds", "megabytes")
-BOARDS = ("known", "behaviour", "or-gate", "cost")
+BOARDS = ("known", "compiled", "trained", "other-ablations", "or-gate", "behaviour", "cost")
+MAIN = ("known", "behaviour")
+"""Boards whose neighbours are held against each other, and which are drawn."""
 LOWER = frozenset({"cmd", "cmd-log", "kl", "edges-for", *COSTS})
 """Quantities of which less is better; faithfulness is better the nearer it is to 1, and of the others more is better."""
 CONFIDENCE = 0.95
@@ -98,13 +102,18 @@ def boards(found: Recorded) -> list[Board]:
     """Every quantity of every board that has a value, the most telling first."""
     table = found.table
     is_known = table.groupby(list(SETTING)).quantity.transform(lambda names: names.isin(KNOWN).any()).astype(bool)
-    is_or = table.model.isin(OR_GATES)
+    is_or, corrupted = table.model.isin(OR_GATES), table.ablation == "corrupted"
+    corrupted |= not (is_known & corrupted).any()
+    certain = is_known & ~is_or
     known = [Quantity(name) for name in KNOWN]
     elsewhere = [*map(Quantity, BEHAVIOUR), *(Quantity("faithfulness", share) for share in SHARES)]
     parts = (
-        ("known", table[is_known & ~is_or], known),
-        ("behaviour", table[~is_known & ~is_or], elsewhere),
+        ("known", table[certain & corrupted], known),
+        ("compiled", table[certain & corrupted & table.model.isin(COMPILED)], known),
+        ("trained", table[certain & corrupted & table.model.isin(TRAINED)], known),
+        ("other-ablations", table[certain & ~corrupted], known),
         ("or-gate", table[is_or], known),
+        ("behaviour", table[~is_known & ~is_or], elsewhere),
     )
     made = [_board(name, rows, quantity) for name, rows, quantities in parts for quantity in quantities]
     made += [_cost_board(found.costs, name) for name in COSTS]
@@ -158,6 +167,8 @@ def _rows(board: Board) -> Iterator[dict[str, Any]]:
     for entrant, rank in board.ranks().items():
         values = board.values[entrant].dropna().to_numpy()
         middle, low, high = _spread(values) if board.name == "cost" else _t_interval(values)
+        if board.quantity.name in KNOWN:  # an area lies between 0 and 1, which a t interval does not know
+            low, high = np.clip((low, high), 0, 1)
         yield {
             **{"board": board.name, "quantity": board.quantity.name, "at": board.quantity.at, "algorithm": entrant},
             **{"rank": rank, "mean": middle, "low": low, "high": high, "settings": len(values)},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.bench.leaderboard import BOARDS, WHY_OR_GATES, Board, boards, leaderboard
+from circuitfind.bench.leaderboard import BOARDS, MAIN, WHY_OR_GATES, Board, boards, leaderboard
 from circuitfind.bench.pictures import INK, write_pictures
 from circuitfind.bench.recorded import SETTING, Recorded, read
 from circuitfind.bench.significance import neighbours
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 TITLES = {
     "known": "Models whose circuit is known",
+    "compiled": "Of these, compiled or wired by hand",
+    "trained": "Of these, trained",
+    "other-ablations": "The same under other ablations",
     "behaviour": "Behaviours of other models",
     "or-gate": "Redundant inputs",
     "cost": "Cost",
@@ -27,6 +30,9 @@ TITLES = {
 INTROS = {
     "known": "Areas under curves of each ranking of edges against the model's known circuit; more is better, 0.5 is chance for "
     "the edge, head and node AUC.",
+    "compiled": "Exact circuits by construction.",
+    "trained": "Circuits that training fixed edge by edge; nearest to what one meets in practice.",
+    "other-ablations": "Not every algorithm is defined for these.",
     "behaviour": "How faithful circuits of growing size are to the whole model. cmd is the area between faithfulness and 1 "
     "(less is better), cpr the area under it (more is better, but a circuit that exaggerates gains too); -log is on a "
     "logarithmic axis, where small circuits count. Faithfulness is ranked by its distance from 1.",
@@ -66,7 +72,7 @@ def _sections(table: pandas.DataFrame, made: Sequence[Board]) -> Iterator[dict[s
     for name in BOARDS:
         own = [board for board in made if board.name == name]
         if own:
-            leads = neighbours(own[0]) if name in ("known", "behaviour") else []
+            leads = neighbours(own[0]) if name in MAIN else []
             yield {
                 "id": name,
                 "title": TITLES[name],

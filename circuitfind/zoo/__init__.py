@@ -16,7 +16,7 @@ from circuitfind.zoo.tokenizer import WordTokenizer
 
 __all__ = ["GROUND_TRUTH", "ZOO", "WordTokenizer", "card", "folder_of", "open_zoo", "zoo_config", "zoo_names"]
 
-GROUND_TRUTH: Mapping[str, str] = {
+COMPILED: Mapping[str, str] = {
     "tracr-xproportion": "is more than half of a sequence x so far? compiled, 2 layers",
     "tracr-reverse": "a sequence in reverse: compiled, 4 layers",
     "tracr-hist": "how often each item occurs: compiled, 1 layer",
@@ -27,7 +27,11 @@ GROUND_TRUTH: Mapping[str, str] = {
     "wired-or": "one of two words is enough: wired by hand, 2 layers, 4 heads",
     "wired-backup": "copies a name, with a backup head: wired by hand, 2 layers, 4 heads",
 }
-"""Models whose circuit is known, with their task of the same name; see :mod:`circuitfind.ground_truth`."""
+"""Models whose circuit is known because it was built; see :mod:`circuitfind.ground_truth`."""
+TRAINED: Mapping[str, str] = {}
+"""Models whose circuit is known because they were trained to have it; see :mod:`circuitfind.ground_truth.siit`."""
+GROUND_TRUTH: Mapping[str, str] = {**COMPILED, **TRAINED}
+"""Models whose circuit is known, each with a task of the same name."""
 ZOO: Mapping[str, str] = {
     "tasks-4l": "does the seven tasks of the literature: 4 layers, 8 heads, MLPs",
     "induction-2l": "continues repeated lists: 2 attention-only layers, 8 heads",
