@@ -54,6 +54,8 @@ HEAVY = {
     "graphviz": {"rendering"},
     "pygraphviz": {"rendering"},
     "ray": set(),
+    "tracr": set(),
+    "jax": set(),
 }
 """Libraries that are slow to import, and the units that may import them at module level. Others do so in a function."""
 

@@ -280,7 +280,7 @@ def test_a_model_shows_its_card_and_its_words(run):
     assert "Mary" in run("models", "tasks-4l", "--words")[1].split()
 
 
-@pytest.mark.parametrize("name", ["tasks-4l", "induction-2l"])
+@pytest.mark.parametrize("name", ["tasks-4l", "induction-2l", "tracr-hist"])
 def test_check_model_proves_the_zoo(run, name):
     code, out, _ = run("check-model", name)
     assert code == 0
@@ -342,7 +342,7 @@ COMMANDS = {
     "algorithms": ("algorithms",),
     "check-model": ("check-model", "induction-2l"),
     "check-pairs": ("check-pairs", "{pairs}"),
-    "verify": ("verify", "tracr-hist", "--prompts", "50"),
+    "verify": ("verify", "tracr-hist", "--prompts", "8"),
     "bench": ("bench", "--show"),
 }
 
@@ -365,6 +365,27 @@ def test_every_command_prints_one_json_value(run, folder, decided, submission, b
 
 def test_no_command_is_left_out_above():
     assert set(get_command(app).commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("path-patch", "{task}", "a0.h1 -> a1.h2<k> -> logits"),
+        ("path-map", "{task}", "a1.h2<k>"),
+        ("roles", "{task}"),
+        ("activation-patch", "{task}", "--what", "head"),
+        ("ablate", "{task}", "a1.h2"),
+    ],
+)
+def test_a_task_brings_its_own_model_and_another_may_be_asked_for(run, refused, words):
+    """The head a1.h2 is in both models; the words of the task are in its own alone."""
+    given = [word.format(task="wired-induction") for word in words]
+    code, _, err = run(*given, "--prompts", "4")
+    assert (code, err) == (0, "")
+    assert "does not know the word 'BOS'" in refused(*given, "--model", "induction-2l", "--prompts", "4")
+    of_file = [word.format(task="mine.csv") for word in words]
+    api.write_pairs(cf.TASKS["ioi"].pairs(6), "mine.csv")
+    assert run(*of_file, "--prompts", "4")[0] == 0  # pairs of one's own are for tasks-4l
 
 
 @pytest.mark.parametrize("words", [("tasks",), ("models",), ("models", "tasks-4l", "--words")])

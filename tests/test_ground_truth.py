@@ -297,23 +297,19 @@ def test_a_model_without_a_truth_is_refused(command_line) -> None:
     assert command_line("verify", "ioi")[0] == 2
 
 
-@pytest.mark.parametrize(("task", "ablation"), [("tracr-reverse", "corrupted"), ("wired-induction", "zero")])
+@pytest.mark.parametrize(
+    ("task", "ablation", "algorithm"),
+    [
+        ("tracr-reverse", "corrupted", ("--algorithm", "acdc", "--option", "threshold=0.05")),
+        ("wired-induction", "zero", ("--algorithm", "acdc", "--option", "threshold=0.05")),
+        ("wired-induction", "zero", ()),  # the default, which is another one than under corrupted ablation
+    ],
+)
 def test_discovery_takes_the_tasks_own_model_and_finds_its_circuit(
-    command_line, tmp_path, monkeypatch, task, ablation
+    command_line, tmp_path, monkeypatch, task, ablation, algorithm
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = (
-        "--algorithm",
-        "acdc",
-        "--option",
-        "threshold=0.05",
-        "--ablation",
-        ablation,
-        "--prompts",
-        32,
-        "--held-out",
-        16,
-    )
+    words = (*algorithm, "--ablation", ablation, "--prompts", 32, "--held-out", 16)
     code, _, err = command_line("discover", task, *words, "--random", 2, "--out", "run")
     assert (code, err) == (0, "")
     circuit = cf.Circuit.load(tmp_path / "run/circuit.json")

@@ -234,6 +234,13 @@ def test_too_many_pairs_is_an_error_that_says_how_many_there_are() -> None:
         TASK.pairs(1000, split="held-out")
 
 
+def test_what_there_is_may_be_asked_for() -> None:
+    found = TASK.up_to(1000, split="held-out")
+    assert 10 < len(found) < 1000
+    assert TASK.up_to(5, split="held-out") == TASK.pairs(5, split="held-out") == found[:5]
+    assert len(TASK.up_to(3, tokenizer=ToyTokenizer("The"))) == 0
+
+
 def test_options_default_to_their_first_value() -> None:
     assert TASK.pairs(5) == TASK.pairs(5, side="left")
     assert TASK.pairs(5).fingerprint != TASK.pairs(5, side="right").fingerprint

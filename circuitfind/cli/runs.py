@@ -51,8 +51,13 @@ def discover(
     ] = None,
     model: Model = None,
     algorithm: Annotated[
-        str, typer.Option("--algorithm", "-a", help="See 'circuitfind algorithms'.")
-    ] = "eap-ig-inputs",
+        str | None,
+        typer.Option(
+            "--algorithm",
+            "-a",
+            help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
+        ),
+    ] = None,
     option: AlgorithmOption = None,
     task_option: TaskOption = None,
     metric: Metric = None,
@@ -105,7 +110,7 @@ def discover(
     config = RunConfig(
         task=chosen,
         model=model_for(chosen, model),
-        algorithm=algorithm,
+        algorithm=algorithm or ("eap-ig-inputs" if ablation == "corrupted" else "eap-ig-activations"),
         ablation=ablation,
         metric=metric,
         rule=rule,

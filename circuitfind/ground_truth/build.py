@@ -19,7 +19,7 @@ from circuitfind.ground_truth.truth import Truth, write_truths
 from circuitfind.ground_truth.verify import EXACT, N_PROMPTS, Verification, verify
 from circuitfind.ground_truth.wired import WIRED
 from circuitfind.problems import tokenized_pairs
-from circuitfind.task import TASKS
+from circuitfind.task import TASKS, tokenize
 from circuitfind.transformer import Transformer
 from circuitfind.zoo.evaluate import accuracy
 from circuitfind.zoo.export import N_PROMPTS as N_MEASURED
@@ -59,7 +59,7 @@ def build(name: str, folder: Path | None = None, n: int = N_PROMPTS) -> list[Ver
 def _truths(model: Transformer, name: str, n: int) -> tuple[dict[str, Truth], list[Verification]]:
     task = TASKS[name]
     train = tokenized_pairs(model, task, split="train", n=DERIVED_ON)
-    held_out = tokenized_pairs(model, task, split="held-out", n=n)
+    held_out = tokenize(task.up_to(n, split="held-out", tokenizer=model.tokenizer), model.tokenizer)
     truths: dict[str, Truth] = {}
     found = []
     for ablation in (*ALWAYS, *WHERE_CLEAR):

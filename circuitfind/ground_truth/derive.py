@@ -11,8 +11,10 @@
    both changes what is said and they have the same part: they enter heads by the same port, or no head. So alternatives are
    told two by two; a third way would go unseen.
 
-What is kept on the way is held to :data:`circuitfind.ground_truth.verify.EXACT`: a change is one of that many nats, and one
-between the two limits is refused, because then the construction is not clear-cut.
+One of two alternatives is enough, and those of one side belong together: a head's query with its own key.
+
+What counts as a change is said by :data:`circuitfind.ground_truth.verify.EXACT`. A change between its two limits is refused,
+because then the construction is not clear-cut.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch import Tensor
 from circuitfind.errors import CircuitError, ModelError
 from circuitfind.graph import PORTS, Block, ComputationGraph, Mask
 from circuitfind.ground_truth.truth import Truth
-from circuitfind.ground_truth.verify import EXACT, _Measured
+from circuitfind.ground_truth.verify import EXACT, CutCircuits
 from circuitfind.metrics import Metric, as_metric
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer
@@ -67,7 +69,7 @@ class _Search:
 
     def __init__(self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str) -> None:
         self.graph = model.graph
-        self._measured = _Measured(model, pairs, metric, ablation, None)
+        self._measured = CutCircuits(model, pairs, metric, ablation, None)
         self.candidates = connected(model)
 
     def kl(self, cuts: list[Mask]) -> np.ndarray[Any, Any]:
@@ -146,7 +148,10 @@ def _written(model: Transformer) -> list[Tensor]:
     for layer in range(model.config.n_layers):
         found += list(model.output_weights(layer))
         if model.config.d_mlp:
-            found.append(weights[f"layers.{layer}.W_out"])
+            rows = [
+                weights[f"layers.{layer}.{key}"] for key in ("W_out", "b_out") if f"layers.{layer}.{key}" in weights
+            ]
+            found.append(torch.cat([part.view(-1, model.config.d_model) for part in rows]))
     return found
 
 

@@ -12,7 +12,7 @@ by :class:`Limits`: compiled models are exact, trained ones nearly so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,7 @@ from circuitfind.graph import Mask
 from circuitfind.ground_truth.truth import Truth, read_truths
 from circuitfind.metrics import METRICS, Metric, Targets, as_metric
 from circuitfind.models import load
-from circuitfind.problems import tokenized_pairs
-from circuitfind.task import TASKS, TokenPairs
+from circuitfind.task import TASKS, TokenPairs, tokenize
 from circuitfind.transformer import Transformer
 
 N_PROMPTS = 1000
@@ -153,16 +152,13 @@ def verify(
     batch_size: int | None = None,
 ) -> Verification:
     """Measure a truth on prompts it was not made on."""
-    measured = _Measured(model, pairs, as_metric(metric), truth.ablation, batch_size)
+    measured = CutCircuits(model, pairs, as_metric(metric), truth.ablation, batch_size)
     full = np.ones(truth.graph.n_edges, dtype=bool)
     groups = [[truth.graph.edge_index(name) for name in group] for group in truth.alternatives]
     members = {edge for group in groups for edge in group}
     single = [edge for edge in np.flatnonzero(truth.edges).tolist() if edge not in members]
     outside = np.flatnonzero(~truth.edges).tolist()
-    needed = measured.effects(truth, truth.edges, [[edge] for edge in single] + groups)
-    alone = measured.effects(truth, truth.edges, [[edge] for edge in sorted(members)])
-    idle = measured.effects(truth, full, [[edge] for edge in outside])
-    (circuit,) = measured.effects(truth, full, [outside])
+    (together,) = measured.effects(truth, full, [outside])
     agreement, faithfulness = measured.whole(truth.edges)
     found = Verification(
         model=model.name,
@@ -170,14 +166,14 @@ def verify(
         ablation=truth.ablation,
         n_prompts=len(pairs),
         n_edges=int(truth.edges.sum()),
-        circuit=Effect("all others", circuit.kl, circuit.lost),
+        circuit=replace(together, what="all others"),
         agreement=agreement,
         faithfulness=faithfulness,
-        needed=tuple(needed),
-        alone=tuple(alone),
-        idle=tuple(idle),
+        needed=measured.effects(truth, truth.edges, [[edge] for edge in single] + groups),
+        alone=measured.effects(truth, truth.edges, [[edge] for edge in sorted(members)]),
+        idle=measured.effects(truth, full, [[edge] for edge in outside]),
     )
-    return Verification(**(vars(found) | {"problems": tuple(_problems(found, limits))}))
+    return replace(found, problems=tuple(_problems(found, limits)))
 
 
 def _problems(found: Verification, limits: Limits) -> Iterator[str]:
@@ -198,7 +194,7 @@ def _problems(found: Verification, limits: Limits) -> Iterator[str]:
             yield f"cutting {effect.what} alone changes the full model by {effect.kl:.3g} nats (at most {limits.still:g})"
 
 
-class _Measured:
+class CutCircuits:
     """Circuits of one model on the same prompts."""
 
     def __init__(
@@ -214,17 +210,15 @@ class _Measured:
         found = measure_circuits(self.model, self.pairs, masks, metrics, self.ablation, batch_size=self.batch_size)
         return {name: values.mean(1) for name, values in found.items()}
 
-    def effects(self, truth: Truth, start: Mask, cuts: list[list[int]]) -> list[Effect]:
+    def effects(self, truth: Truth, start: Mask, cuts: list[list[int]]) -> tuple[Effect, ...]:
         """What cutting each set of edges from a circuit does."""
         masks = np.tile(start, (1 + len(cuts), 1))
         for row, edges in enumerate(cuts, 1):
             masks[row, edges] = False
         values = self.values(masks)
-        score = self.metric.sign * values[self.metric.name]
-        names = [" | ".join(truth.graph.edge_names(edges)) if len(edges) < 20 else "" for edges in cuts]
-        return [
-            Effect(name, float(values["kl"][row]), float(score[0] - score[row])) for row, name in enumerate(names, 1)
-        ]
+        kl, score = values["kl"], self.metric.sign * values[self.metric.name]
+        names = [" | ".join(truth.graph.edge_names(edges)) for edges in cuts]
+        return tuple(Effect(name, float(kl[row]), float(score[0] - score[row])) for row, name in enumerate(names, 1))
 
     def whole(self, edges: Mask) -> tuple[float, float]:
         """Agreement and faithfulness of a circuit."""
@@ -250,7 +244,8 @@ def verify_model(name: str, n: int = N_PROMPTS, *, seed: int = 0, batch_size: in
         )
     model = load(name)
     task, truths = read_truths(zoo.folder_of(name), model.graph)
-    pairs = tokenized_pairs(model, TASKS[task], split="held-out", n=n, seed=seed)
+    given = TASKS[task].up_to(n, split="held-out", seed=seed, tokenizer=model.tokenizer)
+    pairs = tokenize(given, model.tokenizer)
     return [
         verify(model, pairs, TASKS[task].metric, truth, limits_of(name), task=task, batch_size=batch_size)
         for truth in truths.values()

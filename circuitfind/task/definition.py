@@ -107,13 +107,30 @@ class Task:
             UnknownNameError: an option that the task does not have.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
+        found, refusals = self._found(n, split, seed, tokenizer, options)
+        if self.fixed is None and len(found) < n:
+            reason = f" {sum(refusals.values())} proposals did not fit, e.g. {next(iter(refusals))}" if refusals else ""
+            raise PairsError(
+                f"task {self.name!r} found only {len(found)} of {n} {split} pairs.{reason} Ask for fewer pairs"
+                + (" or use a model whose tokenizer knows the task's words" if refusals else "")
+            )
+        return found
+
+    def up_to(self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None) -> PromptPairs:
+        """As :meth:`pairs`, with default options; fewer, perhaps none, where there are no more."""
+        return self._found(n, split, seed, tokenizer, {})[0]
+
+    def _found(
+        self, n: int, split: str, seed: int, tokenizer: Tokenizer | None, options: Mapping[str, str]
+    ) -> tuple[PromptPairs, dict[str, int]]:
+        """At most ``n`` pairs, and why proposals were passed over, with how often."""
         if split not in SPLITS:
             raise OptionError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if n < 1:
             raise OptionError(f"cannot make {n} pairs; ask for at least 1")
         settings = self._resolved(options)
         if self.fixed is not None:
-            return self._fixed_split(n, split, seed)
+            return self._fixed_split(n, split, seed), {}
         assert self.propose is not None
         rng = random.Random(f"{self.name}/{split}/{seed}")
         kept: dict[tuple[str, str, int], PromptPair] = {}
@@ -130,13 +147,7 @@ class Task:
                 continue
             kept[key] = pair
             in_vain = 0
-        if len(kept) < n:
-            reason = f" {sum(refusals.values())} proposals did not fit, e.g. {next(iter(refusals))}" if refusals else ""
-            raise PairsError(
-                f"task {self.name!r} found only {len(kept)} of {n} {split} pairs.{reason} Ask for fewer pairs"
-                + (" or use a model whose tokenizer knows the task's words" if refusals else "")
-            )
-        return PromptPairs(tuple(kept.values()), f"task {self.name}, {split} split, seed {seed}")
+        return PromptPairs(tuple(kept.values()), f"task {self.name}, {split} split, seed {seed}"), refusals
 
     def _resolved(self, options: Mapping[str, str]) -> dict[str, str]:
         for name, value in options.items():
