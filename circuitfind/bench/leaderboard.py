@@ -1,9 +1,9 @@
 """Which algorithm is better, at what cost, and on how much evidence: tables made from a benchmark's cells.
 
 Boards: models whose circuit is ``known`` (areas under curves against it, under corrupted ablation, which every algorithm is
-defined for), of these the ``compiled`` and the ``trained`` ones of the zoo, the same under ``other-ablations``, redundant models
-(``or-gate``) apart, and ``behaviour`` elsewhere (faithfulness of what was found). A *setting* is a model, a task and an ablation; seeds are averaged
-within it, and means, ranks, intervals and tests are over settings.
+defined for), of these the ``compiled`` and the ``trained`` ones of the zoo, the same under ``other-ablations``, redundant
+models (``or-gate``) apart, and ``behaviour`` elsewhere (faithfulness of what was found). A *setting* is a model, a task and an
+ablation; seeds are averaged within it, and means, ranks, intervals and tests are over settings.
 
 Ranks: in each setting the entrants are ranked (ties share the mean rank), and ranks are averaged. Entrants that have every
 setting are ranked among themselves; one that lacks some is ranked against those on the settings it has, and marked. So no
