@@ -23,6 +23,7 @@ from circuitfind.ground_truth.verify import EXACT, TRAINED, limits_of, verify, v
 from circuitfind.ground_truth.wired import WIRED
 from circuitfind.problems import tokenized_pairs
 from circuitfind.task import TASKS
+from circuitfind.transformer import Transformer, TransformerConfig
 
 COMPILED = [name for name in zoo.GROUND_TRUTH if name in (*WIRED, *PROGRAMS)]
 FEW = 20
@@ -316,3 +317,18 @@ def test_discovery_takes_the_tasks_own_model_and_finds_its_circuit(
     assert circuit.provenance.model == task
     assert (circuit.kept == truth_of(cf.load_model(task), TASKS[task], ablation).edges).all()
     assert "</svg>" in (tmp_path / "run/circuit.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "heads", "d_mlp", "task", "edges"),
+    [
+        ("openai-community/gpt2", 12, 12, 4, "ioi", 963),  # counts of Conmy et al.'s code, without edges inside heads
+        ("gpt2", 12, 12, 4, "greater-than", 235),
+        ("attn-only-4l", 4, 8, 0, "docstring", 24),
+    ],
+)
+def test_published_circuits_are_the_truth_of_the_models_they_were_found_in(name, layers, heads, d_mlp, task, edges):
+    config = TransformerConfig(layers, heads, 4, 2, d_mlp, 10, 8)
+    truth = truth_of(Transformer.random(config, name=name), TASKS[task], "corrupted")
+    assert truth.edges.sum() == edges
+    assert truth_of(Transformer.random(config, name="other"), TASKS[task], "corrupted") is None
