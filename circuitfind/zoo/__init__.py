@@ -19,6 +19,14 @@ __all__ = ["ZOO", "WordTokenizer", "card", "folder_of", "open_zoo", "zoo_config"
 ZOO: Mapping[str, str] = {
     "tasks-4l": "does all of circuitfind's tasks: 4 layers, 8 heads, MLPs",
     "induction-2l": "continues repeated lists: 2 attention-only layers, 8 heads",
+    "siit-hist": "trained to a known circuit: counts words of the last one's kind",
+    "siit-xproportion": "trained to a known circuit: counts the x",
+    "siit-induction": "trained to a known circuit: induction",
+    "siit-balance": "trained to a known circuit: checks brackets of two types",
+    "siit-two-hop": "trained to a known circuit: follows two links of a chain",
+    "siit-add": "trained to a known circuit: looks two numbers up and adds them",
+    "siit-sum-tree": "trained to a known circuit: compares two sums",
+    "siit-ioi": "trained to a known circuit: indirect object identification, 6 layers",
 }
 
 
