@@ -13,7 +13,7 @@ import torch
 from circuitfind.errors import ModelError, PairsError, UnknownNameError
 from circuitfind.task import TASKS, is_held_out, tokenize
 from circuitfind.transformer import TransformerConfig
-from circuitfind.zoo import ZOO, card, corpus, folder_of, open_zoo, zoo_config, zoo_names
+from circuitfind.zoo import card, corpus, folder_of, open_zoo, zoo_config, zoo_names
 from circuitfind.zoo.attention import THRESHOLD, head_scores, second_mention_accuracy
 from circuitfind.zoo.batches import STEPS_PER_CHUNK, Documents, Repeats
 from circuitfind.zoo.evaluate import accuracy, measure, setting_name, settings_of
@@ -22,7 +22,9 @@ from circuitfind.zoo.recipes import RECIPES
 from circuitfind.zoo.tokenizer import END_OF_TEXT, WordTokenizer
 from circuitfind.zoo.train import Schedule, initial_parameters, train
 
-NAMES = tuple(ZOO)
+NAMES = tuple(RECIPES)
+"""The models with a known circuit have their own tests."""
+OF_TASKS_4L = [task for task in TASKS if task.model == "tasks-4l"]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def test_every_kind_of_document_is_drawn():
 
 
 def test_shipped_words_cover_every_task_on_both_splits(words):
-    for task in TASKS:
+    for task in OF_TASKS_4L:
         for options in settings_of(task):
             for split in ("train", "held-out"):
                 tokenize(task.pairs(50, split=split, seed=7, **options), words)
@@ -253,7 +255,7 @@ def test_a_shipped_model_gives_exactly_the_numbers_in_its_config(name):
 
 def test_every_task_is_done_well_enough_to_look_for_its_circuit():
     claimed = zoo_config("tasks-4l")["accuracy"]
-    for task in TASKS:
+    for task in OF_TASKS_4L:
         for setting, measures in claimed[task.name].items():
             if task.metric == "prob-diff":
                 assert measures["probability_difference"] >= 0.8, (task.name, setting)
@@ -298,7 +300,7 @@ def test_a_changed_weights_file_is_refused(name, tmp_path):
 def test_a_model_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(UnknownNameError, match="tasks-4l"):
         open_zoo("task-4l")
-    assert set(zoo_names()) == set(RECIPES)
+    assert set(zoo_names()) >= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", NAMES)

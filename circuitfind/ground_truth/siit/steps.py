@@ -13,7 +13,7 @@ from circuitfind.graph import ComputationGraph
 from circuitfind.ground_truth.siit.programs import Program
 from circuitfind.task import TokenPairs
 
-N_FOR_TRUTH = 2000
+N_FOR_TRUTH = 500
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
