@@ -14,7 +14,18 @@ from circuitfind.errors import ModelError, UnknownNameError
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo.tokenizer import WordTokenizer
 
-__all__ = ["GROUND_TRUTH", "ZOO", "WordTokenizer", "card", "folder_of", "open_zoo", "zoo_config", "zoo_names"]
+__all__ = [
+    "COMPILED",
+    "GROUND_TRUTH",
+    "TRAINED",
+    "ZOO",
+    "WordTokenizer",
+    "card",
+    "folder_of",
+    "open_zoo",
+    "zoo_config",
+    "zoo_names",
+]
 
 COMPILED: Mapping[str, str] = {
     "tracr-xproportion": "is more than half of a sequence x so far? compiled, 2 layers",
@@ -28,7 +39,16 @@ COMPILED: Mapping[str, str] = {
     "wired-backup": "copies a name, with a backup head: wired by hand, 2 layers, 4 heads",
 }
 """Models whose circuit is known because it was built; see :mod:`circuitfind.ground_truth`."""
-TRAINED: Mapping[str, str] = {}
+TRAINED: Mapping[str, str] = {
+    "siit-hist": "counts words of the last one's kind: trained, 2 layers",
+    "siit-xproportion": "counts the x: trained, 2 layers",
+    "siit-induction": "continues repeated lists: trained, 2 layers",
+    "siit-balance": "checks brackets of two types: trained, 2 layers",
+    "siit-two-hop": "follows two links of a chain: trained",
+    "siit-add": "looks two numbers up and adds them: trained",
+    "siit-sum-tree": "compares two sums: trained",
+    "siit-ioi": "indirect object identification: trained, 6 layers, 4 heads",
+}
 """Models whose circuit is known because they were trained to have it; see :mod:`circuitfind.ground_truth.siit`."""
 GROUND_TRUTH: Mapping[str, str] = {**COMPILED, **TRAINED}
 """Models whose circuit is known, each with a task of the same name."""

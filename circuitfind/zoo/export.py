@@ -99,7 +99,7 @@ def card_text(config: dict[str, Any], recipe: Recipe, findings: str) -> str:
         f"Trained on {recipe.trained_on}. {trained['steps']:,} of {trained['planned_steps']:,} planned steps, seed "
         f"{trained['seed']}, {trained['wall_seconds'] / 60:.0f} minutes on {trained['threads']} thread(s) of a shared "
         f"processor, {precision} ({versions}).",
-        f"Made again by `python -m circuitfind.zoo train {config['name']} --seed {trained['seed']}`.",
+        f"Made again by `{recipe.command} {config['name']} --seed {trained['seed']}`.",
         "## Accuracy",
         f"On {config['prompts']} held-out prompts for each row: their combinations of words are not in the training "
         "text. *Right answer first* is the share where a right answer has the largest logit of all words; *right above "

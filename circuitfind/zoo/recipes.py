@@ -30,6 +30,7 @@ class Recipe:
         text: its training text.
         schedule: how it is trained.
         findings: more Markdown for its card, measured on the finished model.
+        command: what makes it again, before its name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Recipe:
     text: Callable[[WordTokenizer], Text]
     schedule: Schedule
     findings: Callable[[Transformer], str] = lambda model: ""
+    command: str = "python -m circuitfind.zoo train"
 
     def tokenizer(self) -> WordTokenizer:
         """The tokenizer that knows the recipe's words."""

@@ -149,7 +149,7 @@ def train(
     model = TrainedTransformer(config, training.parameters)
     text_steps = steps_from(text, seed, training.step)
     last, losses, saved = min(until or schedule.steps, schedule.steps), [], time.monotonic()
-    with _progress() as progress:
+    with training_bar() as progress:
         bar = progress.add_task("", total=last, completed=training.step, loss="")
         while training.step < last:
             started = time.monotonic()
@@ -176,6 +176,7 @@ def _one_step(model: Transformer, training: Training, batches: list[Batch], sche
     return loss
 
 
-def _progress() -> Progress:
+def training_bar() -> Progress:
+    """A bar for a training: step, loss, time gone and time left."""
     columns = (TextColumn("step {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.fields[loss]}"))
     return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
