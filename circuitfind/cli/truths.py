@@ -34,10 +34,10 @@ def _lines(found: list[Any]) -> Iterator[str]:
     )
     for one in found:
         least = min(effect.kl for effect in one.needed)
-        most = max((effect.kl for effect in (*one.idle, *one.alone)), default=0.0)
+        most = max([0.0, *(effect.kl for effect in (*one.idle, *one.alone))])
         total = one.n_edges + len(one.idle)
         yield (
-            f"{one.model:18}{one.ablation:11}{one.n_prompts:8}{one.n_edges:7}{total:6}{one.circuit.kl:10.1e}"
+            f"{one.model:18}{one.ablation:11}{one.n_prompts:8}{one.n_edges:7}{total:6}{max(0.0, one.circuit.kl):10.1e}"
             f"{one.agreement:8.1%}{one.faithfulness:10.4f}{least:15.3g}{most:14.1e}  {'ok' if one.passed else 'FAIL'}"
         )
         yield from (f"  {problem}" for problem in one.problems)
