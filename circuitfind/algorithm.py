@@ -293,12 +293,15 @@ class Algorithm:
         )
         try:
             with torch.inference_mode(False):  # gradients are needed inside
-                return self.run(replace(problem, provenance=provenance), **resolved)
+                found = self.run(replace(problem, provenance=provenance), **resolved)
         except NumericalError:
             with torch.inference_mode():
                 for batch in problem.batches():
                     find_non_finite(problem.model, batch)
             raise
+        if not isinstance(found, EdgeScores):
+            raise OptionError(f"algorithm {self.name!r} returned {type(found).__name__}; return problem.scores(values)")
+        return found
 
 
 _WORDS: Mapping[type, str] = {

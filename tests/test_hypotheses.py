@@ -491,9 +491,9 @@ def test_what_cannot_be_tested_is_refused(known):
         "no edges": (Circuit(model.graph, np.zeros_like(truth)), LOGIT_DIFF, {}),
         "on a path": (Circuit(model.graph, model.graph.mask(["input->a0.h0<q>"])), LOGIT_DIFF, {}),
         "compares with the full model": (circuit, METRICS["kl"], {}),
-        "eps: give a number between 0 and 0.5": (circuit, LOGIT_DIFF, {"eps": 0.5}),
-        "alpha: give a number between 0 and 1": (circuit, LOGIT_DIFF, {"alpha": 0.0}),
-        "1 or more random": (circuit, LOGIT_DIFF, {"n_random": 0}),
+        "eps=0.5: give a number above 0 and below 0.5": (circuit, LOGIT_DIFF, {"eps": 0.5}),
+        "alpha=0: give a number above 0 and below 1": (circuit, LOGIT_DIFF, {"alpha": 0.0}),
+        "random=0: give 1 or more": (circuit, LOGIT_DIFF, {"n_random": 0}),
         "reference='half'": (circuit, LOGIT_DIFF, {"reference": "half"}),
         "unknown correction": (circuit, LOGIT_DIFF, {"correction": "none"}),
     }

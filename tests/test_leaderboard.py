@@ -19,8 +19,9 @@ from circuitfind.bench.leaderboard import Quantity, boards, leaderboard
 from circuitfind.bench.page import inline, number, write_leaderboard
 from circuitfind.bench.pictures import GRID, front, on_grid
 from circuitfind.bench.recorded import read
-from circuitfind.bench.significance import holm, neighbours, signed_rank_p
+from circuitfind.bench.significance import neighbours, signed_rank_p
 from circuitfind.errors import OptionError
+from circuitfind.evaluation.significance import holm
 
 FEW = ("acdc", "eap", "gim", "random-edges")
 
@@ -222,7 +223,7 @@ def test_holms_correction_is_the_closed_test_of_bonferroni():
             for index in range(5)
         ]
         assert holm(p.tolist()) == pytest.approx(closed)
-    assert holm([]) == []
+    assert len(holm([])) == 0
 
 
 def test_neighbours_are_tested_on_their_common_settings(small):

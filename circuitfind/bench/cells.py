@@ -28,6 +28,7 @@ from circuitfind.task import Task, TokenPairs
 from circuitfind.transformer import Transformer
 
 APART = (
+    "tasks",  # what they make is in a cell's hash
     *("cli", "rendering", "patching", "paths", "interchange", "__main__.py"),
     *("api.py", "report.py", "run_config.py", "replay.py", "robustness.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
@@ -64,7 +65,8 @@ class Cell:
         ablation, seed, prompts, held_out: see :func:`circuitfind.api.discover`; prompts of either split.
         own: the file that the algorithm is from, if it is the user's.
         setting: the grid's.
-        weights, tokens, truth: hashes of the model, of the prompts of both splits, and of the known circuit ("" if none is).
+        weights, tokens, truth: hashes of the model, of the prompts of both splits with the task's metric, and of the known
+            circuit ("" if none is).
         code: hash of circuitfind's source.
     """
 
@@ -158,10 +160,10 @@ class Subject:
 
     def hashes(self, ablation: str) -> dict[str, str]:
         """``weights``, ``tokens`` and ``truth`` of a :class:`Cell`."""
-        truth = self.truth(ablation)
+        truth, both = self.truth(ablation), (self.train, self.held_out)
         return {
             "weights": self.weights,
-            "tokens": _sha256(*(text for pairs in (self.train, self.held_out) for text in _checksums(pairs))),
+            "tokens": _sha256(self.task.metric, *(text for pairs in both for text in _checksums(pairs))),
             "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
         }
 

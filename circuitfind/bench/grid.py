@@ -26,7 +26,6 @@ dtype: float32
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +37,12 @@ from circuitfind.bench.yaml_file import read_yaml
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import parse_bytes
+from circuitfind.ground_truth import read_truths
 from circuitfind.metrics import as_metric
 from circuitfind.models.load import DTYPES
 from circuitfind.problems import load_task
 from circuitfind.task import TASKS
+from circuitfind.transformer import TransformerConfig
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 GROUND_TRUTH, KNOWN = "ground-truth", "known"
@@ -153,8 +154,8 @@ def ground_truths() -> dict[str, tuple[str, tuple[str, ...]]]:
     for name in zoo.zoo_names():
         file = zoo.folder_of(name) / "truth.json"
         if file.exists():
-            truth = json.loads(file.read_text(encoding="utf-8"))
-            found[name] = truth["task"], tuple(truth["truths"])
+            task, truths = read_truths(file.parent, TransformerConfig(**zoo.zoo_config(name)["config"]).graph())
+            found[name] = task, tuple(truths)
     return found
 
 
@@ -166,6 +167,8 @@ def _blocks(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     if given := [key for key in ("models", "tasks") if key in values]:
         raise OptionError(f"the grid has problems: and {given[0]}:; put {given[0]} into a block of problems")
     blocks = _several(values["problems"], "problems")
+    if not blocks:
+        raise OptionError("problems: is empty; give one or more blocks, such as [{tasks: [ioi]}]")
     for block in blocks:
         if not isinstance(block, Mapping):
             raise OptionError(f"problems: {block!r} is no block; write a mapping such as {{tasks: [ioi]}}")
@@ -207,6 +210,8 @@ def _ablations(
     block: Mapping[str, Any], model: str, truths: Mapping[str, tuple[str, tuple[str, ...]]]
 ) -> tuple[str, ...]:
     names = _names(block, "ablations")
+    if not names:
+        raise OptionError("ablations: names none; give one or more, such as [corrupted]")
     for name in names:
         if name not in (*ABLATIONS, KNOWN):
             raise UnknownNameError("ablation", name, (*ABLATIONS, KNOWN))
@@ -234,7 +239,10 @@ def _entries(listed: Any, sources: Sources) -> tuple[Entry, ...]:
         metric = str(given.get("metric") or "")
         if metric:
             as_metric(metric)
-        options = algorithm.resolve(given.get("options") or {})
+        options = given.get("options") or {}
+        if not isinstance(options, Mapping):
+            raise OptionError(f"options of {name}: {options!r}; write a mapping such as {{steps: 10}}")
+        options = algorithm.resolve(options)
         label = str(given.get("label") or algorithm.name)
         file = {own[name][1]: sources[own[name][1]]} if name in own else {}
         entries.append(Entry(label, name, options, metric, _seeds(given.get("seeds", ())), file))
@@ -282,6 +290,8 @@ def _names(block: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
+    if value == []:
+        raise OptionError("seeds: [] leaves nothing to run; give one or more, such as [0]")
     return tuple(_whole(seed, "seeds", 0) for seed in _several(value, "seeds"))
 
 

@@ -72,5 +72,5 @@ def _execute(name: str, text: str) -> None:
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
         exec(compile(text, name, "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(f"{name} fails: {type(error).__name__}: {error}") from error

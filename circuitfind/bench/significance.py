@@ -7,7 +7,6 @@ settings that share a model are not independent, so these p-values are optimisti
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.bench.leaderboard import Board
+from circuitfind.evaluation.significance import holm
 
 LEVEL = 0.05
 FEWEST = 6
@@ -58,7 +58,7 @@ def neighbours(board: Board) -> list[Lead]:
         gain = (bad[worse] - bad[better]).dropna().to_numpy()
         median = float(np.median(gain)) if len(gain) else float("nan")
         found.append((better, worse, len(gain), median, signed_rank_p(gain)))
-    corrected = holm([p for *_, p in found])
+    corrected = holm([p for *_, p in found]).tolist()
     return [Lead(*lead, p_holm) for lead, p_holm in zip(found, corrected, strict=True)]
 
 
@@ -72,12 +72,3 @@ def signed_rank_p(differences: Any) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about ties in small samples, for which the test is approximate
         return float(wilcoxon(differences).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values with Holm's step-down correction, in the order given."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, (len(p_values) - place) * p_values[index])
-        adjusted[index] = min(1.0, largest)
-    return adjusted

@@ -65,7 +65,10 @@ class Store:
     def failure(self, cell: Cell) -> Failure:
         """Why a cell failed."""
         values = read_object(self.folder(cell) / "error.json")
-        return Failure(**{**values, "traceback": tuple(values["traceback"])})
+        try:
+            return Failure(**{**values, "traceback": tuple(values["traceback"])})
+        except (KeyError, TypeError):
+            raise self._damaged(cell) from None
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """``rows``, ``roc`` and ``costs`` of a finished cell.
@@ -74,9 +77,12 @@ class Store:
             CircuitfindError: the file is damaged.
         """
         values = read_object(self.folder(cell) / "result.json")
-        if not {"rows", "roc", "costs"} <= values.keys():
-            raise CircuitfindError(f"{self.folder(cell)} is damaged; delete it, and the same command measures it again")
+        if not {"rows", "roc", "costs"} <= values.keys() or any(len(row) != 3 for row in values["rows"]):
+            raise self._damaged(cell)
         return values
+
+    def _damaged(self, cell: Cell) -> CircuitfindError:
+        return CircuitfindError(f"{self.folder(cell)} is damaged; delete it, and the same command measures it again")
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -23,7 +23,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise OptionError(f"{path} is not a YAML file of a grid: {error}") from None
     if not isinstance(values, dict):
-        raise OptionError(f"{path} holds no keys; 'circuitfind bench --show' prints one to begin with")
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise OptionError(
+            f"{path} holds {kind}, not keys with values; 'circuitfind bench --show' prints a grid to begin with"
+        )
     return values
 
 

@@ -247,7 +247,9 @@ def _check(radius: int, keep: float, edits: str, n_samples: int, alpha: float, s
     """Refuse options outside their range."""
     if edits not in EDITS:
         raise OptionError(f"edits={edits!r}: use {' or '.join(map(repr, EDITS))}")
-    if bad := [name for name, value in (("keep", keep), ("alpha", alpha)) if not 0 < value < 1]:
-        raise OptionError(f"{bad[0]}: give a number between 0 and 1")
-    if radius < 0 or n_samples < 1 or seed < 0:
-        raise OptionError(f"radius {radius}, {n_samples} samples, seed {seed}: give 0, 1 and 0 or more")
+    for name, value in (("keep", keep), ("alpha", alpha)):
+        if not 0 < value < 1:
+            raise OptionError(f"{name}={value:g}: give a number above 0 and below 1")
+    for name, count, least in (("radius", radius, 0), ("samples", n_samples, 1), ("seed", seed, 0)):
+        if count < least:
+            raise OptionError(f"{name}={count}: give {least} or more")

@@ -164,8 +164,10 @@ def _check(
         raise OptionError(
             f"{metric.name} compares with the full model, which a circuit could never beat; test with logit-diff or nll"
         )
-    shares = {"alpha": alpha, "quantile": quantile, "eps": 2 * eps}
-    if bad := [name for name, value in shares.items() if not 0 < value < 1]:
-        raise OptionError(f"{bad[0]}: give a number between 0 and {'0.5' if bad[0] == 'eps' else '1'}")
-    if n_random < 1 or n_permutations < 1 or seed < 0 or (edges is not None and edges < 1):
-        raise OptionError("give 1 or more random circuits, permutations and edges, and a seed of 0 or more")
+    for name, share, most in (("alpha", alpha, 1), ("quantile", quantile, 1), ("eps", eps, 0.5)):
+        if not 0 < share < most:
+            raise OptionError(f"{name}={share:g}: give a number above 0 and below {most:g}")
+    counts = {"random": (n_random, 1), "permutations": (n_permutations, 1), "edges": (edges, 1), "seed": (seed, 0)}
+    for name, (count, least) in counts.items():
+        if count is not None and count < least:
+            raise OptionError(f"{name}={count}: give {least} or more")

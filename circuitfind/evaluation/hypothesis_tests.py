@@ -18,6 +18,7 @@ Derived here, where the text leaves a choice:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ import numpy as np
 
 from circuitfind.evaluation.significance import adjusted, at_least, at_most, equivalence_p, hsic_test, share_bounds
 from circuitfind.statistics import SAME, Values
+
+N_TESTS = 5
+"""Tests of one circuit, for which p values are corrected."""
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 RETAINED, REJECTED = "retained", "rejected"
@@ -214,7 +218,8 @@ def sufficiency(circuit: Values, random: Values, full: Values, *, quantile: floa
         unit="share of random circuits that are farther from the model",
         p=float(at_least(beaten, len(random), quantile)),
         n=len(random),
-        if_retained=f"Not shown to be sufficient: {_of(beaten, random)} of its size are farther from the model.",
+        if_retained=f"Not shown to be sufficient: {_of(beaten, random)} of its size are farther from the model."
+        + _too_few(len(random), quantile, alpha),
         if_rejected=f"Sufficient beside random circuits: {_of(beaten, random)} of its size are farther from the model.",
         details={"quantile": quantile, "distance": float(np.abs(circuit - full).mean())},
         alpha=alpha,
@@ -243,10 +248,21 @@ def partial_necessity(
         unit="share of random circuits whose removal changes the model less",
         p=float(at_least(beaten, len(random), quantile)),
         n=len(random),
-        if_retained=f"Not shown to be necessary: cutting {_of(beaten, random)} of its size changes the model less.",
+        if_retained=f"Not shown to be necessary: cutting {_of(beaten, random)} of its size changes the model less."
+        + _too_few(len(random), quantile, alpha),
         if_rejected=f"Necessary beside random circuits: cutting {_of(beaten, random)} of its size changes the model less.",
         details={"quantile": quantile, "distance": float(np.abs(knocked_out - full).mean())},
         alpha=alpha,
+    )
+
+
+def _too_few(n: int, quantile: float, alpha: float) -> str:
+    """A sentence where not even all of ``n`` random circuits outdone would show it, once corrected for the five tests."""
+    needed = math.ceil(math.log(alpha / N_TESTS) / math.log(quantile))
+    if n >= needed:
+        return ""
+    return (
+        f" Even {n} of {n} cannot show it after correction for {N_TESTS} tests; use {needed} random circuits or more."
     )
 
 

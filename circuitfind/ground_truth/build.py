@@ -147,6 +147,6 @@ def _measured(found: Mapping[str, Any]) -> str:
         f"Verified on {found['prompts']:,} held-out prompts: with all {found['not_needed']} other edges cut together the KL to "
         f"the full model is {max(0.0, found['circuit_kl']):.1e} nats and the likeliest word the same on "
         f"{found['agreement']:.0%} of prompts; cut alone, what is needed moves the circuit by at least "
-        f"{found['weakest_needed']['kl']:.2g} nats, and any other edge the full model by at most "
-        f"{max(0.0, strongest['kl']):.1e}."
+        f"{found['weakest_needed']['kl']:.2g} nats, and of the other edges the one that costs the metric most, "
+        f"`{strongest['edges']}`, the full model by {max(0.0, strongest['kl']):.1e}."
     )

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from circuitfind import zoo
-from circuitfind.errors import CircuitError
+from circuitfind.errors import CircuitError, UnknownNameError
+from circuitfind.execution import ABLATIONS
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.task import Task
 from circuitfind.transformer import Transformer
@@ -71,14 +72,31 @@ def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, T
     """The task that a folder's ``truth.json`` speaks of, and its truths by ablation.
 
     Raises:
-        CircuitError: another schema.
-        UnknownNameError: an edge that the graph does not have.
+        CircuitError: not such a file, another schema, or an edge that the graph does not have.
     """
-    values = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    if values.get("schema") != SCHEMA:
-        raise CircuitError(f"{folder / 'truth.json'} has schema {values.get('schema')!r}, not {SCHEMA!r}")
-    verified = values.get("verified", {})
-    truths = {
+    file = folder / "truth.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise CircuitError(f"{file} has schema {values.get('schema')!r}, not {SCHEMA!r}")
+        return values["task"], _truths(values, graph)
+    except CircuitError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CircuitError(f"{file} is no truth of schema {SCHEMA!r}: {what}") from None
+    except UnknownNameError as error:
+        raise CircuitError(f"{file}: {error}") from None
+
+
+def _truths(values: Mapping[str, Any], graph: ComputationGraph) -> dict[str, Truth]:
+    verified, truths = values.get("verified", {}), values["truths"]
+    for ablation, part in truths.items():
+        if ablation not in ABLATIONS or not part["edges"]:
+            raise ValueError(
+                f"under {ablation!r} it has {len(part['edges'])} edges; ablations are {', '.join(ABLATIONS)}"
+            )
+    return {
         ablation: Truth.of(
             graph,
             part["edges"],
@@ -87,9 +105,8 @@ def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, T
             alternatives=tuple(tuple(group) for group in part.get("alternatives", ())),
             verified=verified.get(ablation, {}),
         )
-        for ablation, part in values["truths"].items()
+        for ablation, part in truths.items()
     }
-    return values["task"], truths
 
 
 def write_truths(folder: Path, task: str, truths: Mapping[str, Truth]) -> None:

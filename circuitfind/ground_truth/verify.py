@@ -189,9 +189,9 @@ def _problems(found: Verification, limits: Limits) -> Iterator[str]:
             yield f"cutting {effect.what} moves the circuit by only {effect.kl:.3g} nats (at least {limits.moved:g})"
         if limits.margin and effect.lost < limits.margin * noise:
             yield f"cutting {effect.what} costs {effect.lost:.3g}, and an edge that is not needed up to {noise:.3g}"
-    for effect in (*found.idle, *found.alone):
+    for effect, where in [(e, "full model") for e in found.idle] + [(e, "circuit") for e in found.alone]:
         if effect.kl > limits.still:
-            yield f"cutting {effect.what} alone changes the full model by {effect.kl:.3g} nats (at most {limits.still:g})"
+            yield f"cutting {effect.what} alone changes the {where} by {effect.kl:.3g} nats (at most {limits.still:g})"
 
 
 class CutCircuits:
