@@ -2,27 +2,33 @@
 
 Behaviour: " When Mary and John went to the store, John gave the book to" -> " Mary".
 
-Clean rule: a template with two names in either order (ABBA, BABA), the subject again, a place, an object. Corrupted rule: the
-same template and the same two names with the other answer: the subject is the other one, and the two names may stand in either
-order; place and object are others. Every name that is looked for in either prompt is thereby in both. Metric: logit
-difference, IO minus S, at the last token. Positions: IO, S1, S2, END.
+Clean rule: a template with two names in either order (ABBA, BABA), the subject again, a place, an object. Corrupted rule: two
+other names, in either order, another place and object, and a template in which the subject is said again one word earlier or
+later; so neither the names nor the place of the second mention can be taken from it. Metric: logit difference, the answer
+minus the corrupted prompt's, at the last token. Positions: IO, S1, S2, END.
 
-Deviations: 24 names, three templates of 14 words, six places and six objects; the corrupted prompt is of the flip family
-(as MIB's ``s2_io_flip_counterfactual``), extended by the order of the names.
+Deviations: 24 names, four templates of 14 words, six places and six objects; the answer of the corrupted prompt takes the
+place of S in the metric, so that the two prompts are alike.
 """
 
 import random
 
-from circuitfind.task import TASKS, PromptPair, Task
+from circuitfind.task import TASKS, PromptPair, Task, is_held_out
 from circuitfind.task.symbols import symbol_pair
 from circuitfind.task.words import FEMALE_NAMES, MALE_NAMES
 
 NAMES = (*FEMALE_NAMES[:12], *MALE_NAMES[:12])
 TEMPLATES = (
-    "When {} and {} went to the {place} , {} gave the {thing} to",
-    "After {} and {} left the {place} , {} later gave the {thing} to",
-    "Then {} and {} met at the {place} . {} handed the {thing} to",
+    (
+        "After {} and {} left the {place} , {} later gave the {thing} to",
+        "While {} and {} saw the {place} , {} quickly sold the {thing} to",
+    ),
+    (
+        "When {} and {} went to the {place} , {} gave the {thing} to",
+        "Then {} and {} met at the {place} . {} handed the {thing} to",
+    ),
 )
+"""All of 14 words; the second mention is the ninth word in the first two, the tenth in the others."""
 PLACES = ("store", "garden", "school", "station", "park", "castle")
 OBJECTS = ("book", "ring", "letter", "ticket", "key", "coin")
 
@@ -37,17 +43,27 @@ def answer(words: list[str]) -> str:
     return next(name for name in names if names.count(name) == 1)
 
 
-def propose(rng: random.Random) -> PromptPair:
-    """One pair."""
-    template = rng.choice(TEMPLATES)
+def _names(rng: random.Random) -> tuple[str, str]:
     first, second = rng.sample(NAMES, 2)
-    clean = _row(rng, template, (first, second, second if (abba := rng.random() < 0.5) else first))
-    a, b = (first, second) if rng.random() < 0.5 else (second, first)
-    corrupted = _row(rng, template, (a, b, first if abba else second))
-    io, s1, s2 = (1, 3, clean.index(second, 4)) if abba else (3, 1, clean.index(first, 4))
-    return symbol_pair(
-        clean, corrupted, answer, {"IO": io, "S1": s1, "S2": s2}, combination=tuple(sorted((first, second)))
-    )
+    return first, second
+
+
+def _key(names: tuple[str, str]) -> tuple[str, ...]:
+    """What makes a prompt new."""
+    return tuple(sorted(names))
+
+
+def propose(rng: random.Random) -> PromptPair:
+    """One pair; both sides are held out or neither."""
+    templates, names, other = rng.sample(TEMPLATES, 2), _names(rng), _names(rng)
+    while set(names) & set(other) or is_held_out(_key(names)) != is_held_out(_key(other)):
+        other = _names(rng)
+    subject, other_subject = rng.randrange(2), rng.randrange(2)
+    clean = _row(rng, rng.choice(templates[0]), (*names, names[subject]))
+    corrupted = _row(rng, rng.choice(templates[1]), (*other, other[other_subject]))
+    mentions = [place for place, word in enumerate(clean) if word in NAMES]
+    labels = {"IO": mentions[1 - subject], "S1": mentions[subject], "S2": mentions[2]}
+    return symbol_pair(clean, corrupted, answer, labels, combination=_key(names))
 
 
 TASKS.add(
@@ -56,7 +72,7 @@ TASKS.add(
         description="The name said once receives the object: Mary and John ..., John gave the book to -> Mary.",
         source="Wang et al. 2022, Interpretability in the Wild (arXiv 2211.00593)",
         clean_rule="two names in either order, then the subject S again; the answer is the other name, IO",
-        corrupted_rule="the same names with the other answer, in either order, with another place and object",
+        corrupted_rule="two other names, in a template with the second mention at another place",
         metric="logit-diff",
         propose=propose,
         position_labels={

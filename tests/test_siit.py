@@ -1,5 +1,6 @@
 """Models trained to a known circuit: the programs, the masked run, the training, and what is claimed of the shipped ones."""
 
+import itertools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from circuitfind.errors import ModelError, UnknownNameError
 from circuitfind.execution import run_masked
 from circuitfind.ground_truth import read_truths, truth_of
-from circuitfind.ground_truth.siit import steps, training
+from circuitfind.ground_truth.siit import folder, steps, training
 from circuitfind.ground_truth.siit.__main__ import app
 from circuitfind.ground_truth.siit.folder import write_folder
 from circuitfind.ground_truth.siit.high_level import NONE, HighLevel, Node, earlier, looked_up, number_alike
@@ -22,6 +23,7 @@ from circuitfind.ground_truth.siit.steps import KnownEdges, draw_step
 from circuitfind.ground_truth.siit.training import Siit, model_weights, new_siit, one_step, step_loss, train
 from circuitfind.ground_truth.siit.verify import masked_logits, verify
 from circuitfind.task import is_held_out
+from circuitfind.tasks.siit_ioi import NAMES
 from circuitfind.transformer import Transformer, TransformerConfig, sender_outputs, weight_shapes
 from circuitfind.zoo import card, open_zoo, zoo_config
 from circuitfind.zoo.train import Schedule, TrainedTransformer
@@ -112,14 +114,29 @@ def test_counting_and_adding_by_hand():
     assert answer("siit-xproportion", "a x c x b b x a", "x x x x x x x x", "m0->a1.h2<v>") == "8"
 
 
-def test_names_by_hand():
-    base = "When Mary and John went to the store , John gave the book to"
-    source = "When John and Mary went to the park , Mary gave the ring to"
-    assert answer("siit-ioi", base, source) == "Mary"
-    for edge in ("m0->a1.h1<q>", "m0->a1.h1<k>", "m0->a1.h1<v>", "a2.h1->a4.h1<q>", "m0->a4.h1<k>", "m0->a4.h1<v>"):
-        assert answer("siit-ioi", base, source, edge) == "John"
-    assert answer("siit-ioi", base, source, "a1.h1->a2.h1<k>") == "Mary"  # the second mention is at the same place
-    assert answer("siit-ioi", base, source, "m0->a4.h1<k>", "m0->a4.h1<v>") == "Mary"  # only the order is the source's
+@pytest.mark.parametrize(
+    ("cut", "wanted"),
+    [
+        ((), "John"),  # Mary comes twice
+        (("input->m0",), "Emily"),  # all names are the source's
+        (("m0->a1.h1<q>",), "Mary"),  # nothing is said twice, so it is the first name
+        (("m0->a1.h1<k>",), "Mary"),
+        (("m0->a1.h1<q>", "m0->a1.h1<k>"), "Mary"),  # twice at the ninth word, where the base has no name
+        (("a1.h1->a2.h1<k>",), "Mary"),
+        (("m0->a2.h1<v>",), "Mary"),  # the source has no name at the tenth word
+        (("a1.h1->a2.h1<k>", "m0->a2.h1<v>"), "Mary"),  # Susan, who is not in the base
+        (("a2.h1->a4.h1<q>",), "Mary"),
+        (("a2.h1->a4.h1<q>", "m0->a4.h1<k>"), "John"),  # the source's other name comes second too
+        (("m0->a4.h1<k>",), "Mary"),  # none of the source's names is Mary
+        (("m0->a4.h1<v>",), "Emily"),
+        (("m0->a1.h1<k>", "m0->a4.h1<v>"), "Susan"),
+        (("a4.h1->logits",), "Emily"),
+    ],
+)
+def test_names_by_hand(cut, wanted):
+    base = "When Mary and John went to the store , Mary gave the book to"
+    source = "After Susan and Emily left the park , Susan later gave the ring to"
+    assert answer("siit-ioi", base, source, *cut) == wanted
 
 
 def test_what_a_cut_edge_carries_was_made_with_nothing_cut():
@@ -161,15 +178,28 @@ def test_a_program_gives_the_tasks_answers_for_both_prompts(name):
 
 
 @every_program
-def test_a_programs_edges_are_in_the_models_graph_and_most_of_them_matter(name):
+def test_every_edge_of_a_program_matters_and_no_cuts_make_up_for_each_other(name):
+    """So the circuit is the only one: whichever of its edges are cut together, many answers change."""
     recipe = recipe_of(name)
-    graph = recipe.config.graph()
+    graph, program, pairs = recipe.config.graph(), recipe.program.high_level, recipe.program.pairs(100)
     known = KnownEdges.of(recipe.program, graph)
-    declared = {graph.edge_index(edge) for edge in recipe.program.high_level.edges}
-    assert set(known.inside.tolist()) <= declared
+    assert graph.edge_names(known.inside.tolist()) == sorted(program.edges, key=graph.edge_index)
     assert sorted([*known.inside, *known.outside]) == list(range(graph.n_edges))
-    idle = {"siit-ioi": {graph.edge_index("a1.h1->a2.h1<k>")}} if name == "siit-ioi" else {}
-    assert declared - set(known.inside.tolist()) == idle.get(name, set())
+    values, last = program.run(pairs.corrupted), program.nodes[-1].name
+    for n in range(1, len(program.edges) + 1):
+        for cut in itertools.combinations(program.edges, n):
+            answers = program.run(pairs.clean, values, cut)[last][:, -1]
+            assert (answers != pairs.correct[:, 0]).mean() > 0.15, cut
+
+
+def test_an_edge_that_no_answer_depends_on_is_not_in_the_circuit():
+    program = PROGRAMS["siit-xproportion"]
+    idle = Node("idle", "a0.h0", "token<v>", lambda token: token)
+    steps = (idle, *program.high_level.nodes[:-1], Node("answer", "logits", "count idle", lambda count, _: count))
+    pairs = program.pairs(20)
+    needed = HighLevel(steps).needed(pairs.clean, pairs.corrupted)
+    assert "a0.h0->logits" not in needed
+    assert "m1->logits" in needed
 
 
 @every_program
@@ -178,8 +208,10 @@ def test_no_training_pair_is_held_out(name):
     pairs = program.training_pairs(200, seed=3)
     assert pairs.text is not None
     assert not any(is_held_out(pair.combination) for pair in pairs.text)
-    if name != "siit-ioi":  # whose combination is the two names, the same in both prompts
-        assert not any(is_held_out(tuple(pair.corrupted.split())) for pair in pairs.text)
+    for pair in pairs.text:
+        words = tuple(pair.corrupted.split())
+        names = tuple(sorted(set(words) & set(NAMES)))  # what is held out of siit-ioi is two names
+        assert not is_held_out(names or words)
 
 
 def test_there_are_sixteen_models_or_more_and_all_of_them_have_a_recipe():
@@ -288,6 +320,7 @@ def few_pairs(monkeypatch):
     """Making prompts takes longer than a few steps on them."""
     monkeypatch.setattr(training, "N_PAIRS", 100)
     monkeypatch.setattr(steps, "N_FOR_TRUTH", 100)
+    monkeypatch.setattr(folder, "N_VERIFIED", 50)
 
 
 def test_steps_lower_the_loss():
@@ -393,9 +426,13 @@ def test_a_shipped_folder_is_finished(name):
     assert all(f"`{edge}`" in card(name) for edge in truth_of(open_zoo(name), recipe.program.task, "corrupted").names)
 
 
-def test_shipped_models_have_circuits_of_different_depth():
-    sizes = {name: len(KnownEdges.of(PROGRAMS[name], recipe_of(name).config.graph()).inside) for name in PROGRAMS}
-    assert min(sizes.values()) == 4
-    assert sum(size >= 7 for size in sizes.values()) >= 4
-    heads = {name for name, p in PROGRAMS.items() for edge in p.high_level.edges if edge[0] == "a" and "->a" in edge}
-    assert {"siit-induction", "siit-two-hop", "siit-add", "siit-ioi"} <= heads
+def test_circuits_are_of_different_size_and_depth():
+    sizes = [len(program.high_level.edges) for program in PROGRAMS.values()]
+    assert min(sizes) == 4
+    assert sum(size >= 7 for size in sizes) >= 4
+    between_heads = {
+        name
+        for name, program in PROGRAMS.items()
+        if any(edge[0] == "a" and "->a" in edge for edge in program.high_level.edges)
+    }
+    assert {"siit-induction", "siit-two-hop", "siit-add", "siit-ioi"} <= between_heads

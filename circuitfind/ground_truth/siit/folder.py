@@ -14,7 +14,7 @@ from circuitfind.zoo.checkpoint import Training
 from circuitfind.zoo.export import export, provenance
 from circuitfind.zoo.recipes import Recipe
 
-ABLATION = "corrupted"
+ABLATION, N_VERIFIED = "corrupted", 1000
 SOURCE = (
     "strict interchange intervention training, edge by edge (after Gupta et al. 2024, InterpBench, arXiv 2407.14494): the "
     "edges whose cut changes an answer of the program that the model was trained to compute"
@@ -72,7 +72,7 @@ def _findings(model: Transformer, recipe: SiitRecipe, verified: dict[str, Any]) 
 def write_folder(model: Transformer, recipe: SiitRecipe, training: Training, seed: int, folder: Path) -> dict[str, Any]:
     """Write weights, configuration, tokenizer, card and truth; what was verified is returned."""
     named = model.with_weights(model.weights, tokenizer=recipe.program.tokenizer, name=recipe.name)
-    verified = verify(named, recipe.program)
+    verified = verify(named, recipe.program, N_VERIFIED)
     known = KnownEdges.of(recipe.program, named.graph)
     wanted = zoo_recipe(recipe, verified)
     export(named, wanted, provenance(wanted, training, seed), folder)

@@ -211,20 +211,21 @@ def _sum_tree(ids: Ids) -> tuple[Node, ...]:
 def _ioi(ids: Ids) -> tuple[Node, ...]:
     name = ids.table({word: ids[word] for word in siit_ioi.NAMES})
 
-    def duplicate(query: Ints, key: Ints, value: Ints) -> Ints:
-        return value_at(matches(query, key) & before(query), value)
+    def duplicate(query: Ints, key: Ints) -> Ints:
+        return (matches(query, key) & before(query)).any(2).astype(np.int64)
 
     def inhibited(key: Ints, value: Ints) -> Ints:
-        return at_end(value_at((key[:, None] != NONE) & before(key), value, last=True))
+        return at_end(value_at((key[:, None] == 1) & before(key), value, last=True))
 
     def moved(query: Ints, key: Ints, value: Ints) -> Ints:
-        known = (query[:, :, None] != NONE) & (key[:, None] != NONE) & before(query)
-        return at_end(value_at(known & (query[:, :, None] != key[:, None]), value))
+        """The first name that is not the query, whatever that is: the first of all, where no name came twice."""
+        names = (key[:, None] != NONE) & before(query)
+        return at_end(value_at(names & (query[:, :, None] != key[:, None]), value))
 
     return (
         Node("name", "m0", "token", lambda token: name[token]),
-        Node("duplicate", "a1.h1", "name<q> name<k> name<v>", duplicate),
-        Node("inhibited", "a2.h1", "duplicate<k> duplicate<v>", inhibited),
+        Node("duplicate", "a1.h1", "name<q> name<k>", duplicate),
+        Node("inhibited", "a2.h1", "duplicate<k> name<v>", inhibited),
         Node("moved", "a4.h1", "inhibited<q> name<k> name<v>", moved),
         Node("answer", "logits", "moved", lambda found: found),
     )
@@ -288,7 +289,7 @@ PROGRAMS: Mapping[str, Program] = {
         Program(
             "siit-ioi",
             "m0 finds the names, a1.h1 is a duplicate-token head, a2.h1 an S-inhibition head and a4.h1 a name mover.",
-            " ".join([*siit_ioi.NAMES, *siit_ioi.PLACES, *siit_ioi.OBJECTS, *siit_ioi.TEMPLATES])
+            " ".join([*siit_ioi.NAMES, *siit_ioi.PLACES, *siit_ioi.OBJECTS, *chain(*siit_ioi.TEMPLATES)])
             .replace("{place}", "")
             .replace("{thing}", "")
             .replace("{}", ""),

@@ -15,7 +15,6 @@ from circuitfind.metrics import METRICS, Targets
 from circuitfind.task import TokenPairs
 from circuitfind.transformer import Transformer, sender_outputs
 
-N_PAIRS = 1000
 METRIC = METRICS["logit-diff"]
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +32,7 @@ def single_cuts(model: Transformer, pairs: TokenPairs) -> Array:
     return ALGORITHMS["exact"](Problem(model, pairs, METRIC)).values
 
 
-def verify(model: Transformer, program: Program, n: int = N_PAIRS, seed: int = 1) -> dict[str, Any]:
+def verify(model: Transformer, program: Program, n: int, seed: int = 1) -> dict[str, Any]:
     """How far a model's edges are what its program says, under ``corrupted`` ablation.
 
     Returns:
