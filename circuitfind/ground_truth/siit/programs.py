@@ -212,7 +212,7 @@ def _ioi(ids: Ids) -> tuple[Node, ...]:
     name = ids.table({word: ids[word] for word in siit_ioi.NAMES})
 
     def duplicate(query: Ints, key: Ints) -> Ints:
-        return (matches(query, key) & before(query)).any(2).astype(np.int64)
+        return np.where((matches(query, key) & before(query)).any(2), 1, 0)
 
     def inhibited(key: Ints, value: Ints) -> Ints:
         return at_end(value_at((key[:, None] == 1) & before(key), value, last=True))
