@@ -3,7 +3,7 @@
     python -m benchmarks.leaderboard              measure what is missing, write results/leaderboard/ and the README's table
     python -m benchmarks.leaderboard --page       the tables from what is there, measuring nothing
 
-Cells (``results/leaderboard/cells/``) are not part of the repository: they hold every score of every run. Without them the ROC
+To be run from the repository. Cells (``results/leaderboard/cells/``) are not part of the repository: they hold every score of every run. Without them the ROC
 curves are not drawn again.
 """
 
@@ -21,7 +21,7 @@ from circuitfind.bench.page import write_leaderboard
 from circuitfind.bench.run import Crew, run_grid
 
 ROOT = Path(__file__).parents[1]
-OUT = ROOT / "results" / "leaderboard"
+OUT = Path("results") / "leaderboard"
 COLUMNS = {
     ("trained", "edge-auc"): "edge AUC, trained",
     ("compiled", "edge-auc"): "compiled",

@@ -212,7 +212,7 @@ def _write_about(grid: Grid, work: Work, counts: dict[str, int]) -> None:
     """``grid.json``: what was asked for, and with what it was measured."""
     about = {
         "grid": grid.values,
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": versions(),
         **counts,
     }
