@@ -3,8 +3,8 @@
     python -m benchmarks.leaderboard              measure what is missing, write results/leaderboard/ and the README's table
     python -m benchmarks.leaderboard --page       the tables from what is there, measuring nothing
 
-To be run from the repository. Cells (``results/leaderboard/cells/``) are not part of the repository: they hold every score of every run. Without them the ROC
-curves are not drawn again.
+To be run from the repository. Cells (``results/leaderboard/cells/``) are no part of it: they hold every score of every run.
+Without them the ROC curves are not drawn again.
 """
 
 from __future__ import annotations
