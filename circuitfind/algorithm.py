@@ -231,7 +231,7 @@ class Algorithm:
     metric: str = ""
     worst_case: bool = False
     signed: bool = True
-    rules: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict, hash=False)
     additive: bool = False
 
     @property

@@ -196,8 +196,8 @@ def test_what_cannot_be_certified_is_refused():
         ({"keep": 1.0}, "keep=1: give a number above 0 and below 1"),
         ({"alpha": 0.0}, "alpha=0: give a number above 0 and below 1"),
         ({"edits": "all"}, "use 'deletions' or 'any'"),
-        ({"radius": -1}, "radius -1"),
-        ({"n_samples": 0}, "0 samples"),
+        ({"radius": -1}, "radius=-1: give 0 or more"),
+        ({"n_samples": 0}, "samples=0: give 1 or more"),
     ):
         with pytest.raises(OptionError, match=message):
             certify_edges(scores, SIZE, **how)

@@ -473,7 +473,8 @@ def test_an_algorithm_that_searches_for_a_size_is_told_it_before_it_begins(tmp_p
     )
     found = run(config, tmp_path / "out")
     name = {"top": "edges", "faithfulness": "faithfulness"}[rule]
-    assert found.scores.provenance.options[name] == value
+    told = (value,) if rule == "top" else value
+    assert found.scores.provenance.options[name] == told
     assert (found.circuit.kept == found.scores.chosen).all()
     own = run(replace(config, options={name: "15" if rule == "top" else "0.4"}), tmp_path / "own")
-    assert own.scores.provenance.options[name] == (15 if rule == "top" else 0.4), "what is given by name comes first"
+    assert own.scores.provenance.options[name] == ((15,) if rule == "top" else 0.4), "what is given by name comes first"
