@@ -24,11 +24,12 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, by_query_head, to_eap_ig
 from circuitfind.errors import OptionError
+from circuitfind.evaluation import MIB_FRACTIONS
 from circuitfind.graph import ComputationGraph
 from circuitfind.prefixes import best_edges
 from circuitfind.scores import EdgeScores
 
-FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+FRACTIONS = MIB_FRACTIONS[:-1]
 """Shares of the edges that the nine circuits may have, and the places on the axis at which they are counted."""
 TASKS = ("ioi", "mcqa", "arithmetic-addition", "arithmetic-subtraction", "arc-easy", "arc-challenge")
 PAIRS = (
