@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -153,7 +154,8 @@ def train(
         bar = progress.add_task("", total=last, completed=training.step, loss="")
         while training.step < last:
             started = time.monotonic()
-            losses.append(_one_step(model, training, next(text_steps), schedule))
+            batches = next(text_steps)
+            losses.append(optimiser_step(training, schedule, partial(step_loss, model, batches, schedule.bfloat16)))
             training.seconds += time.monotonic() - started
             if state is not None and (training.step == last or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS):
                 training.save(state, identity)
@@ -165,11 +167,12 @@ def train(
     return training
 
 
-def _one_step(model: Transformer, training: Training, batches: list[Batch], schedule: Schedule) -> float:
+def optimiser_step(training: Training, schedule: Schedule, backward: Callable[[], float]) -> float:
+    """One step of the optimiser: ``backward`` gives every parameter its gradient and returns the loss, which is returned."""
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate_at(training.step)
     training.optimizer.zero_grad()
-    loss = step_loss(model, batches, schedule.bfloat16)
+    loss = backward()
     torch.nn.utils.clip_grad_norm_(list(training.parameters.values()), 1.0)
     training.optimizer.step()
     training.step += 1

@@ -36,7 +36,14 @@ from circuitfind.ground_truth.siit.programs import Program
 from circuitfind.ground_truth.siit.steps import KnownEdges, Step, draw_step
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo.checkpoint import Tensors, Training
-from circuitfind.zoo.train import SECONDS_BETWEEN_CHECKPOINTS, Schedule, TrainedTransformer, new_training, training_bar
+from circuitfind.zoo.train import (
+    SECONDS_BETWEEN_CHECKPOINTS,
+    Schedule,
+    TrainedTransformer,
+    new_training,
+    optimiser_step,
+    training_bar,
+)
 
 N_PAIRS = 20_000
 PROBE = "probe."
@@ -133,15 +140,13 @@ def step_loss(model: Transformer, training: Training, step: Step, recipe: Siit) 
 
 def one_step(model: Transformer, training: Training, step: Step, recipe: Siit) -> float:
     """One step of the optimiser; the loss before it."""
-    for group in training.optimizer.param_groups:
-        group["lr"] = recipe.schedule.rate_at(training.step)
-    training.optimizer.zero_grad()
-    loss = step_loss(model, training, step, recipe)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(list(training.parameters.values()), 1.0)
-    training.optimizer.step()
-    training.step += 1
-    return loss.item()
+
+    def backward() -> float:
+        loss = step_loss(model, training, step, recipe)
+        loss.backward()
+        return loss.item()
+
+    return optimiser_step(training, recipe.schedule, backward)
 
 
 def train(
