@@ -45,16 +45,16 @@ from benchmarks.attribution_speed import (
 )
 from benchmarks.page import put_into
 from circuitfind import load_model
-from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.api import tokenized_pairs
-from circuitfind.decisions import HOW_COLUMN, UNREAD, DecisionLog
 from circuitfind.discovery import acdc
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
-from circuitfind.execution.incremental import CurrentCircuit
-from circuitfind.metrics import METRICS
-from circuitfind.report import versions
+from circuitfind.execution.recompute.cuts import CurrentCircuit
+from circuitfind.run.calls import tokenized_pairs
+from circuitfind.run.pipeline import versions
+from circuitfind.scores.decisions import HOW_COLUMN, UNREAD, DecisionLog
 from circuitfind.task import TASKS
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
 
 KL = METRICS["kl"]

@@ -27,9 +27,9 @@ import torch
 import circuitfind as cf
 from benchmarks.attribution_speed import N_PROMPTS, N_TOKENS, SHAPE, problem
 from benchmarks.page import markdown_head
-from circuitfind.algorithm import ALGORITHMS
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.execution import make_batches
-from circuitfind.paths import path_heat_map
+from circuitfind.patching import path_heat_map
 
 OUT = Path("results/algorithm_cost")
 STEPS, LONG = 5, 5.0

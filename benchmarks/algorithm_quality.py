@@ -30,15 +30,15 @@ import numpy as np
 import torch
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS
-from circuitfind.api import tokenized_pairs
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import best_edges
+from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import best_edges
 from circuitfind.statistics import faithfulness
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 
 OUT = Path("results/algorithm_quality")
 TASKS = ("ioi", "greater-than", "docstring")

@@ -36,13 +36,13 @@ import numpy as np
 import torch
 
 from benchmarks.page import put_into
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit
-from circuitfind.execution.sparse import AblatedRun
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import top_edges
-from circuitfind.report import versions
+from circuitfind.execution.masks.sparse import AblatedRun
+from circuitfind.run.pipeline import versions
+from circuitfind.selection.prefixes import top_edges
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer, TransformerConfig
 
 SHAPE = TransformerConfig(12, 12, 768, 64, 3072, 50257, 1024)
@@ -124,7 +124,7 @@ def our_rows(model: Transformer, repeat: int) -> tuple[list[dict[str, Any]], np.
 
 def _circuit_of(scores: Any, n_edges: int) -> Any:
     """The smallest prefix of the ranking with at least ``n_edges`` edges after pruning."""
-    from circuitfind.prefixes import alive_counts
+    from circuitfind.selection.prefixes import alive_counts
 
     return top_edges(scores, int(np.searchsorted(alive_counts(scores), n_edges)))
 

@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow
 
 from benchmarks.acdc_page import table
-from circuitfind import api
 from circuitfind.circuit import Circuit, prune
 from circuitfind.graph import ComputationGraph
-from circuitfind.prefixes import alive_counts, edges_above, greedy_edges, smallest_prefix, top_edges
-from circuitfind.report import versions
+from circuitfind.run import calls
+from circuitfind.run.pipeline import versions
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import alive_counts, edges_above, greedy_edges, smallest_prefix, top_edges
 
 GRAPHS = {
     "GPT-2 small": ComputationGraph(12, 12),
@@ -115,7 +115,7 @@ def look_up_blocks(ground: Ground) -> None:
 
 def picture(size: int) -> Callable[[Ground], Any]:
     """A circuit drawn as PNG."""
-    return lambda ground: api.render(ground.circuits[size], ground.folder / "circuit.png")
+    return lambda ground: calls.render(ground.circuits[size], ground.folder / "circuit.png")
 
 
 def prune_half(ground: Ground, ablation: str) -> None:

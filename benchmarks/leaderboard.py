@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas
 
 from benchmarks.page import markdown_head, put_into
+from circuitfind.bench.benchmark import Crew, run_grid
 from circuitfind.bench.grid import read_grid
 from circuitfind.bench.leaderboard import leaderboard
 from circuitfind.bench.page import write_leaderboard
-from circuitfind.bench.run import Crew, run_grid
 
 ROOT = Path(__file__).parents[1]
 OUT = Path("results") / "leaderboard"

@@ -5,8 +5,8 @@
     python -m benchmarks.same_results compare before.safetensors after.safetensors
 
 Stored: for every algorithm, three shipped models, every ablation and every way to keep parts apart that the algorithm takes,
-scores, decisions, circuits by four rules and held-out evaluations; and path patching, activation patching, knock-out, hypothesis
-tests, stability, certificates and curves of one task. One thread, so that sums are made in one order. Names of arrays are
+scores, decisions, circuits by every rule and held-out evaluations; and path patching, activation patching, knock-out,
+hypothesis tests, stability and certificates. One thread, so that sums are made in one order. Names of arrays are
 ``MODEL/ALGORITHM/ABLATION/PARTS/WHAT``. ``compare`` prints every array that is not equal to the last bit, and exits with 1 if
 there is one.
 """
@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def store_all(only: str) -> Arrays:
     found: Arrays = {}
     for model, task in MODELS.items():
         transformer = cf.load_model(model)
-        for name, algorithm, ablation, parts in settings():
-            key = f"{name}/{algorithm}/{ablation}/{parts}"
+        for name, *setting in settings():
+            key = "/".join((name, *setting))
             if name == model and only in key:
                 begun = time.perf_counter()
-                attempt(found, key, lambda k=key, a=algorithm, b=ablation, p=parts: run(transformer, task, k, a, b, p))
+                attempt(found, key, partial(run, transformer, task, *setting))
                 print(f"{key}: {time.perf_counter() - begun:.1f} s", file=sys.stderr, flush=True)
         if only in f"{model}/by-hand":
             for key, make in by_hand(transformer, task):
@@ -95,10 +96,10 @@ def as_bytes(text: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(text.encode() or b" ", dtype=np.uint8).copy()
 
 
-def run(model: Any, task: str, key: str, algorithm: str, ablation: str, parts: str) -> dict[str, Any]:
+def run(model: Any, task: str, algorithm: str, ablation: str, parts: str) -> dict[str, Any]:
     """One setting: scores, decisions, circuits and evaluations."""
     options = SHORT.get(algorithm, {})
-    known = {name for name in cf.ALGORITHMS[algorithm].options}
+    known = set(cf.ALGORITHMS[algorithm].options)
     options = {name: value for name, value in options.items() if name in known}
     scores = cf.discover(model, task, algorithm=algorithm, ablation=ablation, parts=parts, n=N, **options)
     found: dict[str, Any] = {"values": scores.values}
@@ -116,7 +117,12 @@ def run(model: Any, task: str, key: str, algorithm: str, ablation: str, parts: s
     for rule, how in rules.items():
         found[rule] = circuit_and_evaluation(model, task, scores, how, positional=False)
     if parts in ("position", "span"):
-        for rule, how in {"top": {"top": 30}, "threshold": {"threshold": 0.01}, "faithful": {"faithfulness": 0.5}}.items():
+        by_part: dict[str, dict[str, Any]] = {
+            "top": {"top": 30},
+            "threshold": {"threshold": 0.01},
+            "faithful": {"faithfulness": 0.5},
+        }
+        for rule, how in by_part.items():
             found[f"{rule}-by-{parts}"] = circuit_and_evaluation(model, task, scores, how, positional=True)
     return found
 
@@ -132,7 +138,7 @@ def circuit_and_evaluation(model: Any, task: str, scores: Any, how: dict[str, An
     return {
         "kept": np.asarray(circuit.kept),
         "edges": edges,
-        "selection": {k: v for k, v in circuit.selection.items()},
+        "selection": dict(circuit.selection),
         "evaluation": evaluation.to_json(),
     }
 
@@ -141,13 +147,15 @@ def by_hand(model: Any, task: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The calls that are not a discovery."""
     last = f"a{model.graph.n_layers - 1}.h0"
     for ablation in ("corrupted", "zero", "mean", "mean-positional"):
-        yield f"path/{ablation}", lambda a=ablation: cf.path_patch(
-            model, task, [f"a0.h1 -> {last}<v> -> logits"], ablation=a, n=N
-        ).to_json()
-        yield f"knock-out/{ablation}", lambda a=ablation: cf.ablate(model, task, ablation=a, n=N).to_json()
-    yield "map", lambda: cf.path_heat_map(model, task, f"{last}<q>", n=N).to_json()
+        paths = [f"a0.h1 -> {last}<v> -> logits"]
+        yield f"path/{ablation}", as_json(cf.path_patch, model, task, paths, ablation=ablation, n=N)
+        yield (
+            f"knock-out/{ablation}",
+            as_json(cf.ablate, model, task, ["a0", last, "m0"][: 2 + model.graph.has_mlp], ablation=ablation, n=N),
+        )
+    yield "map", as_json(cf.path_heat_map, model, task, f"{last}<q>", n=N)
     for by in ("", "position", "span"):
-        yield f"activation/{by}", lambda b=by: cf.activation_patch(model, task, by=b, n=N).to_json()
+        yield f"activation/{by}", as_json(cf.activation_patch, model, task, by=by, n=N)
     yield "roles", lambda: cf.head_roles(model, task, n=N).to_json()
 
     def found(parts: str = "") -> tuple[Any, Any]:
@@ -157,9 +165,14 @@ def by_hand(model: Any, task: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "hypotheses", lambda: cf.hypotheses(model, task, found()[1], n=N, n_random=5, n_permutations=50).to_json()
     yield "stability", lambda: cf.stability(*found("prompt"), n_resamples=30).to_json()
     yield "certify", lambda: cf.certify(*found("prompt"), n_samples=200).to_json()
-    yield "sensitivity", lambda: cf.sensitivity(
-        model, task, {"plain": {}, "zero": {"ablation": "zero"}}, edges=20, n=N, n_held_out=N
-    ).to_json() if model.graph.has_mlp else None
+    if model.graph.has_mlp:
+        two = {"plain": {}, "probabilities": {"metric": "prob-diff"}}
+        yield "sensitivity", as_json(cf.sensitivity, model, task, two, edges=20, n=N, n_held_out=N)
+
+
+def as_json(call: Callable[..., Any], *given: Any, **how: Any) -> Callable[[], Any]:
+    """A call to make later, whose result is taken as JSON."""
+    return lambda: call(*given, **how).to_json()
 
 
 def compare(before: Arrays, after: Arrays) -> list[str]:
@@ -204,7 +217,9 @@ def main() -> None:
         return
     before, after = load_file(str(given.before)), load_file(str(given.after))
     lines = compare(before, after)
-    print("\n".join([*lines, f"{len(before):,} arrays before, {len(after):,} after, {len(lines):,} lines of difference"]))
+    print(
+        "\n".join([*lines, f"{len(before):,} arrays before, {len(after):,} after, {len(lines):,} lines of difference"])
+    )
     sys.exit(bool(lines))
 
 

@@ -37,11 +37,11 @@ import numpy as np
 import torch
 
 from benchmarks.page import markdown_head
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
-from circuitfind.execution.incremental import CurrentCircuit
-from circuitfind.metrics import METRICS
+from circuitfind.execution.recompute.cuts import CurrentCircuit
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer, TransformerConfig, rotary_frequencies, weight_shapes
 
 FOLDER = Path("results/scaling")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import put_into
-from circuitfind.report import Run, RunConfig, run
+from circuitfind.run.pipeline import Run, RunConfig, run
 from circuitfind.task import TASKS
 
 OUT = Path("results/task_circuits")

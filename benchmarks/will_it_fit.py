@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.page import markdown_head, put_into
 from benchmarks.scaling import GPT2, LLAMA_8B, PeakMemory, random_pairs, random_weights, timed
-from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.estimate import memory_per_prompt
-from circuitfind.metrics import METRICS
+from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.run.estimate import memory_per_prompt
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import TransformerConfig, rotary_frequencies
 
 FOLDER = Path("results/will_it_fit")

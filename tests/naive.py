@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
-from circuitfind.metrics import Metric, Targets
+from circuitfind.task.metrics import Metric, Targets
 from circuitfind.transformer import ACTIVATIONS, Transformer, TransformerConfig
 
 # -------------------------------------------------------------------- what a backward rule may change

@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.api import tokenized_pairs
-from circuitfind.decisions import SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT, DecisionLog
 from circuitfind.discovery.acdc import visiting_order
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution import incremental
-from circuitfind.execution.incremental import close_calls
+from circuitfind.execution.recompute.cuts import close_calls
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS, Metric
 from circuitfind.progress import Checkpoint
+from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
+from circuitfind.scores.decisions import SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT, DecisionLog
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 
 ACDC = ALGORITHMS["acdc"]

@@ -14,13 +14,13 @@ from conftest import random_pairs, small_model
 import circuitfind as cf
 from circuitfind import algorithm as contract
 from circuitfind import discovery, progress
-from circuitfind.algorithm import ALGORITHMS, PARTS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
-from circuitfind.estimate import estimate
 from circuitfind.execution import ABLATIONS
-from circuitfind.metrics import METRICS
 from circuitfind.progress import Checkpoint
+from circuitfind.run.estimate import estimate
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.task.metrics import METRICS
 
 every = pytest.mark.parametrize("algorithm", list(ALGORITHMS), ids=lambda algorithm: algorithm.name)
 MODEL = small_model()

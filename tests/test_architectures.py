@@ -18,15 +18,15 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.discovery.acdc import receivers_of
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit, run_masked
-from circuitfind.execution.incremental import CurrentCircuit
-from circuitfind.execution.sparse import AblatedRun
-from circuitfind.metrics import METRICS
+from circuitfind.execution.masks.sparse import AblatedRun
+from circuitfind.execution.recompute.cuts import CurrentCircuit
 from circuitfind.models.exact import float64_throughout, widened_tables
 from circuitfind.models.load import read
 from circuitfind.models.quiet import quietly
+from circuitfind.task.metrics import METRICS
 
 MODELS = [*ARCHITECTURES, *NATIVES]
 DTYPES = {"fp32": (torch.float32, 1e-4), "fp64": (torch.float64, 1e-9)}

@@ -15,16 +15,16 @@ from test_execution import naive_ablated, prompt
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
-from circuitfind.combination import combine_values, signed_ranks
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, AttributionPass, Writes, make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
-from circuitfind.execution.path import OFFSETS, shares_of_way
+from circuitfind.execution.gradients.integration_points import OFFSETS, shares_of_way
 from circuitfind.execution.writes import sublayers
-from circuitfind.metrics import METRICS, Targets, as_metric
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores, Provenance, between
+from circuitfind.scores.combination import combine_values, signed_ranks
+from circuitfind.task.metrics import METRICS, Targets, as_metric
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 MODEL = small_model()

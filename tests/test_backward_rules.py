@@ -14,12 +14,12 @@ from test_discovery import MODEL, PAIRS, scores, targets_of
 from test_execution import naive_ablated, prompt
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.relp import RULES
 from circuitfind.errors import OptionError
 from circuitfind.execution import ABLATIONS, AttributionPass, cut_attention, make_batches, prepare_ablation
-from circuitfind.execution.attribution import EdgeProducts
-from circuitfind.metrics import METRICS
+from circuitfind.execution.gradients.edge_products import EdgeProducts
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import ACTIVATIONS, EXACT, BackwardRule, Transformer, alibi_slopes, under
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

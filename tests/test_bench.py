@@ -15,19 +15,19 @@ import pytest
 import torch
 
 from circuitfind import zoo
-from circuitfind.algorithm import ALGORITHMS
 from circuitfind.bench import costs, run, workers
+from circuitfind.bench.benchmark import Crew, list_grid, run_grid
 from circuitfind.bench.cells import APART, Cell, Setting, Subject, Subjects, measuring_code
 from circuitfind.bench.grid import DEFAULT, Entry, Grid, Ground, grid_of, ground_truths, read_grid
 from circuitfind.bench.measure import ROC_POINTS, Failure, Result, run_cell
 from circuitfind.bench.own import own_algorithms
 from circuitfind.bench.plan import Filters, Named, plan, refusal
-from circuitfind.bench.run import Crew, list_grid, run_grid
 from circuitfind.bench.store import Store
 from circuitfind.bench.table import TABLE
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.metrics import METRICS
 from circuitfind.scores import EdgeScores
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
 
 HERE, DEATHS = Crew(workers=0), "CIRCUITFIND_TEST_DEATHS"
@@ -35,7 +35,7 @@ OWN = f"""
 import os, signal
 from pathlib import Path
 import numpy as np
-from circuitfind.algorithm import ALGORITHMS, Algorithm
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm
 
 def deadly(problem, *, deaths: int = 1):
     '''Kills its process so many times, if there is a folder to count in.'''
@@ -48,7 +48,7 @@ def deadly(problem, *, deaths: int = 1):
 ALGORITHMS.add(Algorithm("deadly", deadly, "", ""))
 """
 BROKEN = """
-from circuitfind.algorithm import ALGORITHMS, Algorithm
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm
 
 def broken(problem):
     raise ZeroDivisionError("in the middle")

@@ -12,15 +12,15 @@ from conftest import SHAPES, random_pairs, small_model
 from test_execution import TIGHT
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.circuit.positional import Layout
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import ModelError
 from circuitfind.evaluation import head_roles
 from circuitfind.execution import make_batches
 from circuitfind.execution.optimal import _Prompts, optimal_constants
-from circuitfind.metrics import METRICS
 from circuitfind.models import architecture, check_model
-from circuitfind.positional import Layout
 from circuitfind.task import spans_of
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo.evaluate import measure
 

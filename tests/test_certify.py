@@ -11,8 +11,8 @@ import circuitfind as cf
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import certify_edges
-from circuitfind.evaluation.certified import EDITS, inclusion_needed
-from circuitfind.evaluation.resampling import resampled_edges
+from circuitfind.evaluation.other_prompts.certificates import EDITS, inclusion_needed
+from circuitfind.evaluation.other_prompts.resampling import resampled_edges
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
 

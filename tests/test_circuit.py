@@ -20,8 +20,8 @@ from circuitfind.circuit import SCHEMA, Circuit, from_eap_ig, prune, to_eap_ig
 from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, make_batches, prepare_ablation, run_masked
 from circuitfind.graph import ComputationGraph
-from circuitfind.prefixes import alive_counts, decided_edges, edges_above, greedy_edges, top_edges
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import alive_counts, decided_edges, edges_above, greedy_edges, top_edges
 
 GRAPH = ComputationGraph(2, 2)
 KNOWN = Provenance(
@@ -230,7 +230,7 @@ def test_a_circuit_edited_in_networkx_comes_back_with_its_scores():
 
 def test_a_notebook_shows_the_picture(monkeypatch):
     circuit = top_edges(some_scores(), 20)
-    importlib.import_module("circuitfind.api")  # which knows how to draw
+    importlib.import_module("circuitfind.run.calls")  # which knows how to draw
     assert circuit._repr_html_().startswith("<svg")
     monkeypatch.setattr(Circuit, "display", None)
     assert circuit._repr_html_() is None
@@ -238,7 +238,9 @@ def test_a_notebook_shows_the_picture(monkeypatch):
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-DESCRIPTION = json.loads((Path(circuitfind.__file__).parent / "circuit.schema.json").read_text(encoding="utf-8"))
+DESCRIPTION = json.loads(
+    (Path(circuitfind.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8")
+)
 
 
 def test_the_schema_is_itself_valid_and_knows_every_key():

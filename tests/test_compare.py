@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 import circuitfind as cf
 from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.circuit.positional import Layout, PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph
-from circuitfind.interchange import write_comparison
-from circuitfind.interchange.compare import expected_jaccard, overlap
-from circuitfind.interchange.difference import comparison_dot, lines
-from circuitfind.positional import Layout, PositionalCircuit
-from circuitfind.prefixes import best_edges
 from circuitfind.rendering import draw
+from circuitfind.run.comparison import expected_jaccard, overlap
+from circuitfind.run.difference import comparison_dot, lines, write_comparison
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import best_edges
 
 GRAPH = ComputationGraph(2, 3)
 

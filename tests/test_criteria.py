@@ -13,8 +13,8 @@ from conftest import SHAPES, random_pairs, small_model
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import completeness, evaluate_circuit, minimality
-from circuitfind.metrics import METRICS, Metric
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS, Metric
 
 LOGIT_DIFF = METRICS["logit-diff"]
 MODEL = small_model()

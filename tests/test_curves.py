@@ -26,9 +26,9 @@ from circuitfind.evaluation import (
 )
 from circuitfind.evaluation import sizes as sizes_module
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import alive_counts, top_edges
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import alive_counts, top_edges
+from circuitfind.task.metrics import METRICS
 
 LOGIT_DIFF = METRICS["logit-diff"]
 MODEL = small_model()

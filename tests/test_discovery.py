@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from test_execution import naive_ablated, prompt
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import ABLATIONS, AttributionPass, make_batches, prepare_ablation, run_masked
-from circuitfind.execution.path import OFFSETS
-from circuitfind.metrics import METRICS, Targets
+from circuitfind.execution.gradients.integration_points import OFFSETS
 from circuitfind.task import PromptPair
+from circuitfind.task.metrics import METRICS, Targets
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 MODEL = small_model()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import circuitfind as cf
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import Layout, PositionalCircuit, prune_parts
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
 from circuitfind.evaluation import (
     Evaluation,
@@ -24,10 +25,9 @@ from circuitfind.evaluation import (
     verdict,
 )
 from circuitfind.execution import ABLATIONS
-from circuitfind.metrics import METRICS, as_metric
-from circuitfind.positional import Layout, PositionalCircuit, prune_parts
 from circuitfind.statistics import bootstrap, faithfulness, quantiles
 from circuitfind.task import PromptPair, PromptPairs, spans_of, tokenize
+from circuitfind.task.metrics import METRICS, as_metric
 
 LOGIT_DIFF = METRICS["logit-diff"]
 MODEL = small_model()

@@ -16,12 +16,12 @@ from circuitfind.execution import (
     run_circuit,
     run_masked,
 )
-from circuitfind.execution.attribution import EdgeProducts
-from circuitfind.execution.gradients import AttributionPass
-from circuitfind.execution.single_edge import CleanRun, single_edge_effects
-from circuitfind.execution.sparse import AblatedRun
+from circuitfind.execution.gradients.by_receivers import AttributionPass
+from circuitfind.execution.gradients.edge_products import EdgeProducts
+from circuitfind.execution.masks.sparse import AblatedRun
+from circuitfind.execution.recompute.single_edge import CleanRun, single_edge_effects
 from circuitfind.execution.writes import Writes, tiles
-from circuitfind.metrics import METRICS, Targets
+from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import base_streams, sender_outputs
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

@@ -17,8 +17,8 @@ from circuitfind import kernels, scores
 from circuitfind.circuit import Circuit, prune, to_eap_ig
 from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
 from circuitfind.graph import ComputationGraph
-from circuitfind.prefixes import alive_counts, edges_above, greedy_edges, smallest_prefix, top_edges
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import alive_counts, edges_above, greedy_edges, smallest_prefix, top_edges
 
 SHAPES = st.builds(
     ComputationGraph, st.integers(1, 3), st.integers(1, 3), has_mlp=st.booleans(), parallel=st.booleans()

@@ -15,15 +15,15 @@ from conftest import random_pairs, small_model
 import circuitfind as cf
 from circuitfind import zoo
 from circuitfind.errors import CircuitError, ModelError, OptionError, UnknownNameError
-from circuitfind.ground_truth import Truth, read_truths, truth_of, write_truths
-from circuitfind.ground_truth.build import build
-from circuitfind.ground_truth.compiled import PROGRAMS, compile_model
-from circuitfind.ground_truth.derive import connected, derive
-from circuitfind.ground_truth.verify import EXACT, TRAINED, limits_of, verify, verify_model
-from circuitfind.ground_truth.wired import WIRED
-from circuitfind.problems import tokenized_pairs
+from circuitfind.setting import tokenized_pairs
 from circuitfind.task import TASKS
 from circuitfind.transformer import Transformer, TransformerConfig
+from circuitfind.truth import Truth, read_truths, truth_of, write_truths
+from circuitfind.truth.build import build
+from circuitfind.truth.compiled import PROGRAMS, compile_model
+from circuitfind.truth.derive import connected, derive
+from circuitfind.truth.verification import EXACT, TRAINED, limits_of, verify, verify_model
+from circuitfind.truth.wired import WIRED
 
 COMPILED = [name for name in zoo.GROUND_TRUTH if name in (*WIRED, *PROGRAMS)]
 FEW = 20
@@ -286,7 +286,7 @@ def test_verify_prints_a_row_for_every_truth(command_line, monkeypatch: pytest.M
     code, out, _ = command_line("verify", "tracr-hist", "--prompts", FEW, "--json")
     assert [row["ablation"] for row in json.loads(out)] == ["corrupted", "zero", "mean"]
     wrong = [replace(one, problems=("the circuit is wrong",)) for one in verify_model("tracr-hist", FEW)]
-    monkeypatch.setattr("circuitfind.ground_truth.verify.verify_model", lambda *words, **options: wrong)
+    monkeypatch.setattr("circuitfind.truth.verification.verify_model", lambda *words, **options: wrong)
     code, out, _ = command_line("verify", "tracr-hist")
     assert code == 1
     assert out.count("FAIL") == out.count("  the circuit is wrong") == 3

@@ -16,10 +16,11 @@ from conftest import SHAPES, random_pairs, small_config, small_model
 
 import circuitfind as cf
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import Layout, PositionalCircuit
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import hypotheses_of, hypothesis_tests, random_circuits
-from circuitfind.evaluation.inflation import inflated, random_path
-from circuitfind.evaluation.significance import (
+from circuitfind.evaluation.hypotheses.inflation import inflated, random_path
+from circuitfind.evaluation.hypotheses.significance import (
     adjusted,
     at_least,
     at_most,
@@ -29,10 +30,9 @@ from circuitfind.evaluation.significance import (
     hsic_test,
     share_bounds,
 )
-from circuitfind.metrics import METRICS
-from circuitfind.positional import Layout, PositionalCircuit
 from circuitfind.scores import Provenance
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
 
 ALPHA = 0.05
@@ -156,7 +156,7 @@ def test_the_independence_statistic_and_its_p_value_are_the_plain_ones():
 def test_permutations_in_several_blocks_give_the_same_p_value(monkeypatch):
     x, y = np.random.default_rng(0).normal(size=(2, 20))
     expected = hsic_test(x, y, 50, seed=1)
-    monkeypatch.setattr("circuitfind.evaluation.significance.NUMBERS_AT_ONCE", 7 * 20**2)
+    monkeypatch.setattr("circuitfind.evaluation.hypotheses.significance.NUMBERS_AT_ONCE", 7 * 20**2)
     assert hsic_test(x, y, 50, seed=1) == expected
 
 
@@ -515,7 +515,7 @@ def test_what_cannot_be_tested_is_refused(known):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder whose scores are kept apart by prompt."""
-    from circuitfind.report import RunConfig, run
+    from circuitfind.run.pipeline import RunConfig, run
 
     config = RunConfig(algorithm="eap", n_prompts=16, n_held_out=6, n_random=1, rule="top", value=25, parts="prompt")
     return run(config, tmp_path_factory.mktemp("evidence") / "run").folder

@@ -10,12 +10,12 @@ from conftest import random_pairs, small_model
 import circuitfind as cf
 from circuitfind.circuit import Circuit, by_query_head, from_eap_ig, prune, to_eap_ig
 from circuitfind.errors import CircuitError, OptionError
+from circuitfind.formats import check_submission, importances_of, open_circuit, pair_name, read_scores, write_pair
+from circuitfind.formats.mib import FRACTIONS, MODELS, PAIRS, TASKS
 from circuitfind.graph import ComputationGraph
-from circuitfind.interchange import check_submission, importances_of, open_circuit, pair_name, read_scores, write_pair
-from circuitfind.interchange.mib import FRACTIONS, MODELS, PAIRS, TASKS
-from circuitfind.kv_groups import split_blocks
-from circuitfind.prefixes import best_edges
+from circuitfind.graph.kv_groups import split_blocks
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import best_edges
 
 GPT2 = MODELS["gpt2"].graph
 SMALL = ComputationGraph(2, 3)
@@ -392,8 +392,8 @@ def run(command_line, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A finished run folder."""
-    from circuitfind.report import RunConfig
-    from circuitfind.report import run as make
+    from circuitfind.run.pipeline import RunConfig
+    from circuitfind.run.pipeline import run as make
 
     config = RunConfig(algorithm="eap", n_prompts=6, n_held_out=4, n_random=2, rule="top", value=60)
     return make(config, tmp_path_factory.mktemp("inter") / "run").folder
@@ -468,7 +468,7 @@ def test_models_of_whole_blocks_are_exported_head_by_head(run, monkeypatch, tmp_
 
 
 def problem_for(model):
-    from circuitfind.algorithm import Problem
-    from circuitfind.metrics import METRICS
+    from circuitfind.discovery.contract import Problem
+    from circuitfind.task.metrics import METRICS
 
     return Problem(model, random_pairs(model), METRICS["logit-diff"])

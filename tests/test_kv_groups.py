@@ -18,16 +18,16 @@ from test_acdc import assert_same_as_naive
 
 import circuitfind as cf
 from circuitfind import kernels
-from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, ModelError, OptionError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.graph import SHARED, ComputationGraph
-from circuitfind.kv_groups import split_by_head
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import alive_counts, greedy_edges, smallest_prefix, top_edges
+from circuitfind.graph.kv_groups import split_by_head
 from circuitfind.rendering.circuits import circuit_dot
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import alive_counts, greedy_edges, smallest_prefix, top_edges
+from circuitfind.task.metrics import METRICS
 
 GROUPED = [name for name in SHAPES if name.endswith("-groups")]
 GRAPHS = st.builds(
@@ -311,7 +311,7 @@ def test_the_naive_search_visits_each_groups_port_once():
 
 # --- files and pictures -----------------------------------------------------------------------------------------------
 
-DESCRIPTION = json.loads((Path(cf.__file__).parent / "circuit.schema.json").read_text(encoding="utf-8"))
+DESCRIPTION = json.loads((Path(cf.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8"))
 
 
 def test_circuits_and_scores_come_back_from_their_files(tmp_path):

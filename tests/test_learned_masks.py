@@ -9,20 +9,20 @@ import torch
 from conftest import few_shapes, random_pairs, small_model
 
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.eap import eap
 from circuitfind.discovery.edge_pruning import circuit_of
+from circuitfind.discovery.search.hard_concrete import Gates, sampled, share_open
+from circuitfind.discovery.search.mask_training import Adam, MaskLoss, in_canonical_order, uniform
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.estimate import estimate
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.batches import with_clean_logits
-from circuitfind.execution.hard_concrete import Gates, sampled, share_open
-from circuitfind.execution.mask_training import Adam, MaskLoss, in_canonical_order, uniform
-from circuitfind.execution.masked_gradients import MaskedRun, masked_numbers
+from circuitfind.execution.gradients.by_masks import MaskedRun, masked_numbers
 from circuitfind.execution.memory import memory_limit
-from circuitfind.metrics import METRICS, Targets
 from circuitfind.progress import Checkpoint
+from circuitfind.run.estimate import estimate
 from circuitfind.scores import between
+from circuitfind.task.metrics import METRICS, Targets
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -11,14 +11,14 @@ from conftest import random_pairs, small_model
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution import circuits as circuits_module
 from circuitfind.execution.memory import Room, attribution_numbers, budget, parse_bytes, prompts_at_a_time
 from circuitfind.execution.writes import Writes, tiles
-from circuitfind.metrics import METRICS
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.metrics import METRICS, Metric, Targets, as_metric
+from circuitfind.task.metrics import METRICS, Metric, Targets, as_metric
 
 LOG = math.log
 ROWS = torch.tensor([[LOG(1), LOG(2), LOG(3), LOG(4)], [LOG(4), LOG(3), LOG(2), LOG(1)]], dtype=torch.float64)

@@ -17,14 +17,14 @@ from checkpoints import N_WORDS, boot_native, without_network, write_checkpoint
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import ModelError, OptionError, PairsError, UnknownNameError
-from circuitfind.metrics import METRICS
 from circuitfind.models import components, hugging_face
 from circuitfind.models.checks import require
 from circuitfind.models.load import read
 from circuitfind.models.quiet import quietly
 from circuitfind.models.text import HuggingFaceTokenizer
+from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
 from circuitfind.zoo import folder_of, zoo_config, zoo_names
 

@@ -11,7 +11,7 @@ import circuitfind as cf
 from circuitfind.execution import make_batches, optimal, prepare_ablation, run_masked
 from circuitfind.execution.memory import memory_limit
 from circuitfind.execution.optimal import _ablated_logits, _Prompts, _Search, optimal_constants
-from circuitfind.metrics import METRICS, Targets
+from circuitfind.task.metrics import METRICS, Targets
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 

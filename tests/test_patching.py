@@ -12,15 +12,15 @@ from conftest import few_shapes, random_pairs, small_model, without
 from torch import Tensor
 
 import circuitfind as cf
-from circuitfind.api import tokenized_pairs
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
-from circuitfind.metrics import METRICS, Targets
 from circuitfind.patching import measure
 from circuitfind.patching.sites import label, names_of
 from circuitfind.patching.table import by_layer
+from circuitfind.run.calls import tokenized_pairs
 from circuitfind.statistics import RESAMPLES, mean_intervals
 from circuitfind.task import TokenPairs, spans_of
+from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import ACTIVATIONS, Transformer
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

@@ -14,15 +14,15 @@ from naive_paths import order, patched_logits, ports_of, written_out
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, OptionError, RenderError, UnknownNameError
 from circuitfind.evaluation import head_roles
 from circuitfind.execution import ABLATIONS, make_batches, prepare_ablation
-from circuitfind.execution.paths import plan_of, read_route
-from circuitfind.execution.paths.search import Visit
+from circuitfind.execution.recompute.paths import plan_of, read_route
+from circuitfind.execution.recompute.paths.search import Visit
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS, Metric, Targets
 from circuitfind.progress import Checkpoint
+from circuitfind.task.metrics import METRICS, Metric, Targets
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 TASK = cf.Task("words", "", "", "", "", "logit-diff", propose=lambda rng: None)
@@ -348,14 +348,14 @@ def test_a_heat_map_is_a_table_and_a_picture(tmp_path):
 
 
 def test_groups_of_senders_change_nothing(monkeypatch):
-    from circuitfind.execution.paths import effects
+    from circuitfind.execution.recompute.paths import effects
 
     model = small_model(n_layers=3)
     pairs = random_pairs(model, 4)
     whole = cf.path_heat_map(model, TASK, "a2.h1", through="mlps", pairs=pairs).effects
     monkeypatch.setattr(effects, "TOKENS_AT_ONCE", {"cpu": 1})
     monkeypatch.setattr(effects, "LOGITS_AT_ONCE", {"cpu": 1})
-    monkeypatch.setattr("circuitfind.execution.paths.run.HIDDEN_BYTES", 1)
+    monkeypatch.setattr("circuitfind.execution.recompute.paths.values.HIDDEN_BYTES", 1)
     np.testing.assert_allclose(
         cf.path_heat_map(model, TASK, "a2.h1", through="mlps", pairs=pairs).effects, whole, **TIGHT
     )
@@ -546,7 +546,7 @@ def test_a_tree_of_groups_lists_a_shared_port_once():
 
 
 def test_a_run_of_path_patching_has_its_tree(tmp_path, induction):
-    from circuitfind.report import RunConfig, run
+    from circuitfind.run.pipeline import RunConfig, run
 
     config = RunConfig("induction", "induction-2l", "path-patching", n_prompts=32, n_held_out=8, n_random=1)
     done = run(replace(config, options={"share": 0.05}), tmp_path / "run")

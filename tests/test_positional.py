@@ -12,13 +12,7 @@ import torch
 from conftest import SHAPES, random_pairs, small_model
 
 import circuitfind
-from circuitfind.algorithm import ALGORITHMS, Problem
-from circuitfind.errors import CircuitError, OptionError
-from circuitfind.execution import make_batches, measure_circuits, prepare_ablation, run_circuit, run_masked
-from circuitfind.execution.batches import parts_of
-from circuitfind.execution.sparse import AblatedRun
-from circuitfind.metrics import METRICS
-from circuitfind.positional import (
+from circuitfind.circuit.positional import (
     Layout,
     PositionalCircuit,
     positional_above,
@@ -26,7 +20,13 @@ from circuitfind.positional import (
     positional_top,
     prune_parts,
 )
+from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.errors import CircuitError, OptionError
+from circuitfind.execution import make_batches, measure_circuits, prepare_ablation, run_circuit, run_masked
+from circuitfind.execution.batches import parts_of
+from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.task import Spans, spans_of
+from circuitfind.task.metrics import METRICS
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -170,7 +170,9 @@ def test_pairs_without_labels_have_no_spans():
 
 # --- the schema, networkx, attention ----------------------------------------------------------------------------------
 
-DESCRIPTION = json.loads((Path(circuitfind.__file__).parent / "positional.schema.json").read_text(encoding="utf-8"))
+DESCRIPTION = json.loads(
+    (Path(circuitfind.__file__).parent / "circuit" / "positional.schema.json").read_text(encoding="utf-8")
+)
 
 
 def some_circuit(n: int = 40, **shape) -> PositionalCircuit:

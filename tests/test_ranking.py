@@ -12,7 +12,7 @@ from conftest import SHAPES, random_pairs, small_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, NumericalError, UnknownNameError
 from circuitfind.evaluation import (
     LEVELS,
@@ -29,9 +29,9 @@ from circuitfind.evaluation import (
     truth_measures,
 )
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import decided_edges
 from circuitfind.scores import EdgeScores, Provenance, between
+from circuitfind.selection.prefixes import decided_edges
+from circuitfind.task.metrics import METRICS
 
 FEW = st.integers(-3, 3)
 ANY_FLOAT = st.one_of(st.integers(-2, 2).map(float), st.sampled_from([math.inf, -math.inf, 0.5, -0.5]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoints import ARCHITECTURES
 
-from circuitfind.algorithm import ALGORITHMS
+from circuitfind.discovery.contract import ALGORITHMS
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -12,14 +12,14 @@ import pytest
 from conftest import small_model
 
 import circuitfind as cf
-from circuitfind import api
-from circuitfind.decision_table import COLUMNS, Row, edges_called, read_table
-from circuitfind.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
 from circuitfind.discovery.acdc import visiting_order
 from circuitfind.errors import CircuitError, CircuitfindError, OptionError, UnknownNameError
-from circuitfind.replay import PROMPTS_ON_CPU, Disagreement, PlainCircuit, Replay, Rule, replay_decisions
-from circuitfind.report import RunConfig, run
+from circuitfind.run import calls
+from circuitfind.run.pipeline import RunConfig, run
+from circuitfind.run.replay import PROMPTS_ON_CPU, Disagreement, PlainCircuit, Replay, Rule, replay_decisions
 from circuitfind.scores import EdgeScores
+from circuitfind.scores.decision_table import COLUMNS, Row, edges_called, read_table
+from circuitfind.scores.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
 
 CONFIG = RunConfig(
     "induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0, seed=2, options={"threshold": 0.03}
@@ -118,7 +118,7 @@ def test_another_precision_may_be_asked_for(made):
 
 
 def test_the_micro_batches_of_the_replay_do_not_matter(made, monkeypatch):
-    monkeypatch.setattr("circuitfind.replay.PROMPTS_ON_CPU", 4)
+    monkeypatch.setattr("circuitfind.run.replay.PROMPTS_ON_CPU", 4)
     assert CONFIG.n_prompts < PROMPTS_ON_CPU
     (replay,) = replay_decisions(made("mean-positional"), steps=20)
     assert replay.passed
@@ -127,7 +127,7 @@ def test_the_micro_batches_of_the_replay_do_not_matter(made, monkeypatch):
 def test_pairs_of_ones_own_are_read_from_the_run_folder(tmp_path):
     """Fewer than the file has, in an order that its name decides."""
     data = tmp_path / "mine.csv"
-    api.write_pairs(cf.TASKS["induction"].pairs(12), data)
+    calls.write_pairs(cf.TASKS["induction"].pairs(12), data)
     folder = run(replace(CONFIG, task=str(data), n_prompts=5), tmp_path / "out").folder
     data.unlink()
     (replay,) = replay_decisions(folder, steps=10)
@@ -446,7 +446,7 @@ def test_a_disagreement_says_all_of_it():
 def test_a_loss_that_is_none_stops_the_replay(made, monkeypatch):
     monkeypatch.setattr(PlainCircuit, "is_read", lambda self, row: True)
     monkeypatch.setattr(
-        "circuitfind.replay.run_masked", lambda model, *rest: model.logits(*rest[:1], rest[-1])[None] * np.nan
+        "circuitfind.run.replay.run_masked", lambda model, *rest: model.logits(*rest[:1], rest[-1])[None] * np.nan
     )
     with pytest.raises(CircuitfindError, match="the replayed loss is nan"):
         replay_decisions(made("corrupted"), steps=1)

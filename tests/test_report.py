@@ -14,18 +14,19 @@ import torch
 
 import circuitfind as cf
 from circuitfind import algorithm as contract
-from circuitfind import api, progress, rendering, report
+from circuitfind import progress, rendering
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
-from circuitfind.estimate import estimate
 from circuitfind.execution import make_batches
-from circuitfind.prefixes import decided_edges
-from circuitfind.report import RunConfig, run
-from circuitfind.run_folder import RunFolder
+from circuitfind.run import calls, pipeline
+from circuitfind.run.estimate import estimate
+from circuitfind.run.folder import RunFolder
+from circuitfind.run.pipeline import RunConfig, run
 from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import decided_edges
 
 CONFIG = RunConfig(n_prompts=8, n_held_out=6, n_random=2, seed=1, batch_size=4)
-SCHEMA = json.loads((Path(cf.__file__).parent / "circuit.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(cf.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8"))
 FILES = {
     "config.json",
     "scores.safetensors",
@@ -101,7 +102,7 @@ def test_the_files_hold_what_was_returned(finished):
 
 
 def test_a_large_circuit_has_its_strongest_edges_in_the_table_and_all_in_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MOST_ROWS", 7)
+    monkeypatch.setattr(pipeline, "MOST_ROWS", 7)
     done = run(replace(CONFIG, algorithm="eap", rule="top", value=40), tmp_path / "out")
     rows = (tmp_path / "out" / "edges.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [edge["name"] for edge in done.circuit.edges[:7]]
@@ -117,7 +118,7 @@ def test_the_configuration_is_resolved_and_the_versions_are_named(finished):
     assert RunConfig(**{key: value for key, value in config.items() if key != "circuitfind"}) == CONFIG
     versions = json.loads((finished.folder / "versions.json").read_text())
     assert versions["torch"] == torch.__version__
-    assert set(report.PACKAGES) <= set(versions)
+    assert set(pipeline.PACKAGES) <= set(versions)
     assert set(versions["seconds"]) == {"load", "discover", "select", "evaluate", "draw"}
 
 
@@ -194,8 +195,8 @@ def test_one_dropped_edge_is_not_several():
     circuit = cf.select(scores)
     assert circuit.selection["asked"] - circuit.selection["kept"] == 1
     sentence = "1 kept edge is on no path from the input and was pruned: under corrupted ablation it carries nothing."
-    assert report._about_decisions(scores, circuit)[-1] == sentence
-    assert not any("pruned" in line for line in report._about_decisions(scores, cf.select(scores, top=20)))
+    assert pipeline._about_decisions(scores, circuit)[-1] == sentence
+    assert not any("pruned" in line for line in pipeline._about_decisions(scores, cf.select(scores, top=20)))
 
 
 def test_a_sweep_has_its_thresholds_as_a_table_and_is_chosen_from_by_faithfulness(swept):
@@ -208,7 +209,7 @@ def test_a_sweep_has_its_thresholds_as_a_table_and_is_chosen_from_by_faithfulnes
     assert list(rows[0]) == ["threshold", "kept", "tests"]
     assert len(table(swept.folder / "decisions.csv")) == 2 * 257
     assert {line for log in logs for line in log.summary()} < set(swept.sentences)
-    assert (swept.circuit.selection["rule"], swept.circuit.selection["target"]) == ("faithfulness", api.FAITHFULNESS)
+    assert (swept.circuit.selection["rule"], swept.circuit.selection["target"]) == ("faithfulness", calls.FAITHFULNESS)
 
 
 def test_an_explicit_rule_is_obeyed_all_the_same(decided, tmp_path):
@@ -238,7 +239,7 @@ def test_the_caption_says_when_sizes_were_decided_about(decided):
 
 def test_the_estimate_of_a_search_holds_all_prompts_at_once():
     model = cf.load_model("induction-2l")
-    pairs = api.tokenized_pairs(model, cf.load_task("induction"), split="train", n=64)
+    pairs = calls.tokenized_pairs(model, cf.load_task("induction"), split="train", n=64)
 
     def megabytes(algorithm, size):
         line = estimate(model, pairs, algorithm, {}, size)
@@ -261,7 +262,7 @@ def test_a_finished_folder_is_refused_before_the_model_loads_and_replaced_by_for
     shutil.copytree(finished.folder, out)
     (out / "note.txt").write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(api, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
+        patch.setattr(calls, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
         with pytest.raises(OptionError, match="exists already; choose another --out, or replace it with --force"):
             run(CONFIG, out)
     assert (out / "note.txt").exists()
@@ -308,10 +309,10 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch
 def test_a_run_interrupted_after_discovery_does_not_discover_again(finished, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(api, "select", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(calls, "select", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(CONFIG, out)
-    monkeypatch.setattr(api, "discover", lambda *args, **options: pytest.fail("discovered again"))
+    monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered again"))
     resumed = run(CONFIG, out)
     assert (resumed.folder / "circuit.json").read_bytes() == (finished.folder / "circuit.json").read_bytes()
 
@@ -321,7 +322,7 @@ def test_found_scores_serve_another_rule_of_selection(finished, tmp_path, monkey
     out = tmp_path / "out"
     with pytest.raises(OptionError, match=r"no prefix of the ranking reaches faithfulness 1\.9"):
         run(replace(CONFIG, value=1.9), out)
-    monkeypatch.setattr(api, "discover", lambda *args, **options: pytest.fail("discovered again"))
+    monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered again"))
     done = run(replace(CONFIG, rule="top", value=50), out)
     assert done.circuit.selection["asked"] == 50
     assert (done.scores.values == finished.scores.values).all()
@@ -344,10 +345,10 @@ def test_a_partial_folder_of_other_settings_is_refused_and_dropped_by_force(chan
 
 def test_other_rows_under_the_same_name_are_noticed(tmp_path, monkeypatch):
     data = tmp_path / "pairs.csv"
-    api.write_pairs(cf.TASKS["ioi"].pairs(12, seed=1), data)
+    calls.write_pairs(cf.TASKS["ioi"].pairs(12, seed=1), data)
     config = replace(CONFIG, task=str(data))
     started(tmp_path / "out", monkeypatch, config)
-    api.write_pairs(cf.TASKS["ioi"].pairs(12, seed=2), data)
+    calls.write_pairs(cf.TASKS["ioi"].pairs(12, seed=2), data)
     with pytest.raises(OptionError, match="other settings, prompts"):
         run(config, tmp_path / "out")
 
@@ -388,7 +389,7 @@ def test_scores_and_checkpoints_are_written_whole(tmp_path):
     ids=str,
 )
 def test_options_that_are_none_are_refused_before_the_model_loads(changes, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(calls, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
     with pytest.raises(CircuitfindError, match=message):
         run(replace(CONFIG, **changes), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -398,13 +399,13 @@ def failing_pairs(tmp_path):
     """IOI with the answers swapped: the model prefers the wrong one."""
     pairs = cf.TASKS["ioi"].pairs(12)
     swapped = [replace(pair, correct=pair.incorrect, incorrect=pair.correct) for pair in pairs]
-    api.write_pairs(cf.PromptPairs(tuple(swapped)), tmp_path / "swapped.csv")
+    calls.write_pairs(cf.PromptPairs(tuple(swapped)), tmp_path / "swapped.csv")
     return str(tmp_path / "swapped.csv")
 
 
 def test_a_model_that_cannot_do_the_task_stops_the_run_before_discovery(tmp_path, monkeypatch):
     config = replace(CONFIG, task=failing_pairs(tmp_path))
-    monkeypatch.setattr(api, "discover", lambda *args, **options: pytest.fail("discovered all the same"))
+    monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered all the same"))
     with pytest.raises(
         PairsError, match=r"the correct answer on only 0% of the 8 train prompts.*check-pairs.*--anyway"
     ):
@@ -423,7 +424,7 @@ def test_anyway_goes_on_and_says_so(tmp_path):
 
 def test_pairs_without_wrong_answers_have_no_chance_to_compare_with(tmp_path):
     pairs = tuple(replace(pair, incorrect=()) for pair in cf.TASKS["ioi"].pairs(12))
-    api.write_pairs(cf.PromptPairs(pairs), tmp_path / "open.csv")
+    calls.write_pairs(cf.PromptPairs(pairs), tmp_path / "open.csv")
     config = replace(CONFIG, task=str(tmp_path / "open.csv"), rule="top", value=50)
     with pytest.raises(OptionError, match=r"'logit-diff' needs incorrect answers.*use the metric nll or kl"):
         run(config, tmp_path / "refused")
@@ -432,7 +433,7 @@ def test_pairs_without_wrong_answers_have_no_chance_to_compare_with(tmp_path):
 
 
 def test_one_prompt_is_both_splits_and_that_is_said(tmp_path):
-    api.write_pairs(cf.TASKS["ioi"].pairs(1), tmp_path / "one.csv")
+    calls.write_pairs(cf.TASKS["ioi"].pairs(1), tmp_path / "one.csv")
     done = run(replace(CONFIG, task=str(tmp_path / "one.csv"), rule="top", value=50), tmp_path / "out")
     assert any("measured on the prompt it was found on" in sentence for sentence in done.sentences)
 
@@ -447,7 +448,7 @@ def with_weight(key, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_stops_the_run_with_its_layer(value, tmp_path, monkeypatch):
     broken = with_weight("layers.2.W_O", value)
-    monkeypatch.setattr(api, "load_model", lambda *args, **options: broken)
+    monkeypatch.setattr(calls, "load_model", lambda *args, **options: broken)
     with pytest.raises(
         NumericalError, match="NaN or infinity in model 'broken' after layer 2, on the clean prompt of pair"
     ):

@@ -21,16 +21,16 @@ from conftest import random_pairs, small_model
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
-from circuitfind.api import tokenized_pairs
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError
-from circuitfind.metrics import METRICS, Metric
 from circuitfind.progress import Checkpoint
-from circuitfind.sharding import Pool, WorkersDiedError, check_workers, connected, room, run_on, sharded
-from circuitfind.sharding import cluster as clusters
-from circuitfind.sharding import pool as pools_module
-from circuitfind.sharding.run import plan
-from circuitfind.sharding.worker import Worker, pack, pack_weights, unpack, unpack_weights
+from circuitfind.run.calls import tokenized_pairs
+from circuitfind.run.sharding import Pool, WorkersDiedError, check_workers, connected, room, run_on, sharded
+from circuitfind.run.sharding import cluster as clusters
+from circuitfind.run.sharding import pool as pools_module
+from circuitfind.run.sharding.shards import plan
+from circuitfind.run.sharding.worker import Worker, pack, pack_weights, unpack, unpack_weights
+from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(
@@ -573,13 +573,13 @@ def test_a_ray_of_our_own_is_quiet_and_leaves_nothing_behind():
 
 def test_a_cluster_that_is_not_there_is_an_error_that_names_it():
     run = python(
-        "from circuitfind.sharding import connected\nwith connected(1):\n    pass",
+        "from circuitfind.run.sharding import connected\nwith connected(1):\n    pass",
         RAY_ADDRESS="127.0.0.1:1",
         **{MARK: "x"},
     )
     assert "OptionError: no connection to the Ray cluster of RAY_ADDRESS=127.0.0.1:1 ([Errno 111]" in run.stderr
     run = python(
-        "from circuitfind.sharding import connected\nwith connected(1, address='127.0.0.1:2'):\n    pass",
+        "from circuitfind.run.sharding import connected\nwith connected(1, address='127.0.0.1:2'):\n    pass",
         RAY_ADDRESS="127.0.0.1:1",
     )
     assert "no connection to the Ray cluster of 127.0.0.1:2 ([Errno 111]" in run.stderr

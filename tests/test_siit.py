@@ -10,20 +10,20 @@ from typer.testing import CliRunner
 
 from circuitfind.errors import ModelError, UnknownNameError
 from circuitfind.execution import run_masked
-from circuitfind.ground_truth import read_truths, truth_of
-from circuitfind.ground_truth.siit import folder, steps, training
-from circuitfind.ground_truth.siit.__main__ import app
-from circuitfind.ground_truth.siit.folder import write_folder
-from circuitfind.ground_truth.siit.high_level import NONE, HighLevel, Node, earlier, looked_up, number_alike
-from circuitfind.ground_truth.siit.masked import masked_run, source_run
-from circuitfind.ground_truth.siit.programs import PROGRAMS
-from circuitfind.ground_truth.siit.recipes import recipe_names, recipe_of
-from circuitfind.ground_truth.siit.steps import KnownEdges, draw_step
-from circuitfind.ground_truth.siit.training import Siit, model_weights, new_siit, one_step, step_loss, train
-from circuitfind.ground_truth.siit.verify import masked_logits, verify
 from circuitfind.task import is_held_out
 from circuitfind.tasks.siit_ioi import NAMES
 from circuitfind.transformer import Transformer, TransformerConfig, sender_outputs, weight_shapes
+from circuitfind.truth import read_truths, truth_of
+from circuitfind.truth.siit import folder, steps, training
+from circuitfind.truth.siit.__main__ import app
+from circuitfind.truth.siit.folder import write_folder
+from circuitfind.truth.siit.high_level import NONE, HighLevel, Node, earlier, looked_up, number_alike
+from circuitfind.truth.siit.masked import masked_run, source_run
+from circuitfind.truth.siit.measured import masked_logits, verify
+from circuitfind.truth.siit.programs import PROGRAMS
+from circuitfind.truth.siit.recipes import recipe_names, recipe_of
+from circuitfind.truth.siit.steps import KnownEdges, draw_step
+from circuitfind.truth.siit.training import Siit, model_weights, new_siit, one_step, step_loss, train
 from circuitfind.zoo import card, open_zoo, zoo_config
 from circuitfind.zoo.train import Schedule, TrainedTransformer
 
@@ -362,7 +362,7 @@ def test_a_folder_holds_a_zoo_model_and_its_truth(tmp_path, few_pairs):
     assert truths["corrupted"].names == list(recipe.program.high_level.edges)
     assert truths["corrupted"].verified == verified
     text = (tmp_path / "CARD.md").read_text()
-    assert "`python -m circuitfind.ground_truth.siit train siit-xproportion --seed 0`" in text
+    assert "`python -m circuitfind.truth.siit train siit-xproportion --seed 0`" in text
     assert f"| {verified['largest_outside']} |" in text
 
 

@@ -11,19 +11,19 @@ import pytest
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind.algorithm import ALGORITHMS, Problem
 from circuitfind.circuit import Circuit
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import evaluate_circuit, stability_of, verdict
 from circuitfind.evaluation import resampling as resampling_module
-from circuitfind.evaluation.resampling import resampled_edges, weighted_scores
-from circuitfind.evaluation.stability import jaccard_matrix
+from circuitfind.evaluation.other_prompts.resampling import resampled_edges, weighted_scores
+from circuitfind.evaluation.other_prompts.stability import jaccard_matrix
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS
-from circuitfind.prefixes import smallest_prefix, top_edges
-from circuitfind.robustness import variants_of
+from circuitfind.run.robustness import variants_of
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import smallest_prefix, top_edges
 from circuitfind.task import TASKS
+from circuitfind.task.metrics import METRICS
 
 SMALL = ComputationGraph(2, 2)
 
@@ -223,7 +223,7 @@ def test_the_verdict_mentions_stability_where_it_is_given():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder whose scores are kept apart by prompt."""
-    from circuitfind.report import RunConfig, run
+    from circuitfind.run.pipeline import RunConfig, run
 
     config = RunConfig(algorithm="eap", n_prompts=16, n_held_out=4, n_random=0, rule="top", value=25, parts="prompt")
     return run(config, tmp_path_factory.mktemp("stability") / "run").folder

@@ -10,10 +10,10 @@ from gpt2_text import gpt2_text
 
 import circuitfind as cf
 from circuitfind import zoo
-from circuitfind.evaluation.pair_report import clean_accuracy
+from circuitfind.evaluation.full_model.pair_report import clean_accuracy
 from circuitfind.graph import ComputationGraph
-from circuitfind.metrics import METRICS
 from circuitfind.task import TASKS, PromptPair, PromptPairs, Task, find_problems, is_held_out, tokenize
+from circuitfind.task.metrics import METRICS
 
 WORD = re.compile(r"\d{2}|[A-Za-z]+|[^\sA-Za-z\d]|\d")
 SHAPES = {"gpt2": ComputationGraph(12, 12), "attn-only-4l": ComputationGraph(4, 8, has_mlp=False)}

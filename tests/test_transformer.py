@@ -10,12 +10,12 @@ import torch
 from conftest import SHAPES, random_pairs, small_config, small_model, without
 from test_execution import TIGHT, naive_ablated, naive_logits, one_batch, prompt, random_masks
 
-from circuitfind.algorithm import ALGORITHMS, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import ModelError
 from circuitfind.execution import prepare_ablation, run_circuit, run_masked
-from circuitfind.execution.sparse import AblatedRun
+from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.graph import PORTS
-from circuitfind.metrics import METRICS, Targets
+from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import Transformer, TransformerConfig, alibi_slopes, rotary_frequencies, sender_outputs
 
 SWITCHES_WITHOUT_TENSORS = (

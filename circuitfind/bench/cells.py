@@ -16,16 +16,16 @@ from functools import cache
 from typing import Any
 
 from circuitfind import models
-from circuitfind.algorithm import Algorithm, Problem
 from circuitfind.bench.grid import Grid, Ground
 from circuitfind.bench.own import Sources, algorithm_named
+from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import CircuitfindError
 from circuitfind.graph import Mask
-from circuitfind.ground_truth import truth_of
-from circuitfind.problems import load_task, problem_of, tokenized_pairs
-from circuitfind.run_folder import code_hash
+from circuitfind.run.folder import code_hash
+from circuitfind.setting import load_task, problem_of, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
 from circuitfind.transformer import Transformer
+from circuitfind.truth import truth_of
 
 APART = (
     "tasks",  # what they make is in a cell's hash
@@ -62,7 +62,7 @@ class Cell:
     Attributes:
         model, task: their specifications.
         algorithm, options, metric: options all resolved; the metric that scores are found with.
-        ablation, seed, prompts, held_out: see :func:`circuitfind.api.discover`; prompts of either split.
+        ablation, seed, prompts, held_out: see :func:`circuitfind.run.calls.discover`; prompts of either split.
         own: the file that the algorithm is from, if it is the user's.
         setting: the grid's.
         weights, tokens, truth: hashes of the model, of the prompts of both splits with the task's metric, and of the known

@@ -37,12 +37,12 @@ from circuitfind.bench.yaml_file import read_yaml
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import parse_bytes
-from circuitfind.ground_truth import read_truths
-from circuitfind.metrics import as_metric
 from circuitfind.models.load import DTYPES
-from circuitfind.problems import load_task
+from circuitfind.setting import load_task
 from circuitfind.task import TASKS
+from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import TransformerConfig
+from circuitfind.truth import read_truths
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 GROUND_TRUTH, KNOWN = "ground-truth", "known"

@@ -21,8 +21,8 @@ from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.evaluation import curve_measures, truth_measures
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import Mask
-from circuitfind.metrics import as_metric
 from circuitfind.scores import EdgeScores
+from circuitfind.task.metrics import as_metric
 
 Row = tuple[str, float | None, float | None]
 """A quantity, at what (a share of edges, a target; None where it is one number), and its value; None is undefined."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm
 from circuitfind.errors import OptionError, UnknownNameError
 
 Sources = Mapping[str, str]

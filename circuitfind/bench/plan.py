@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Any, NoReturn
 
-from circuitfind.algorithm import Algorithm, Problem
 from circuitfind.bench.cells import Cell, Setting, Subject, Subjects, measuring_code
 from circuitfind.bench.costs import plain_forward, threads
 from circuitfind.bench.grid import Entry, Grid, Ground
 from circuitfind.bench.own import algorithm_named
+from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import OptionError, UnknownNameError
 
 MEASURING = 200

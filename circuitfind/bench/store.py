@@ -20,7 +20,7 @@ from typing import Any
 from circuitfind.bench.cells import Cell
 from circuitfind.bench.measure import Failure, Outcome
 from circuitfind.errors import CircuitfindError
-from circuitfind.run_folder import read_object
+from circuitfind.formats.run_folder import read_object
 
 DONE, FAILED, REFUSED, MISSING = STATES = ("done", "failed", "refused", "missing")
 

@@ -19,8 +19,8 @@ from multiprocessing import get_context, parent_process
 from circuitfind.bench.cells import Cell, Subjects
 from circuitfind.bench.measure import Failure, Measurer, Outcome, run_cell
 from circuitfind.errors import CircuitfindError
-from circuitfind.sharding import Pool, WorkersDiedError, connected, room
-from circuitfind.sharding.pool import DEATHS as ATTEMPTS
+from circuitfind.run.sharding import Pool, WorkersDiedError, connected, room
+from circuitfind.run.sharding.pool import DEATHS as ATTEMPTS
 
 Outcomes = Generator[tuple[int, Outcome]]
 """Number of a cell and what came of it, as they are done."""

@@ -38,7 +38,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run algorithms x tasks x models x ablations x seeds, and compare them (exit code 1 if a cell failed)."""
-    from circuitfind.bench import run
+    from circuitfind.bench import benchmark
     from circuitfind.bench.grid import DEFAULT, read_grid
     from circuitfind.bench.plan import Filters
     from circuitfind.bench.yaml_file import read_yaml
@@ -47,7 +47,7 @@ def bench(
         path = grid or DEFAULT
         print_result(read_yaml(path), as_json, path.read_text(encoding="utf-8").splitlines())
         return
-    crew = run.Crew(workers, ray)
+    crew = benchmark.Crew(workers, ray)
     filters = Filters(only or (), algorithm or (), task or (), model or ())
 
     def say(line: str) -> None:
@@ -55,10 +55,10 @@ def bench(
             typer.echo(line)
 
     if listing:
-        listed = run.list_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed)
+        listed = benchmark.list_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed)
         print_result(listed.to_json(), as_json, listed.lines())
         return
-    done = run.run_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed, say=say)
+    done = benchmark.run_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed, say=say)
     print_result(done.to_json(), as_json, _lines(done))
     if done.counts["failed"]:
         raise typer.Exit(1)

@@ -22,7 +22,7 @@ def check_model(
 ) -> None:
     """What a model is, that it is read right (logits, decomposition of the stream, all edges cut), and what it takes."""
     from circuitfind import models
-    from circuitfind.estimate import memory_per_prompt
+    from circuitfind.run.estimate import memory_per_prompt
 
     model, source = models.open_model(spec, device=device, dtype=dtype, kv_ports=kv_ports)
     if source is None and model.config.causal:  # no bridge reads in both directions
@@ -56,11 +56,11 @@ def check_pairs(
     as_json: Json = False,
 ) -> None:
     """Say, pair by pair, whether prompts can be used and whether the model can do them."""
-    from circuitfind import api
+    from circuitfind.run import calls
 
-    report = api.check_pairs(data, api.load_model(model_for(str(data), model), bos=bos))
+    report = calls.check_pairs(data, calls.load_model(model_for(str(data), model), bos=bos))
     if keep_good is not None:
-        api.write_pairs(report.good, keep_good)
+        calls.write_pairs(report.good, keep_good)
     print_result(report.to_json(), as_json, _pair_lines(report, keep_good))
     if not report.can_do_it:
         raise typer.Exit(2)

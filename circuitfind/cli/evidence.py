@@ -75,13 +75,13 @@ def hypotheses(
     as_json: Json = False,
 ) -> None:
     """Test five hypotheses about a circuit: equivalence, independence, minimality, sufficiency, partial necessity."""
-    from circuitfind import api, robustness
     from circuitfind.execution.memory import memory_limit
-    from circuitfind.run_folder import open_run
+    from circuitfind.formats.run_folder import open_run
+    from circuitfind.run import calls, robustness
 
     found, settings = open_run(circuit)
     spec, chosen = about(circuit, found, settings, model, task)
-    network = api.load_model(
+    network = calls.load_model(
         spec,
         device=device,
         dtype=dtype or settings.get("dtype") or "float32",
@@ -91,7 +91,7 @@ def hypotheses(
     with memory_limit(memory):
         tested = robustness.hypotheses(
             network,
-            api.load_task(chosen, model=network),
+            calls.load_task(chosen, model=network),
             found,
             split=split,
             metric=metric,
@@ -135,7 +135,7 @@ def stability(
     as_json: Json = False,
 ) -> None:
     """Would other draws of the prompts have given the same circuit? (bootstrap; mean Jaccard index)"""
-    from circuitfind import robustness
+    from circuitfind.run import robustness
 
     scores, circuit = _scores(
         task,
@@ -182,7 +182,7 @@ def certify(
     as_json: Json = False,
 ) -> None:
     """Which edges would stay, and which stay out, whatever few prompts were deleted? (randomised deletion)"""
-    from circuitfind import robustness
+    from circuitfind.run import robustness
 
     scores, circuit = _scores(
         task,
@@ -215,12 +215,12 @@ def _scores(
     memory: str | None,
 ) -> tuple[EdgeScores, Circuit]:
     """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
-    from circuitfind import api
-    from circuitfind.algorithm import ALGORITHMS
+    from circuitfind.discovery.contract import ALGORITHMS
     from circuitfind.execution.memory import memory_limit
-    from circuitfind.prefixes import smallest_prefix
-    from circuitfind.run_folder import open_run
+    from circuitfind.formats.run_folder import open_run
+    from circuitfind.run import calls
     from circuitfind.scores import EdgeScores
+    from circuitfind.selection.prefixes import smallest_prefix
 
     if Path(task).is_dir():
         scores, circuit = EdgeScores.load(Path(task) / "scores.safetensors"), open_run(Path(task))[0]
@@ -228,11 +228,11 @@ def _scores(
     options = ALGORITHMS[finding["algorithm"]].resolve(read_settings(option, "--option"))
     ALGORITHMS[finding["algorithm"]].refuse(finding["ablation"], "prompt")
     with memory_limit(memory):
-        network = api.load_model(model_for(task, loading.pop("model")), **loading)
-        behaviour = api.load_task(task, model=network, metric=finding["metric"])
+        network = calls.load_model(model_for(task, loading.pop("model")), **loading)
+        behaviour = calls.load_task(task, model=network, metric=finding["metric"])
         how: dict[str, Any] = {**finding, **options, "batch_size": batch_size}
         settings = read_settings(task_option, "--task-option")
-        scores = api.discover(network, behaviour, parts="prompt", task_options=settings, **how)
+        scores = calls.discover(network, behaviour, parts="prompt", task_options=settings, **how)
         if edges is not None:
             return scores, smallest_prefix(scores, edges, absolute=not signed)
-        return scores, api.select(scores, network, behaviour, absolute=not signed, batch_size=batch_size)
+        return scores, calls.select(scores, network, behaviour, absolute=not signed, batch_size=batch_size)

@@ -58,21 +58,21 @@ def export(
 
 
 def _write_eap_ig(circuit: Path, file: Path) -> None:
-    from circuitfind import api
-    from circuitfind.run_folder import open_run
+    from circuitfind.formats.run_folder import open_run
+    from circuitfind.run import calls
 
     loaded, settings = open_run(circuit)
     scores = circuit / "scores.safetensors" if circuit.is_dir() else circuit.with_name("scores.safetensors")
     if not (spec := settings.get("model") or loaded.provenance.model):
         raise OptionError(f"{circuit} does not say its model, whose width the format asks for; give a run folder")
-    shape = api.load_model(spec).config
+    shape = calls.load_model(spec).config
     found = scores if scores.exists() else None
-    api.write_eap_ig(loaded, file, d_model=shape.d_model, n_heads=shape.n_heads, scores=found)
+    calls.write_eap_ig(loaded, file, d_model=shape.d_model, n_heads=shape.n_heads, scores=found)
 
 
 def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str | None, force: bool) -> list[Path]:
     """Every run's folder of the submission; all are named before the first is written."""
-    from circuitfind.interchange import pair_name, read_scores, write_pair
+    from circuitfind.formats import pair_name, read_scores, write_pair
 
     if out is None:
         raise OptionError("--to mib writes a folder: name it with --out")
@@ -94,15 +94,15 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
 
 def _shape(run: Path, pair: str, model: str) -> dict[str, int]:
     """Width and heads of a model that is not the benchmark's; those of the others are known without loading them."""
-    from circuitfind import api
-    from circuitfind.interchange import settings_beside
-    from circuitfind.interchange.mib import MODELS
+    from circuitfind.formats import settings_beside
+    from circuitfind.formats.mib import MODELS
+    from circuitfind.run import calls
 
     if pair.partition("_")[2] in MODELS:
         return {}
     if not (spec := settings_beside(run).get("model") or model):
         raise OptionError(f"{run} does not say its model, whose width the format asks for; give a run folder")
-    config = api.load_model(spec).config
+    config = calls.load_model(spec).config
     return {"d_model": config.d_model, "n_heads": config.n_heads}
 
 
@@ -112,7 +112,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a submission to the MIB circuit track before it is handed in (exit code 1 if its loader would refuse it)."""
-    from circuitfind.interchange import check_submission
+    from circuitfind.formats import check_submission
 
     found = check_submission(folder)
     print_result(found.to_json(), as_json, found.lines())
@@ -133,11 +133,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Hold two circuits against each other: what they share, beside what chance would share, and how their scores agree."""
-    from circuitfind import interchange
-    from circuitfind.interchange.difference import lines
+    from circuitfind.run import comparison
+    from circuitfind.run.difference import lines, write_comparison
 
-    found = interchange.compare(a, b, top=edges, absolute=not signed)
-    written = [] if out is None else interchange.write_comparison(found, out, detail=detail)
+    found = comparison.compare(a, b, top=edges, absolute=not signed)
+    written = [] if out is None else write_comparison(found, out, detail=detail)
     paths = [str(path) for path in written]
     print_result({**found.to_json(), "files": paths}, as_json, [*lines(found), *paths])
 

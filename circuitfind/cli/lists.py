@@ -76,7 +76,7 @@ def _shape_words(config: dict[str, Any]) -> str:
 @app.command()
 def algorithms(as_json: Json = False) -> None:
     """List the discovery algorithms with their options."""
-    from circuitfind.algorithm import ALGORITHMS
+    from circuitfind.discovery.contract import ALGORITHMS
 
     rows: dict[str, dict[str, Any]] = {
         a.name: {"description": a.description, "paper": a.paper, "cost": a.cost, "options": dict(a.options)}

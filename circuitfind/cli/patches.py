@@ -65,19 +65,19 @@ def activation_patch(
     as_json: Json = False,
 ) -> None:
     """Put values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
-    from circuitfind import api
     from circuitfind.execution.memory import memory_limit
     from circuitfind.patching import activation_patch as patch
     from circuitfind.patching.activation import check_options
+    from circuitfind.run import calls
 
     check_options(by, direction, ablation)
     _check_picture(out)
     chosen = what or ["head"]
-    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
+    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
     with memory_limit(memory):
         effects = patch(
             network,
-            api.load_task(task, model=network),
+            calls.load_task(task, model=network),
             chosen[0] if len(chosen) == 1 else chosen,
             by=by,
             direction=direction,
@@ -121,19 +121,19 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Knock out heads, MLPs or single neurons of the full model, and measure what is lost."""
-    from circuitfind import api
     from circuitfind.execution.memory import memory_limit
     from circuitfind.patching import ablate as knock_out
     from circuitfind.patching.activation import check_options
+    from circuitfind.run import calls
 
     check_options("", "noising", ablation)
     _check_picture(out)
     numbers = _numbers(neurons)
-    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
+    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
     with memory_limit(memory):
         effects = knock_out(
             network,
-            api.load_task(task, model=network),
+            calls.load_task(task, model=network),
             nodes[0] if len(nodes) == 1 else nodes,
             ablation=ablation,
             neurons=numbers,

@@ -63,13 +63,13 @@ def path_patch(
     as_json: Json = False,
 ) -> None:
     """Measure what a path, or a set of paths, does."""
-    from circuitfind import api
-    from circuitfind.paths import path_patch as patched
+    from circuitfind.patching import path_patch as patched
+    from circuitfind.run import calls
 
-    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
+    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     effect = patched(
         network,
-        api.load_task(task, model=network),
+        calls.load_task(task, model=network),
         path,
         direction=direction,
         metric=metric,
@@ -108,13 +108,13 @@ def path_map(
     as_json: Json = False,
 ) -> None:
     """Measure every sender through one receiver: sender -> RECEIVER -> * -> logits."""
-    from circuitfind import api
-    from circuitfind.paths import path_heat_map
+    from circuitfind.patching import path_heat_map
+    from circuitfind.run import calls
 
-    network = api.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
+    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     found = path_heat_map(
         network,
-        api.load_task(task, model=network),
+        calls.load_task(task, model=network),
         receiver,
         through=through,
         direction=direction,
@@ -143,17 +143,17 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """Print a circuit as a tree from the logits down, with effects and heads' roles."""
-    from circuitfind import api
-    from circuitfind.run_folder import open_run
-    from circuitfind.tree import tree_text
+    from circuitfind.circuit.tree import tree_text
+    from circuitfind.formats.run_folder import open_run
+    from circuitfind.run import calls
 
     loaded, settings = open_run(circuit)
     labels: dict[str, str] = {}
     if roles:
         spec, chosen = about(circuit, loaded, settings, model, task, " (or --no-roles)")
         given = settings.get("task_options") if task is None else None
-        network = api.load_model(spec, device=device, bos=settings.get("bos"))
-        found = api.head_roles(network, chosen, n=prompts, threshold=threshold, task_options=given)
+        network = calls.load_model(spec, device=device, bos=settings.get("bos"))
+        found = calls.head_roles(network, chosen, n=prompts, threshold=threshold, task_options=given)
         labels = found.texts()
     text = tree_text(loaded, labels)
     print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n")])
@@ -172,11 +172,11 @@ def head_roles(
     as_json: Json = False,
 ) -> None:
     """Label heads by what they attend to on a task's prompts."""
-    from circuitfind import api
+    from circuitfind.run import calls
 
     settings = read_settings(task_option, "--task-option")
-    network = api.load_model(model_for(task, model), device=device, bos=bos)
-    found = api.head_roles(network, task, n=prompts, seed=seed, threshold=threshold, task_options=settings)
+    network = calls.load_model(model_for(task, model), device=device, bos=bos)
+    found = calls.head_roles(network, task, n=prompts, seed=seed, threshold=threshold, task_options=settings)
     print_result(found.to_json(), as_json, _role_lines(found))
 
 

@@ -99,7 +99,7 @@ def discover(
 ) -> None:
     """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
     from circuitfind.execution.memory import memory_limit
-    from circuitfind.report import RunConfig, run
+    from circuitfind.run.pipeline import RunConfig, run
 
     rule, value = _rule(faithfulness, edges, threshold, greedy)
     if task is not None and data is not None:
@@ -179,7 +179,7 @@ def _open(
     ablation: str | None = None,
 ) -> Any:
     """A file's circuit, or the one chosen from its scores."""
-    from circuitfind.interchange import open_circuit
+    from circuitfind.formats import open_circuit
 
     rules = {"top": edges, "threshold": threshold, "greedy": greedy, "nodes": nodes}
     given = {name: value for name, value in rules.items() if value is not None}
@@ -214,18 +214,18 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
-    from circuitfind import api
     from circuitfind.evaluation import verdict
+    from circuitfind.run import calls
 
     loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
     spec, chosen = about(circuit, loaded, settings, model, task)
     precision = dtype or settings.get("dtype") or "float32"
     begun = settings.get("bos") if bos is None else bos
     ports = "group" if loaded.graph.n_kv_groups else "head"
-    network = api.load_model(spec, device=device, dtype=precision, bos=begun, kv_ports=ports)
-    measured = api.evaluate(
+    network = calls.load_model(spec, device=device, dtype=precision, bos=begun, kv_ports=ports)
+    measured = calls.evaluate(
         network,
-        api.load_task(chosen, model=network),
+        calls.load_task(chosen, model=network),
         loaded,
         split=split,
         metric=metric,
@@ -254,14 +254,15 @@ def render(
     as_json: Json = False,
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
-    from circuitfind import api, rendering
-    from circuitfind.run_folder import CIRCUITS, read_object
+    from circuitfind import rendering
+    from circuitfind.formats.run_folder import CIRCUITS, read_object
+    from circuitfind.run import calls
 
     loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed)
     chosen = any(rule is not None for rule in (edges, threshold, greedy, nodes))
     file = circuit / "circuit.json" if circuit.is_dir() else circuit
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
-    path = api.render(
+    path = calls.render(
         rendering.strongest(loaded, top) if top is not None else loaded,
         file.with_name("positional.svg" if loaded.parts_axis else "circuit.svg") if out is None else out,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
@@ -280,7 +281,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Make every decision of a run again, one plain forward pass for each (exit code 1 if one does not agree)."""
-    from circuitfind.replay import replay_decisions
+    from circuitfind.run.replay import replay_decisions
 
     replays = replay_decisions(run, threshold=threshold, steps=steps, dtype=dtype, device=device)
     passed = all(replay.passed for replay in replays)

@@ -19,7 +19,7 @@ def verify(
 ) -> None:
     """Cut every edge of models whose circuit is known: is the known circuit right (exit code 1 if one is not)?"""
     from circuitfind import zoo
-    from circuitfind.ground_truth.verify import verify_model
+    from circuitfind.truth.verification import verify_model
 
     found = [one for name in names or zoo.GROUND_TRUTH for one in verify_model(name, prompts, seed=seed)]
     print_result([one.to_json() for one in found], as_json, _lines(found))

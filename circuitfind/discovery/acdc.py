@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
-from circuitfind.decisions import UNREAD, WHOLE_PORT, Candidates
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import OptionError
-from circuitfind.execution.incremental import CloseCalls, CurrentCircuit, LogBook, Width, cut_in_turn
+from circuitfind.execution.recompute.cuts import CloseCalls, CurrentCircuit, LogBook, Width, cut_in_turn
 from circuitfind.graph import Block, ComputationGraph
 from circuitfind.scores import EdgeScores
+from circuitfind.scores.decisions import UNREAD, WHOLE_PORT, Candidates
 
 ORDERS = ("high-to-low", "low-to-high")
 

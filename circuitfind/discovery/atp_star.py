@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.attribution import EdgeProducts
-from circuitfind.execution.cut_attention import query_key_effects
+from circuitfind.execution.gradients.cut_attention import query_key_effects
+from circuitfind.execution.gradients.edge_products import EdgeProducts
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores

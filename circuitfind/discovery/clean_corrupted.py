@@ -11,9 +11,9 @@ Deviation from the package: the sign. Only defined for corrupted ablation, where
 
 from __future__ import annotations
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 

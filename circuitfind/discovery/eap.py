@@ -11,9 +11,9 @@ metric is a loss. KL to the clean run has a zero gradient in the clean run, so i
 
 from __future__ import annotations
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import Batch
-from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 

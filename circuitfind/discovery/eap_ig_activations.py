@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
+from circuitfind.execution.gradients.integration_points import shares_of_way
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.execution.path import shares_of_way
 from circuitfind.execution.writes import sublayers
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores

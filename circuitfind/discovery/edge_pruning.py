@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.search.hard_concrete import Gates, share_open
+from circuitfind.discovery.search.mask_training import FORWARDS_A_STEP, TINY, Adam, MaskLoss, in_canonical_order, learn
 from circuitfind.errors import OptionError
-from circuitfind.execution.hard_concrete import Gates, share_open
-from circuitfind.execution.mask_training import FORWARDS_A_STEP, TINY, Adam, MaskLoss, in_canonical_order, learn
-from circuitfind.execution.masked_gradients import masked_numbers
+from circuitfind.execution.gradients.by_masks import masked_numbers
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores

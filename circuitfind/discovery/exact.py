@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import Batch, single_edge_effects
-from circuitfind.execution.single_edge import CleanRun
+from circuitfind.execution.recompute.single_edge import CleanRun
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores
 

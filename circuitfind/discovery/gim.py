@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import Batch
-from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import BackwardRule

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, Batch
+from circuitfind.execution.gradients.node_products import output_products
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.execution.outputs import output_products
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores, between
 

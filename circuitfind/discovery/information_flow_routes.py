@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import Batch, Writes
-from circuitfind.execution.attribution import block_products, rows_of
 from circuitfind.execution.batches import parts_of
+from circuitfind.execution.gradients.edge_products import block_products, rows_of
 from circuitfind.execution.memory import TILE_BYTES, attribution_numbers, tile_tokens
 from circuitfind.execution.writes import tiles
 from circuitfind.graph import Block

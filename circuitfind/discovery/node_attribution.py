@@ -16,10 +16,10 @@ that at its output, as for every other node. MIB's circuits of nodes are cut by 
 
 from __future__ import annotations
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import AttributionPass, Batch
+from circuitfind.execution.gradients.node_products import output_products
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.execution.outputs import output_products
 from circuitfind.scores import EdgeScores, between
 
 

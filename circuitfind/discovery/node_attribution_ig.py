@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.gradients import Projections
+from circuitfind.execution.gradients.by_receivers import Projections
+from circuitfind.execution.gradients.integration_points import shares_of_way
+from circuitfind.execution.gradients.node_products import output_products
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.execution.outputs import output_products
-from circuitfind.execution.path import shares_of_way
 from circuitfind.scores import EdgeScores, between
 
 

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution.batches import in_pieces
-from circuitfind.execution.paths import PathSearch, path_numbers
+from circuitfind.execution.recompute.paths import PathSearch, path_numbers
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import track
 from circuitfind.scores import EdgeScores

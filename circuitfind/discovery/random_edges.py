@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.scores import EdgeScores
 
 

@@ -31,15 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
-from circuitfind.combination import by_smallest_circuit
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import OptionError
-from circuitfind.execution.incremental import CurrentCircuit
-from circuitfind.execution.incremental.local import Costs, LocalSearch
+from circuitfind.execution.recompute.cuts import CurrentCircuit
+from circuitfind.execution.recompute.cuts.local_search import Costs, LocalSearch
 from circuitfind.graph import ComputationGraph, Floats, Mask
-from circuitfind.prefixes import best_edges
 from circuitfind.progress import Meter
 from circuitfind.scores import EdgeScores
+from circuitfind.scores.combination import by_smallest_circuit
+from circuitfind.selection.prefixes import best_edges
 
 AUTO, AUTO_OTHERWISE, PREPARING = "eap-ig-inputs", "eap-ig-activations", 2
 """What proposes under corrupted ablation and under the others; forward passes to begin with, clean and ablated."""
@@ -70,7 +70,7 @@ def refine(
         start: the algorithm whose ranking proposes, with its defaults and this problem's metric; ``auto`` is ``eap-ig-inputs``
             under corrupted ablation and ``eap-ig-activations`` under the others, for which the former is not defined.
         edges: the most edges the circuit may have; 0 looks for the smallest that keeps ``faithfulness``. Several sizes give a
-            ranking (:func:`circuitfind.combination.by_smallest_circuit`) and no circuit.
+            ranking (:func:`circuitfind.scores.combination.by_smallest_circuit`) and no circuit.
         faithfulness: share of the loss between the circuit without edges and the full model that must be regained.
         budget: what the search of each size may cost at most, in forward passes on all prompts (operations), the ranking
             included and the scores of the circuit's edges not. Once it is used up, what was measured last decides about the

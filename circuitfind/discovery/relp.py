@@ -28,10 +28,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import Batch
-from circuitfind.execution.attribution import EdgeProducts, rows_of
+from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import BackwardRule

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from circuitfind.algorithm import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.search.hard_concrete import Gates, share_open
+from circuitfind.discovery.search.mask_training import FORWARDS_A_STEP, Adam, MaskLoss, in_canonical_order, learn
 from circuitfind.errors import OptionError
-from circuitfind.execution.hard_concrete import Gates, share_open
-from circuitfind.execution.mask_training import FORWARDS_A_STEP, Adam, MaskLoss, in_canonical_order, learn
-from circuitfind.execution.masked_gradients import masked_numbers
+from circuitfind.execution.gradients.by_masks import masked_numbers
 from circuitfind.scores import EdgeScores, between
 
 OPEN = 40.0

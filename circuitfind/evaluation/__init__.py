@@ -7,19 +7,18 @@ prompts left out    stability_of, certify_edges, from stored scores of every pro
 a benchmark's rows  truth_measures, curve_measures
 """
 
-from circuitfind.evaluation.bench_measures import curve_measures, truth_measures
-from circuitfind.evaluation.certified import Certificate, certify_edges
 from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
-from circuitfind.evaluation.curves import Curve, curve_of_circuits, measure_curve, measure_curves
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
-from circuitfind.evaluation.granularity import LEVELS, at_granularity
-from circuitfind.evaluation.hypotheses import hypotheses_of
-from circuitfind.evaluation.hypothesis_results import Hypotheses
-from circuitfind.evaluation.hypothesis_tests import HypothesisTest
-from circuitfind.evaluation.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
+from circuitfind.evaluation.full_model.head_roles import HeadRoles, head_roles
+from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
+from circuitfind.evaluation.hypotheses.decisions import HypothesisTest
+from circuitfind.evaluation.hypotheses.five_tests import hypotheses_of
+from circuitfind.evaluation.hypotheses.results import Hypotheses
+from circuitfind.evaluation.other_prompts.certificates import Certificate, certify_edges
+from circuitfind.evaluation.other_prompts.stability import Stability, stability_of
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.evaluation.ranking import (
+from circuitfind.evaluation.rankings.areas import (
     MIB_FRACTIONS,
     circuit_points,
     mib_auroc,
@@ -30,9 +29,10 @@ from circuitfind.evaluation.ranking import (
     roc_points,
     set_measures,
 )
-from circuitfind.evaluation.roles import HeadRoles, head_roles
-from circuitfind.evaluation.sizes import TARGETS, edges_for
-from circuitfind.evaluation.stability import Stability, stability_of
+from circuitfind.evaluation.rankings.bench_measures import curve_measures, truth_measures
+from circuitfind.evaluation.rankings.curves import Curve, curve_of_circuits, measure_curve, measure_curves
+from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
+from circuitfind.evaluation.rankings.sizes import TARGETS, edges_for
 from circuitfind.evaluation.verdict import FEW_PROMPTS, positional_verdict, verdict
 
 __all__ = [

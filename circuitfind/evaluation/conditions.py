@@ -12,9 +12,9 @@ import numpy as np
 from circuitfind.circuit import prune
 from circuitfind.execution import Ablation, make_batches, measure_circuits, prepare_ablation
 from circuitfind.graph import Mask
-from circuitfind.metrics import METRICS, Metric
 from circuitfind.statistics import Values, faithfulness
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 
 

@@ -35,9 +35,9 @@ from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation.conditions import Conditions
 from circuitfind.graph import Mask
-from circuitfind.metrics import Metric
 from circuitfind.progress import track
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
 THINGS = ("nodes", "edges")

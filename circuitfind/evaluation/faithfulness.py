@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import PositionalCircuit, spans_for
 from circuitfind.evaluation.random_circuits import random_controls
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.batches import without_incorrect
-from circuitfind.metrics import METRICS, Metric
-from circuitfind.positional import PositionalCircuit, spans_for
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 
 

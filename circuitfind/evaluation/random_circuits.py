@@ -8,11 +8,11 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import Layout, PositionalCircuit, unrolled
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Mask
-from circuitfind.positional import Layout, PositionalCircuit, unrolled
-from circuitfind.prefixes import smallest_prefix
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.selection.prefixes import smallest_prefix
 
 
 def random_circuits(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.evaluation.faithfulness import Evaluation
-from circuitfind.evaluation.stability import Stability
-from circuitfind.positional import PositionalCircuit
+from circuitfind.evaluation.other_prompts.stability import Stability
 
 FEW_PROMPTS = 30
 

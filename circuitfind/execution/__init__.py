@@ -9,12 +9,12 @@ a run on one shared stream), :mod:`.masked_gradients` (by every edge's mask, at 
 
 from circuitfind.execution.ablation import ABLATIONS, Ablation, prepare_ablation
 from circuitfind.execution.batches import Batch, make_batches, require_incorrect
-from circuitfind.execution.circuits import measure_circuits
-from circuitfind.execution.dense import run_masked
-from circuitfind.execution.gradients import AttributionPass
-from circuitfind.execution.masked_gradients import MaskedRun
-from circuitfind.execution.single_edge import single_edge_effects
-from circuitfind.execution.sparse import run_circuit
+from circuitfind.execution.gradients.by_masks import MaskedRun
+from circuitfind.execution.gradients.by_receivers import AttributionPass
+from circuitfind.execution.masks.dense import run_masked
+from circuitfind.execution.masks.sparse import run_circuit
+from circuitfind.execution.measuring import measure_circuits
+from circuitfind.execution.recompute.single_edge import single_edge_effects
 from circuitfind.execution.writes import Writes
 
 __all__ = [

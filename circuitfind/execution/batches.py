@@ -13,8 +13,8 @@ from torch import Tensor
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
-from circuitfind.metrics import Metric, Targets
 from circuitfind.task import Spans, TokenPairs
+from circuitfind.task.metrics import Metric, Targets
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256

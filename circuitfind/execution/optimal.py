@@ -28,8 +28,8 @@ from torch.nn.functional import pad
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import SHARE_OF_BATCH, TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
-from circuitfind.metrics import METRICS, Targets
 from circuitfind.progress import track
+from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import Transformer
 
 STEPS, PROMPTS, RATE = 64, 8, 0.15

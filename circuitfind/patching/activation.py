@@ -18,7 +18,7 @@ from circuitfind.execution import ABLATIONS
 from circuitfind.patching.effects import ALL, PatchingEffects
 from circuitfind.patching.measure import DENOISING, NOISING, measure_patches
 from circuitfind.patching.sites import Components, patches_of
-from circuitfind.problems import MetricLike, problem_of
+from circuitfind.setting import MetricLike, problem_of
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.spans import KINDS as AXES
 from circuitfind.transformer import Transformer
@@ -52,7 +52,7 @@ def activation_patch(
             after the other.
         by: ``"position"`` (absolute positions), ``"span"`` (the labelled tokens of the task), or ``""`` for all at once.
         direction: ``"denoising"`` or ``"noising"``.
-        metric: a name, a :class:`circuitfind.metrics.Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's
+        metric: a name, a :class:`~.metrics.Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's
             if None.
         ablation: where noising takes its values from: ``"corrupted"``, ``"zero"``, ``"mean"`` or ``"mean-positional"``.
             Denoising is defined for ``"corrupted"`` alone.

@@ -88,7 +88,7 @@ class PatchingEffects:
         """From what was measured.
 
         Args:
-            sign: of the metric (:attr:`circuitfind.metrics.Metric.sign`).
+            sign: of the metric (:attr:`circuitfind.task.metrics.Metric.sign`).
         """
         m, denoising = measured, direction == DENOISING
         effects = m.patched - m.corrupted if denoising else m.clean - m.patched

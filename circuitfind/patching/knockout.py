@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import OptionError
-from circuitfind.execution.patched import Patch
+from circuitfind.execution.recompute.patches import Patch
 from circuitfind.patching.effects import listed, plain
 from circuitfind.patching.measure import NOISING, Measured, measure_patches
 from circuitfind.patching.sites import KINDS, Components, check_neurons, label, names_of, patches_of, together
 from circuitfind.patching.table import axis_of, by_layer
-from circuitfind.problems import N_HELD_OUT, MetricLike, problem_of
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
+from circuitfind.setting import N_HELD_OUT, MetricLike, problem_of
 from circuitfind.statistics import Values, faithfulness, mean_intervals
 from circuitfind.task import Task, TokenPairs
 from circuitfind.transformer import Transformer

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.algorithm import Problem
+from circuitfind.discovery.contract import Problem
 from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, parts_of
-from circuitfind.execution.circuits import find_non_finite
+from circuitfind.execution.measuring import find_non_finite
 from circuitfind.execution.memory import patched_tokens, patching_numbers
-from circuitfind.execution.patched import Patch, Window, patched_logits
 from circuitfind.execution.plain_run import Donor, PlainRun, donor_of, hidden_means
-from circuitfind.execution.single_edge import LOGITS_AT_ONCE, TOKENS_AT_ONCE
-from circuitfind.metrics import Targets
+from circuitfind.execution.recompute.patches import Patch, Window, patched_logits
+from circuitfind.execution.recompute.single_edge import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from circuitfind.progress import track
 from circuitfind.statistics import Values
+from circuitfind.task.metrics import Targets
 
 NOISING, DENOISING = "noising", "denoising"
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution.patched import Patch, Site
+from circuitfind.execution.recompute.patches import Patch, Site
 from circuitfind.graph import ComputationGraph
 from circuitfind.transformer import Transformer
 

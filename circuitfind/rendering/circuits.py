@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
-from circuitfind.positional import PositionalCircuit
 from circuitfind.rendering.caption import compose_caption
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
 from circuitfind.rendering.dot import to_dot

@@ -63,7 +63,7 @@ class Task:
         description: one sentence.
         source: the paper or data set the task is from.
         clean_rule, corrupted_rule: how each prompt is made, in words.
-        metric: name of the metric it is measured with (see :mod:`circuitfind.metrics`).
+        metric: name of the metric it is measured with (see :mod:`circuitfind.task.metrics`).
         propose: ``propose(rng, **options)`` returns one random pair; seeded by ``rng`` alone.
         options: allowed values of each option of ``propose``; the first is the default.
         position_labels: the labels that pairs of this task carry, with their meaning.

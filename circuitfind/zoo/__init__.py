@@ -38,7 +38,7 @@ COMPILED: Mapping[str, str] = {
     "wired-or": "one of two words is enough: wired by hand, 2 layers, 4 heads",
     "wired-backup": "copies a name, with a backup head: wired by hand, 2 layers, 4 heads",
 }
-"""Models whose circuit is known because it was built; see :mod:`circuitfind.ground_truth`."""
+"""Models whose circuit is known because it was built; see :mod:`circuitfind.truth`."""
 TRAINED: Mapping[str, str] = {
     "siit-hist": "counts words of the last one's kind: trained, 2 layers",
     "siit-xproportion": "counts the x: trained, 2 layers",
@@ -49,7 +49,7 @@ TRAINED: Mapping[str, str] = {
     "siit-sum-tree": "compares two sums: trained",
     "siit-ioi": "indirect object identification: trained, 6 layers, 4 heads",
 }
-"""Models whose circuit is known because they were trained to have it; see :mod:`circuitfind.ground_truth.siit`."""
+"""Models whose circuit is known because they were trained to have it; see :mod:`circuitfind.truth.siit`."""
 GROUND_TRUTH: Mapping[str, str] = {**COMPILED, **TRAINED}
 """Models whose circuit is known, each with a task of the same name."""
 ZOO: Mapping[str, str] = {

@@ -1,0 +1,220 @@
+"""A benchmark from its grid to its tables: the same command goes on where it was, and measures nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from circuitfind.bench.cells import Setting
+from circuitfind.bench.grid import Grid
+from circuitfind.bench.measure import Failure, Outcome
+from circuitfind.bench.plan import Filters, Plan, Planned, plan
+from circuitfind.bench.store import DONE, FAILED, MISSING, REFUSED, Store
+from circuitfind.bench.table import words, write_tables
+from circuitfind.bench.workers import in_this_process, on_processes, on_ray
+from circuitfind.errors import OptionError
+from circuitfind.run.folder import versions
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who measures.
+
+    Attributes:
+        workers: processes or actors; None for as many as there is room for, 0 for this process.
+        ray: address of a Ray cluster, ``local`` to start one; "" for processes of this machine.
+    """
+
+    workers: int | None = None
+    ray: str = ""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise OptionError(f"--workers {self.workers}: give 0 to work in this process, or how many to start")
+        if self.ray and self.workers == 0:
+            raise OptionError("--ray needs workers; give --workers 1 or more")
+        if self.ray and find_spec("ray") is None:
+            raise OptionError("--ray: Ray is not installed; pip install 'circuitfind[ray]', or use --workers alone")
+
+    def size(self, setting: Setting) -> int:
+        """How many workers; of a cluster's, 0 means all that it has room for. A GPU has one, this process."""
+        if self.workers is not None or self.ray not in ("", "local"):
+            return self.workers or 0
+        if setting.device != "cpu" and not self.ray:
+            return 0
+        return max(1, (os.cpu_count() or 1) // setting.threads)
+
+    def measure(self, cells: Sequence[Planned], setting: Setting) -> Generator[tuple[int, Outcome]]:
+        """Let them; close it, and they are gone."""
+        workers, what = self.size(setting), [one.cell for one in cells]
+        if self.ray and cells:
+            return on_ray(what, workers, self.ray)
+        return on_processes(what, workers) if workers else in_this_process(what)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        plan: the whole grid.
+        todo: the cells to measure.
+    """
+
+    plan: Plan
+    store: Store
+    todo: tuple[Planned, ...]
+    workers: int
+
+    def summary(self) -> list[str]:
+        """How much it is, and about how long it takes."""
+        states = Counter({one.cell.name: self.store.state(one.cell) for one in self.plan.planned}.values())
+        lines = [
+            f"{states.total() - states[REFUSED]} cells ({states[DONE]} done, {states[FAILED]} failed), "
+            f"{len(self.plan.skipped) + states[REFUSED]} skipped; {len(self.todo)} to measure"
+        ]
+        if self.todo:
+            sure, most = (f"{minutes:.0f}" for minutes in self.minutes())
+            searches = f", and at most {most} min for searches, which usually take a small part of it"
+            lines.append(f"about {sure} min" + (searches if most != "0" else ""))
+        return lines
+
+    def minutes(self) -> tuple[float, float]:
+        """About how long it takes, without the searches of which only a bound is known; and that bound."""
+        share = 1 / 60 / max(1, min(self.workers, len(self.todo)))
+        sure = sum(one.measuring + (0 if one.worst_case else one.seconds) for one in self.todo)
+        return sure * share, sum(one.seconds for one in self.todo if one.worst_case) * share
+
+    def lines(self) -> list[str]:
+        """Every cell with its state, every one that is skipped with the reason, and the summary."""
+        lines = [f"{self.store.state(one.cell):8} {one.cell.name} {words(one.named)}" for one in self.plan.planned]
+        lines += [f"skipped  {words(one.named)}: {one.reason}" for one in self.plan.skipped]
+        return lines + self.summary()
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        cells = [(one.named, one.cell.name, self.store.state(one.cell)) for one in self.plan.planned]
+        sure, most = self.minutes()
+        return {
+            "cells": [{**asdict(named), "cell": name, "state": state} for named, name, state in cells],
+            "skipped": [{**asdict(one.named), "reason": one.reason} for one in self.plan.skipped],
+            "to_measure": len(self.todo),
+            "minutes": sure,
+            "minutes_of_searches_at_most": most,
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is after a run.
+
+    Attributes:
+        counts: cells of the whole grid that are ``done``, ``failed``, ``missing``, and ``skipped`` as making no sense.
+        page: the leaderboard, if it could be made.
+    """
+
+    work: Work
+    counts: dict[str, int]
+    page: Path | None
+
+    @property
+    def out(self) -> Path:
+        """The folder."""
+        return self.work.store.out
+
+    def failures(self) -> list[tuple[str, Failure]]:
+        """Every cell of the grid that failed, in words, and why."""
+        store, planned = self.work.store, self.work.plan.planned
+        return [(words(one.named), store.failure(one.cell)) for one in planned if store.state(one.cell) == FAILED]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        failures = [{"cell": name, "type": one.type, "message": one.message} for name, one in self.failures()]
+        page = None if self.page is None else str(self.page)
+        return {"out": str(self.out), "page": page, **self.counts, "failures": failures}
+
+
+def list_grid(
+    grid: Grid, out: Path, crew: Crew | None = None, *, filters: Filters | None = None, retry_failed: bool = False
+) -> Work:
+    """What :func:`run_grid` would do: the models are loaded, and nothing is measured.
+
+    Raises:
+        CircuitfindError: something about the grid is wrong.
+    """
+    crew, filters, whole, store = crew or Crew(), filters or Filters(), plan(grid), Store(out)
+    filters.check(whole)
+    wanted = {one.cell.name: one for one in whole.planned if filters.passes(one.named)}
+    open_ = (MISSING, FAILED) if retry_failed else (MISSING,)
+    todo = tuple(one for one in wanted.values() if store.state(one.cell) in open_)
+    return Work(whole, store, todo, crew.size(Setting.of(grid)))
+
+
+def run_grid(
+    grid: Grid,
+    out: Path,
+    crew: Crew | None = None,
+    *,
+    filters: Filters | None = None,
+    retry_failed: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Finished:
+    """Measure every cell of a grid that is not measured yet, and write the tables.
+
+    Args:
+        filters: which cells are measured; the tables hold all that there are.
+        retry_failed: try those again that have failed.
+        say: called with lines for people.
+
+    Raises:
+        CircuitfindError: something about the grid is wrong; before anything is measured.
+        KeyboardInterrupt: after the tables of what there is are written.
+    """
+    crew, setting = crew or Crew(), Setting.of(grid)
+    work = list_grid(grid, out, crew, filters=filters, retry_failed=retry_failed)
+    for line in work.summary():
+        say(line)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(crew.measure(work.todo, setting)) as outcomes:
+            for number, (at, outcome) in enumerate(outcomes, start=1):
+                work.store.write(work.todo[at].cell, outcome)
+                say(f"[{number}/{len(work.todo)}] {words(work.todo[at].named)}: {_in_short(outcome)}")
+    finally:
+        counts = write_tables(work.plan, work.store)
+        counts["skipped"] = counts.pop(REFUSED) + len(work.plan.skipped)
+        _write_about(grid, work, counts)
+    from circuitfind.bench.page import write_leaderboard  # matplotlib
+
+    page = write_leaderboard(out) if counts[DONE] else None
+    return Finished(work, counts, page)
+
+
+def _in_short(outcome: Outcome) -> str:
+    if isinstance(outcome, Failure) and outcome.refused:
+        return f"skipped: {outcome.message}"
+    if isinstance(outcome, Failure):
+        return (
+            f"FAILED after {outcome.attempts} attempt{'s' * (outcome.attempts > 1)}: {outcome.type}: {outcome.message}"
+        )
+    return f"{outcome.costs['seconds']:.2f} s, {outcome.costs['forwards']:.0f} forward passes"
+
+
+def _write_about(grid: Grid, work: Work, counts: dict[str, int]) -> None:
+    """``grid.json``: what was asked for, and with what it was measured."""
+    about = {
+        "grid": grid.values,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": versions(),
+        **counts,
+    }
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (work.store.out / "grid.json").write_text(text, encoding="utf-8")

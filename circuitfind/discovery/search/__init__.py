@@ -1,0 +1,1 @@
+"""The parts of the long algorithms: how learned masks are drawn and trained."""

@@ -1,0 +1,94 @@
+"""Circuits from reweighted prompts: the selection repeated on stored per-prompt scores, without running the model.
+
+One resample is a weight for each prompt: how often it was drawn. Its scores are the weighted mean of the prompts' scores, a
+matrix product, and its circuit holds as many edges as the given one: the fewest best edges of which pruning leaves at least
+that many (:func:`~.prefixes.smallest_prefix`). With equal weights that is, but for rounding, the given circuit
+itself, where it is a pruned prefix of the ranking, as circuits of ``threshold`` and ``faithfulness`` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from circuitfind.circuit import Circuit
+from circuitfind.errors import OptionError
+from circuitfind.graph import Floats
+from circuitfind.progress import track
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import check_size, smallest_prefix
+
+NUMBERS_AT_ONCE = 1 << 23
+"""Scores of resamples that are held at the same time."""
+EDGES_AT_ONCE = 1 << 15
+"""Edges whose parts are in double precision at the same time."""
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def require_prompts(scores: EdgeScores) -> None:
+    """Refuse scores that were not kept apart by prompt.
+
+    Raises:
+        OptionError: they were not.
+    """
+    if scores.parts is None or scores.parts_axis != "prompt":
+        raise OptionError(
+            "this needs the scores of every prompt: find them with parts='prompt' (--parts prompt), with an algorithm that "
+            "offers it; see 'circuitfind algorithms'"
+        )
+    if len(scores.parts) < 2:
+        raise OptionError("the scores are of one prompt, so there is nothing to draw from; give at least two")
+
+
+def size_and_rule(circuit: Circuit | int, absolute: bool | None) -> tuple[int, bool]:
+    """How many edges a resample's circuit shall have, and whether they are ranked by size of score.
+
+    Args:
+        circuit: whose size to take, and whose rule where ``absolute`` is None; or the number of edges itself.
+
+    Raises:
+        OptionError: no edge is asked for, or the circuit has parts of prompts.
+    """
+    if isinstance(circuit, int | np.integer):
+        n, rule = int(circuit), True if absolute is None else absolute
+    elif isinstance(circuit, Circuit):
+        n, rule = circuit.n_edges, bool(circuit.selection.get("absolute", True)) if absolute is None else absolute
+    else:
+        raise OptionError("resampling prompts is for circuits without parts of prompts")
+    if n < 1:
+        raise OptionError(f"a circuit of {n} edges cannot change; give at least 1")
+    return n, rule
+
+
+def weighted_scores(parts: np.ndarray[Any, Any], weights: Floats) -> Floats:
+    """Weighted means of the prompts' scores: (resamples, prompts) weights to (resamples, edges); 0 without any weight."""
+    total = weights.sum(1, keepdims=True)
+    shares = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    out = np.empty((len(weights), parts.shape[1]))
+    for start in range(0, parts.shape[1], EDGES_AT_ONCE):
+        some = slice(start, start + EDGES_AT_ONCE)
+        np.matmul(shares, parts[:, some].astype(np.float64), out=out[:, some])
+    return out
+
+
+def resampled_edges(scores: EdgeScores, weights: Floats, n: int, absolute: bool, label: str) -> Iterator[Numbers]:
+    """The edges of each resample's circuit, by number; none where no prompt has weight.
+
+    Args:
+        weights: how often each prompt was drawn, (resamples, prompts).
+        n: edges after pruning, at least.
+        label: of the progress bar.
+    """
+    require_prompts(scores)
+    check_size(scores.graph, n)
+    assert scores.parts is not None
+    at_once = max(1, NUMBERS_AT_ONCE // scores.graph.n_edges)
+    bare = replace(scores, parts=None, parts_axis="", decisions=(), nodes=None, chosen=None)
+    for start in track(range(0, len(weights), at_once), label):
+        some = weights[start : start + at_once]
+        for values, drawn in zip(weighted_scores(scores.parts, some), some.sum(1) > 0, strict=True):
+            found = smallest_prefix(replace(bare, values=values), n, absolute=absolute) if drawn else None
+            yield np.flatnonzero(found.kept) if found else np.empty(0, dtype=np.int64)

@@ -1,0 +1,287 @@
+"""Faithfulness against size: MIB's CPR and CMD, and the same with a logarithmic axis.
+
+With ``f`` the faithfulness of a circuit (a ratio of means over prompts, not clipped, as in :mod:`.faithfulness`) and ``x``
+the share of edges that were *asked* for, MIB (Mueller et al. 2025, section 3; ``evaluate_area_under_curve`` of its
+evaluator) has
+
+* CPR, the area under ``f``, of the circuits with the largest scores (``absolute=False``);
+* CMD, the area under ``|1 - f|``, of the circuits with the largest sizes of score (``absolute=True``),
+
+linear trapezoids over ten sizes, ``x`` from 0.001 to 1. These are two families of circuits, so the sum of both may be below
+1. A circuit is the ``int(x * edges)`` best edges, pruned, and what pruning drops is not refilled: the kept number is beside
+the asked one. Random scores have 0.250 and 0.749, since ``f`` is 0 up to the last size; the whole behaviour at every size has
+0.999 and 0; CPR has no upper end, for ``f`` may exceed 1. Half, a fifth and all edges make 85 % of both.
+
+The logarithmic versions put the weight on small circuits: the area over ``log x``, divided by the width of that axis, so
+that it is a mean over orders of magnitude: a ``f`` of 1 has 1 and 0, and a ``f`` of 0 up to the last of the ten sizes has
+0.050 and 0.950.
+
+Deviations: pruning follows the ablation that is measured with. MIB prunes from both ends, which leaves the function
+unchanged under corrupted ablation, the only one that it evaluates with; under the others a node that no path from the input
+reaches still computes something, and is kept. MIB's circuits of information flow routes grow greedily; here those of every
+method are the best edges (for others, there is :func:`curve_of_circuits`). Ties are broken by edge number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from circuitfind.circuit import prune
+from circuitfind.errors import OptionError
+from circuitfind.evaluation.conditions import Conditions
+from circuitfind.evaluation.rankings.areas import MIB_FRACTIONS
+from circuitfind.graph import ComputationGraph, Floats, Mask
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import top_edges
+from circuitfind.statistics import Values, faithfulness
+from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import Metric
+from circuitfind.transformer import Transformer
+
+Longs = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Circuits of rising size, on the same prompts.
+
+    Attributes:
+        metric, ablation: what was measured, and how edges were cut.
+        absolute: whether the circuits hold the largest sizes of score or the largest scores.
+        fractions: share of all edges that was asked for, rising, float64 (sizes,).
+        asked, kept: edges asked for, and left after pruning, (sizes,).
+        values, kl_values: the metric, and KL(full || circuit) in nats, of every circuit on every prompt, float64 (sizes,
+            prompts).
+        full, empty: the metric of the whole model, and with every edge cut, (prompts,).
+    """
+
+    metric: str
+    ablation: str
+    absolute: bool
+    fractions: Floats
+    asked: Longs
+    kept: Longs
+    values: Values
+    kl_values: Values
+    full: Values
+    empty: Values
+
+    @property
+    def faithfulness(self) -> Values:
+        """Of every circuit, (sizes,), not clipped; NaN where whole and empty model score the same."""
+        return faithfulness(self.values, self.empty, self.full)
+
+    @property
+    def kl(self) -> Values:
+        """Mean KL(full || circuit) of every circuit, in nats, (sizes,)."""
+        return np.asarray(self.kl_values.mean(-1))
+
+    @property
+    def cpr(self) -> float:
+        """Area under the faithfulness; MIB's CPR where ``absolute`` is False."""
+        return area(self.fractions, self.faithfulness)
+
+    @property
+    def cmd(self) -> float:
+        """Area between the faithfulness and 1; MIB's CMD where ``absolute`` is True."""
+        return area(self.fractions, np.abs(1 - self.faithfulness))
+
+    @property
+    def cpr_log(self) -> float:
+        """:attr:`cpr` over log x, divided by the axis's width."""
+        return log_area(self.fractions, self.faithfulness)
+
+    @property
+    def cmd_log(self) -> float:
+        """:attr:`cmd` over log x, divided by the axis's width."""
+        return log_area(self.fractions, np.abs(1 - self.faithfulness))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; numbers that are undefined are null."""
+        areas = {"cpr": self.cpr, "cmd": self.cmd, "cpr_log": self.cpr_log, "cmd_log": self.cmd_log}
+        per_size = {"faithfulness": self.faithfulness, "kl": self.kl, "metric": self.values.mean(-1)}
+        return {
+            "metric": self.metric,
+            "ablation": self.ablation,
+            "absolute": self.absolute,
+            "n_prompts": len(self.full),
+            "full": _plain(self.full.mean()),
+            "empty": _plain(self.empty.mean()),
+            **{name: _plain(value) for name, value in areas.items()},
+            "sizes": [
+                {"fraction": fraction, "asked": asked, "kept": kept}
+                | {name: _plain(values[row]) for name, values in per_size.items()}
+                for row, (fraction, asked, kept) in enumerate(
+                    zip(self.fractions.tolist(), self.asked.tolist(), self.kept.tolist(), strict=True)
+                )
+            ],
+        }
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def area(x: Floats, y: Values) -> float:
+    """Area under ``y`` by trapezoids, from the first to the last ``x``."""
+    return float(np.trapezoid(y, x))
+
+
+def log_area(x: Floats, y: Values) -> float:
+    """Area under ``y`` over ``log x``, divided by the width of that axis: the mean of ``y`` over orders of magnitude.
+
+    NaN where there is only one ``x``.
+    """
+    place = np.log(x)
+    width = float(place[-1] - place[0])
+    return area(place, y) / width if width > 0 else float("nan")
+
+
+# -------------------------------------------------------------------- circuits
+
+
+def pruned_for(scores: EdgeScores, ablation: str) -> EdgeScores:
+    """The same scores, whose circuits are pruned for another ablation than the one they were found under."""
+    return replace(scores, provenance=replace(scores.provenance, ablation=ablation))
+
+
+def best_circuits(scores: EdgeScores, asked: Longs, *, absolute: bool, ranking: Longs | None = None) -> Mask:
+    """The best ``n`` edges, pruned, for each ``n`` of ``asked``: boolean (sizes, edges).
+
+    Args:
+        ranking: ``scores.ranking(absolute)``, for callers that ask many times.
+    """
+    ranking = scores.ranking(absolute) if ranking is None else ranking
+    circuits = [top_edges(scores, int(n), absolute=absolute, ranking=ranking).kept for n in asked]
+    return np.stack(circuits)
+
+
+def sizes_of(graph: ComputationGraph, fractions: Sequence[float]) -> tuple[Floats, Longs]:
+    """Fractions as an array, and how many edges each is: rounded down, as by MIB.
+
+    Raises:
+        OptionError: none, one that is not above 0 and at most 1, or not rising.
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if not len(shares) or not (shares > 0).all() or shares[-1] > 1 or not (np.diff(shares) > 0).all():
+        raise OptionError(f"fractions {list(fractions)}: give rising numbers above 0 and up to 1")
+    return shares, np.array([int(share * graph.n_edges) for share in shares.tolist()], dtype=np.int64)
+
+
+# -------------------------------------------------------------------- curves
+
+
+def measure_curve(
+    model: Transformer,
+    pairs: TokenPairs,
+    scores: EdgeScores,
+    metric: Metric,
+    *,
+    ablation: str,
+    fractions: Sequence[float] = MIB_FRACTIONS,
+    absolute: bool = True,
+    batch_size: int | None = None,
+) -> Curve:
+    """Faithfulness of the best edges at every size; see this module's first lines.
+
+    Args:
+        metric: MIB's is the logit difference.
+        ablation: what a cut edge carries, and what pruning follows; it need not be that of the scores.
+        fractions: shares of all edges, rising.
+        absolute: by size of score (MIB's CMD) or by score (its CPR).
+
+    Raises:
+        OptionError: fractions that are not rising or outside (0, 1], or a metric that needs incorrect answers where there
+            are none.
+    """
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    (curve,) = curves_under(conditions, scores, fractions, (absolute,))
+    return curve
+
+
+def measure_curves(
+    model: Transformer,
+    pairs: TokenPairs,
+    scores: EdgeScores,
+    metric: Metric,
+    *,
+    ablation: str,
+    fractions: Sequence[float] = MIB_FRACTIONS,
+    batch_size: int | None = None,
+) -> tuple[Curve, Curve]:
+    """The curve by score and the curve by size, run together: MIB's CPR is that of the first, its CMD that of the second.
+
+    Arguments and errors are those of :func:`measure_curve`.
+    """
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    signed, absolute = curves_under(conditions, scores, fractions, (False, True))
+    return signed, absolute
+
+
+def curves_under(
+    conditions: Conditions, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
+) -> list[Curve]:
+    """A curve for each way of selecting (``absolute``), all circuits run together."""
+    shares, asked = sizes_of(scores.graph, fractions)
+    prunes = pruned_for(scores, conditions.ablation)
+    families = [best_circuits(prunes, asked, absolute=absolute) for absolute in selections]
+    conditions.run(np.concatenate([*families, conditions.whole[None], conditions.nothing[None]]))
+    return [
+        _curve(conditions, shares, asked, circuits, absolute)
+        for absolute, circuits in zip(selections, families, strict=True)
+    ]
+
+
+def _curve(conditions: Conditions, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
+    full, empty = conditions.run(np.stack([conditions.whole, conditions.nothing]))
+    return Curve(
+        metric=conditions.metric.name,
+        ablation=conditions.ablation,
+        absolute=absolute,
+        fractions=shares,
+        asked=asked,
+        kept=np.count_nonzero(circuits, axis=1),
+        values=conditions.run(circuits),
+        kl_values=conditions.run_kl(circuits),
+        full=full,
+        empty=empty,
+    )
+
+
+def curve_of_circuits(
+    model: Transformer,
+    pairs: TokenPairs,
+    circuits: Mapping[float, Mask],
+    metric: Metric,
+    *,
+    ablation: str,
+    absolute: bool = True,
+    batch_size: int | None = None,
+) -> Curve:
+    """The curve of an algorithm that gives a circuit for each size instead of a ranking.
+
+    As in MIB's evaluation of several files, ``x`` is the nominal fraction, and the whole model at 1 is added where it is
+    not given. There circuits are matched with the fractions by the order of their sizes; here each says which it is for.
+
+    Args:
+        circuits: for a fraction of all edges, the edges kept, boolean (edges,); they are pruned first.
+        absolute: what to write on the curve; nothing is selected here.
+
+    Raises:
+        OptionError: no circuit, a fraction outside (0, 1], or a circuit with more edges than its fraction, rounded up, allows.
+    """
+    if not circuits:
+        raise OptionError("no circuit is given")
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
+    shares, asked = sizes_of(model.graph, list(given))
+    masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])
+    for share, kept in zip(shares.tolist(), np.count_nonzero(masks, axis=1).tolist(), strict=True):
+        if kept > np.ceil(share * model.graph.n_edges):
+            raise OptionError(f"the circuit for {share:g} of {model.graph.n_edges} edges has {kept}, which is more")
+    conditions.run(np.concatenate([masks, conditions.nothing[None]]))
+    return _curve(conditions, shares, asked, masks, absolute)

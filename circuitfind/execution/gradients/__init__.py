@@ -1,0 +1,1 @@
+"""Gradients: at every receiver of a plain run, by every edge's mask, and their products with what senders write."""

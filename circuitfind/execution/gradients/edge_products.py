@@ -1,0 +1,150 @@
+"""Products of sender differences and receiver gradients, summed along the axes asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitfind.execution.batches import Batch, parts_of
+from circuitfind.execution.gradients.by_receivers import AttributionPass, Projections
+from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
+from circuitfind.execution.writes import Writes, tiles
+from circuitfind.graph import Floats
+from circuitfind.task import Spans
+from circuitfind.task.metrics import Metric
+from circuitfind.transformer import EXACT, BackwardRule, Transformer
+
+_BMM_WIDENS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+"""Whether a product of half-precision matrices may be asked for in float32."""
+
+
+class EdgeProducts:
+    """(clean - ablated) sender output times the gradient at the receiver, for every edge.
+
+    Both are made tile by tile (some prompts and positions) from head space and multiplied at once, so memory grows with
+    neither the number of prompts nor their length. The room for a tile is used again.
+
+    Args:
+        model: the model.
+        axis: ``""`` sums over prompts and positions, ``"prompt"`` and ``"position"`` keep one of them, ``"span"`` the parts
+            of a prompt.
+        spans: the parts, for ``"span"``.
+    """
+
+    def __init__(self, model: Transformer, axis: str = "", spans: Spans | None = None) -> None:
+        self.model, self.axis, self.spans = model, axis, spans
+        self._tokens = tile_tokens(model, max(TILE_BYTES, budget(model.device) // 16))
+        self._room: dict[str, Tensor] = {}
+        self.projections = Projections(model)
+
+    def __call__(self, run: AttributionPass, clean: Writes, ablated: Writes, metric: Metric) -> Floats:
+        """One backward pass and all products.
+
+        Args:
+            run: a forward pass at the point where the gradient is wanted.
+            clean, ablated: what every sender writes in the clean run, and what its cut edges carry.
+
+        Returns:
+            float64 (rows, edges), rows as :func:`rows_of`.
+        """
+        return self.of(run, clean.minus(ablated), metric)
+
+    def of(self, run: AttributionPass, change: Writes, metric: Metric, senders: slice | None = None) -> Floats:
+        """The same from the differences of the writes, and for some senders alone.
+
+        Args:
+            senders: one of the :func:`~circuitfind.execution.writes.sublayers`, all others' edges then have 0; ``run`` may
+                begin at the first block that reads it. None for all.
+        """
+        run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets))
+        return self.products(run, change, senders)
+
+    def at_clean(self, batch: Batch, ablated: Writes, metric: Metric, rule: BackwardRule = EXACT) -> Floats:
+        """The same with the gradient taken in the clean run, under a backward rule."""
+        start = self.model.embed(batch.clean)
+        run = AttributionPass(self.model, batch, start, keep_writes=True, projections=self.projections, rule=rule)
+        return self(run, run.writes, ablated, metric)
+
+    def products(
+        self, run: AttributionPass, change: Writes, senders: slice | None = None, below: int | None = None
+    ) -> Floats:
+        """All products with the gradients that the last backward pass left; zeros from the layer ``below`` on, where given."""
+        n_prompts, n_positions = change.entry.shape[:2]
+        parts = parts_of(self.spans, run.batch) if self.spans is not None else None
+        rows = {"": 1, "prompt": n_prompts, "position": n_positions, "span": len(self.spans or ())}[self.axis]
+        out = np.zeros((rows, self.model.graph.n_edges))
+        senders = slice(0, self.model.graph.n_senders) if senders is None else senders
+        for tile in tiles(change.entry.shape, self._tokens):
+            self._add_tile(run, change, senders, tile, None if parts is None else parts[tile], out, below)
+        return out
+
+    def _add_tile(
+        self,
+        run: AttributionPass,
+        change: Writes,
+        senders: slice,
+        tile: tuple[slice, slice],
+        parts: Tensor | None,
+        out: Floats,
+        below: int | None,
+    ) -> None:
+        graph, here, n_senders = self.model.graph, change.entry[tile], senders.stop - senders.start
+        delta = change.tile(*tile, out=self._reused("senders", (n_senders, *here.shape)), senders=senders)
+        if delta.dtype.itemsize < 4 and delta.device.type == "cpu":
+            delta = delta.float()  # once, for the products of all blocks
+        room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
+        rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
+        for block in graph.blocks:
+            if below is not None and block.layer >= below:
+                break
+            columns = slice(senders.start, min(senders.stop, block.n_senders))
+            if columns.start < columns.stop:
+                gradients = run.receivers(block, *tile, out=room)
+                products = block_products(delta[: columns.stop - columns.start], gradients, self.axis, parts, len(out))
+                block.matrix(out[rows])[..., columns] += products.cpu().double().numpy()
+
+    def _reused(self, what: str, shape: tuple[int, ...]) -> Tensor:
+        """Room for a tensor of this shape, the same memory every time: fresh memory is slow."""
+        size = int(np.prod(shape))
+        if what not in self._room or self._room[what].numel() < size:
+            self._room[what] = torch.empty(size, dtype=self.model.dtype, device=self.model.device)
+        return self._room[what][:size].view(shape)
+
+
+def block_products(
+    delta: Tensor, gradients: Tensor, axis: str, parts: Tensor | None = None, n_parts: int = 0
+) -> Tensor:
+    """(rows, receivers, senders) from (senders, prompts, positions, d_model) and (receivers, ...), summed in float32 at
+    least.
+
+    Args:
+        parts: which part of its prompt every token belongs to, (prompts, positions); for the axis ``"span"``.
+    """
+    if axis == "span":
+        here = [parts == part for part in range(n_parts)]
+        return torch.cat([_product(gradients[:, at].flatten(1)[None], delta[:, at].flatten(1)[None]) for at in here])
+    if axis == "":
+        return _product(gradients.flatten(1)[None], delta.flatten(1)[None])
+    at = 2 if axis == "position" else 1
+    g, d = (x.movedim(at, 0).flatten(2) for x in (gradients, delta))
+    return _product(g, d)
+
+
+def _product(g: Tensor, d: Tensor) -> Tensor:
+    if g.dtype.itemsize >= 4:
+        return torch.bmm(g, d.transpose(1, 2))
+    if g.device.type == "cuda" and _BMM_WIDENS:
+        return torch.bmm(g, d.transpose(1, 2), out_dtype=torch.float32)
+    return torch.bmm(g.float(), d.float().transpose(1, 2))
+
+
+def rows_of(batch: Batch, axis: str, spans: Spans | None = None) -> np.ndarray[Any, Any]:
+    """Which rows of the parts a batch contributes to."""
+    if axis == "prompt":
+        return batch.rows
+    if axis == "span":
+        return np.arange(len(spans or ()))
+    return np.arange(batch.clean.shape[1] if axis == "position" else 1)

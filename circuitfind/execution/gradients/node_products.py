@@ -1,0 +1,58 @@
+"""Products of what every sender writes and the gradient there: one number for each node, whatever its edges.
+
+The gradient at a node's output is the gradient that arrives on the stream right above it. For a head the product is taken in
+head space: the gradient at its mixed values, ``d_head`` numbers, times the difference of these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitfind.execution.gradients.by_receivers import AttributionPass
+from circuitfind.execution.writes import Writes
+from circuitfind.task.metrics import Metric
+
+
+def output_products(run: AttributionPass, change: Writes, metric: Metric) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One backward pass; for every prompt and sender, ``change`` times the gradient at the sender's output.
+
+    Args:
+        run: a forward pass over the whole model, at the point where the gradient is wanted.
+        change: what is multiplied with the gradient, such as the difference of the clean and the ablated writes.
+
+    Returns:
+        float64 (prompts, senders), summed over positions in float32 at least; positive where ``change`` helps.
+    """
+    n_prompts = len(run.batch)
+    wide = torch.float32 if change.entry.dtype.itemsize < 4 else change.entry.dtype
+    out = torch.zeros((n_prompts, run.model.graph.n_senders), dtype=wide, device=change.entry.device)
+
+    def at_output(senders: slice, gradient: Tensor) -> None:
+        out[:, senders] = _dots(change, senders, gradient, wide)
+
+    run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets), at_output)
+    at_output(slice(0, 1), run.entry_gradient)
+    return out.cpu().double().numpy()
+
+
+def _dots(change: Writes, senders: slice, gradient: Tensor, wide: torch.dtype) -> Tensor:
+    """(prompts, senders) of one sublayer, from the gradient (prompts, positions, d_model) at its outputs."""
+    model = change.model
+    layer, place = divmod(senders.start - 1, model.graph.senders_per_layer)
+    if senders.start == 0:
+        live, at = change.entry[None], gradient[None]
+    elif place == model.graph.n_heads:
+        live, at = change.mlps[layer][None], gradient[None]
+    elif model.config.post_norm:
+        live, at = change.mixed[layer], gradient[None]
+    else:
+        live = change.mixed[layer]
+        at = torch.einsum("ptd,swd->sptw", gradient, model.output_weights(layer))
+    total = (live.to(wide) * at.to(wide)).sum((-1, -2)).T
+    if change.less is None:
+        return total
+    return total - torch.einsum("sptd,ptd->ps", change.less[senders].to(wide), gradient.to(wide))

@@ -1,0 +1,298 @@
+"""The circuit of a search: cut an edge, or put one back, and know what that costs.
+
+A greedy search goes from the logits down. When a receiver's turn comes, everything above it has its final, few in-edges, and
+every sender below still writes what it writes in the full model. So a test changes one receiver's input and computes again only
+what that reaches (:mod:`.reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
+edge, the second without the first two, and so on. Up to the first cut that is refused these are exactly the tests of the
+one-by-one search; what comes after it is thrown away and tested again.
+
+A search may also start at a circuit that something else proposed. Then receivers are visited in any order, and an edge between
+two nodes of the circuit may come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitfind.errors import NumericalError
+from circuitfind.execution.ablation import Ablation
+from circuitfind.execution.batches import Batch
+from circuitfind.execution.memory import Room, budget, searching_numbers
+from circuitfind.execution.recompute.cuts.state import State
+from circuitfind.execution.recompute.cuts.width import Width
+from circuitfind.execution.recompute.reach import Positions, Reach, what_is_reached
+from circuitfind.graph import Floats
+from circuitfind.scores.decisions import AFTER, HOW_COLUMN, KEPT, PORT_CUT, TESTED_AGAIN, WHOLE_PORT
+from circuitfind.transformer import Transformer
+
+Loss = Callable[[Batch, Tensor], Tensor]
+"""From a micro-batch and logits (circuits, prompts, d_vocab) to losses (circuits, prompts): smaller is better."""
+BYTES_AT_ONCE = {"cpu": 24 * 2**20, "cuda": 1024 * 2**20}
+"""Most bytes of one tensor of a batched test."""
+BYTES_HELD = {"cpu": 512 * 2**20, "cuda": 8192 * 2**20}
+"""Most bytes of node outputs that one batched test holds at the same time."""
+LOGITS_AT_ONCE = {"cpu": 28 * 2**20, "cuda": 512 * 2**20}
+METRIC_AT_ONCE = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
+"""How many logits are computed in one product, and how many the metric gets at a time."""
+MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
+
+
+class CurrentCircuit:
+    """A circuit that is changed edge by edge: the full model, which loses edges from the logits down, or a proposed one.
+
+    Args:
+        model, batches: what is run, on all prompts.
+        ablation: what a cut edge carries.
+        loss: what a test measures.
+        top_down: whether receivers are visited from the logits down. If not, :meth:`settle` must say at which circuit the
+            search begins, and receivers may then be visited in any order.
+
+    Attributes:
+        kept: boolean (edges,).
+        loss: mean loss over all prompts of the current circuit.
+        operations: floating-point operations (matrix products) of the tests made so far, thrown-away ones not counted, and of
+            every :meth:`settle`.
+        thrown_away: tests computed in a batch after a cut that was refused.
+        logit_size: about the largest size of a logit of the full model.
+        same_value: whether every sender's clean and ablated output are the same number by number, on every prompt; at all
+            positions (row 0) and at the answer position (row 1).
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        batches: Sequence[Batch],
+        ablation: Ablation,
+        loss: Loss,
+        *,
+        top_down: bool = True,
+    ) -> None:
+        self.model, self.graph = model, model.graph
+        held = sum(batch.clean.numel() for batch in batches) * searching_numbers(model) * model.dtype.itemsize
+        room = Room(on_disk=held > budget(model.device))
+        self.states = [State(model, batch, ablation.writes(batch), room) for batch in batches]
+        self.n_prompts = sum(len(batch) for batch in batches)
+        self.kept = np.ones(self.graph.n_edges, dtype=bool)
+        self.operations = 0
+        self.thrown_away = 0
+        same = torch.stack([state.same_value() for state in self.states]).all(0)
+        self.same_value = same.cpu().numpy()
+        self._logits = self.states[0].delta.new_empty(0)
+        self._loss = loss
+        self.positions = Positions(self.graph)
+        self.loss = self._whole_loss()
+        self.logit_size = float(self._logits.abs().max())
+        if not np.isfinite(self.loss):
+            raise NumericalError(
+                f"the loss of the full model is {self.loss}; check the model, the prompts and the metric"
+            )
+        self.prunes_from_input, self.top_down = ablation.prunes_from_input, top_down
+
+    def _whole_loss(self) -> float:
+        """The loss from what the logits read, with nothing computed again."""
+        last = self.graph.blocks[-1]
+        senders = np.flatnonzero(last.matrix(self.kept)[0]).tolist()
+        sums = [
+            self.summed_losses(s, s.input(len(self.graph.blocks) - 1, senders, True)[None, :, 0]) for s in self.states
+        ]
+        return float(torch.cat(sums).sum()) / self.n_prompts
+
+    def settle(self, kept: np.ndarray[Any, Any], *, everywhere: bool = False) -> None:
+        """Go over to a circuit, pruned, whatever the current one is.
+
+        Args:
+            everywhere: hold every node at all positions from then on, as :meth:`Visit.change` needs that puts edges back.
+        """
+        self.kept = self.graph.prune(kept, from_input=self.prunes_from_input)
+        unread = Reach(())  # the logits are computed all the same
+        for state in self.states:
+            self.operations += state.settle(self.kept)
+            self.operations += unread.operations(self.model.config, *state.batch.clean.shape)
+        self.positions = Positions(self.graph)
+        for node in reversed(range(self.graph.n_senders)):
+            self.positions.learn(self.kept, node)
+        if everywhere:
+            self.positions.at_answer = dict.fromkeys(self.positions.at_answer, False)
+        self.loss = self._whole_loss()
+
+    def prune_dead(self) -> None:
+        """Drop what cuts have left without a reader or without an input. Where a node mattered at the answer position only,
+        it still does.
+        """
+        self.kept = self.graph.prune(self.kept, from_input=self.prunes_from_input)
+        alive, before = set(self.graph.ends(np.flatnonzero(self.kept))[0].tolist()), self.positions.at_answer
+        self.positions.at_answer = {node: before.get(node, False) for node in alive}
+
+    def visit(self, receivers: Sequence[int]) -> Visit | None:
+        """Begin with the edges into ``receivers``, ports of one node or one of a group; None if nothing reads what has them.
+
+        Receivers must be visited from the logits down, layer by layer, unless the search started at a circuit.
+        """
+        for node in self.positions.nodes[receivers[0]] if self.top_down else ():
+            if node < self.graph.n_senders:
+                self.positions.learn(self.kept, node)
+        return Visit(self, receivers) if self.positions.read(receivers[0]) else None
+
+    def drop(self, receivers: Sequence[int]) -> None:
+        """Cut every edge into receivers that belong to nothing that is read; nothing else changes."""
+        for receiver in receivers:
+            block = self.graph.block_of(receiver)
+            block.matrix(self.kept)[receiver - block.first_receiver] = False
+
+    def summed_losses(self, state: State, final: Tensor) -> Tensor:
+        """Summed losses (circuits,) from the logits' input (circuits, prompts, d_model), some circuits at a time."""
+        per_circuit = final.shape[1] * self.model.config.d_vocab
+        at_once = max(1, LOGITS_AT_ONCE[self.kind] // per_circuit)  # a wide product is faster,
+        piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors better stay in the cache
+        if self._logits.numel() < (needed := min(at_once, len(final)) * per_circuit):
+            self._logits = final.new_empty(needed)
+        sums = []
+        for some in final.split(at_once):
+            out = self._logits[: len(some) * per_circuit].view(*some.shape[:2], -1)
+            logits = self.model.unembed(some, out)
+            sums += [_wide(self._loss(state.batch, part)).sum(-1) for part in logits.split(piece)]
+        return torch.cat(sums)
+
+    @property
+    def kind(self) -> str:
+        """Whose sizes to use, of those at the top of this file."""
+        return "cpu" if self.model.device.type == "cpu" else "cuda"
+
+
+def _wide(losses: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return losses.float() if losses.device.type == "mps" else losses.double()
+
+
+class Visit:
+    """The edges into one receiver, or into q, k and v of a head together, while they are tested.
+
+    Attributes:
+        most_at_once: how many cuts memory allows to be tested in one batch.
+    """
+
+    def __init__(self, circuit: CurrentCircuit, receivers: Sequence[int]) -> None:
+        graph, self.circuit, self.receivers = circuit.graph, circuit, list(receivers)
+        self._block = graph.block_of(receivers[0])
+        self._number = graph.blocks.index(self._block)
+        self._reach: Reach = what_is_reached(graph, circuit.kept, circuit.positions, self.receivers, self._number)
+        self._constants = [state.constants(self._reach) for state in circuit.states]
+        self._ports = list(self._reach.steps[0].ports) if self._reach.steps else [""]
+        self._answer_only = not self._reach.steps or all(map(self._reach.steps[0].reads_answer_only, self._ports))
+        self._rows = [receiver - self._block.first_receiver for receiver in self.receivers]
+        self._changed = False
+        self.most_at_once = min(map(self._fitting, circuit.states))
+        self._operations = sum(
+            self._reach.operations(circuit.model.config, *state.batch.clean.shape) for state in circuit.states
+        )
+
+    @property
+    def overhead(self) -> float:
+        """The fixed cost of a batch of tests, in tests."""
+        circuit = self.circuit
+        return len(circuit.states) * self._reach.overhead(circuit.model.config) / self._operations
+
+    def _fitting(self, state: State) -> int:
+        kind, (prompts, positions) = self.circuit.kind, state.batch.clean.shape
+        vector = prompts * self.circuit.model.config.d_model * state.delta.element_size()
+        widest = vector * (1 if self._answer_only else positions)
+        held = vector * self._reach.most_at_once(1 if self._answer_only else positions)
+        return max(1, min(MOST_AT_ONCE[kind], BYTES_AT_ONCE[kind] // widest, BYTES_HELD[kind] // held))
+
+    @property
+    def senders(self) -> list[int]:
+        """Senders with a kept edge into the receivers."""
+        return [int(sender) for sender in np.flatnonzero(self._kept[self._rows[0]])]
+
+    @property
+    def _kept(self) -> np.ndarray[Any, Any]:
+        """The block's kept edges, (receivers, senders); a view."""
+        return self._block.matrix(self.circuit.kept)
+
+    def name(self, sender: int) -> str:
+        """An edge of this visit, for messages."""
+        names = " and ".join(self.circuit.graph.receiver_names[receiver] for receiver in self.receivers)
+        return f"{self.circuit.graph.sender_names[sender]}->{names}" if sender >= 0 else f"all edges into {names}"
+
+    def is_same_value(self, sender: int) -> bool:
+        """Whether the sender writes its ablated value anyway, wherever the visit's receivers look, on every prompt."""
+        return bool(self.circuit.same_value[int(self._answer_only), sender])
+
+    def kept_without(self, senders: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """The circuit's kept edges without those from ``senders``."""
+        kept = self.circuit.kept.copy()
+        for row in self._rows:
+            self._block.matrix(kept)[row, senders] = False
+        return kept
+
+    def losses_without(self, senders: Sequence[int]) -> Floats:
+        """Loss without the edge from the first, from the first two, ... of ``senders``."""
+        kept = self.senders
+        return self._losses(lambda s: s.inputs_without(self._input(s, kept), senders, self._answer_only))
+
+    def losses_alone(self, senders: Sequence[int]) -> Floats:
+        """Loss after one change each: without the edge from a sender, where it is kept, and with it, where it is not."""
+        kept = self.senders
+        signs = [-1.0 if sender in kept else 1.0 for sender in senders]
+        return self._losses(lambda s: s.inputs_changed(self._input(s, kept), senders, signs, self._answer_only))
+
+    def change(self, sender: int, loss: float) -> None:
+        """Cut the edge from a sender for good, or put it back; ``loss`` is what the circuit then has."""
+        cut = sender in self.senders
+        for row in self._rows:
+            self._kept[row, sender] = not cut
+        self.circuit.loss = loss
+        self._changed = True
+
+    def loss_without_all(self) -> float:
+        """Loss with no edge into the receivers left."""
+        return float(self._losses(lambda state: self._input(state, ())[None])[0])
+
+    def _input(self, state: State, senders: Sequence[int]) -> Tensor:
+        return state.input(self._number, senders, self._answer_only)
+
+    def _losses(self, inputs: Callable[[State], Tensor]) -> Floats:
+        circuit, sums = self.circuit, []
+        for state, constants in zip(circuit.states, self._constants, strict=True):
+            final = state.run(self._reach, self._by_port(state, inputs(state)), constants)
+            sums.append(circuit.summed_losses(state, final))
+        return np.asarray(torch.stack(sums).sum(0).cpu().numpy()) / circuit.n_prompts
+
+    def _by_port(self, state: State, x: Tensor) -> dict[str, Tensor]:
+        """The same input for every port of the visit, at the positions that the port needs."""
+        first = self._reach.steps[0] if self._reach.steps else None
+        return {port: state.at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
+
+    def count_tests(self, tests: int, thrown_away: int = 0) -> None:
+        """Count tests whose result was used, and those that were computed for nothing."""
+        self.circuit.operations += tests * self._operations
+        self.circuit.thrown_away += thrown_away
+
+    def cut(self, senders: Sequence[int], loss: float) -> None:
+        """Cut the edges from ``senders`` for good; ``loss`` is what the circuit then has."""
+        for row in self._rows:
+            self._kept[row, senders] = False
+        self.circuit.loss = loss
+        self._changed = True
+
+    def repeat(self, senders: Sequence[int], rows: np.ndarray[Any, Any], width: Width) -> None:
+        """Make decisions again that an interrupted search had made: rows of a log for the first of ``senders``."""
+        for sender, row in zip(senders, rows, strict=False):
+            if row[HOW_COLUMN] <= TESTED_AGAIN:
+                width.learn(row[KEPT] == 1)
+            if not row[KEPT] and row[HOW_COLUMN] != PORT_CUT:
+                self.cut(self.senders if sender == WHOLE_PORT else [sender], float(row[AFTER]))
+
+    def finish(self) -> None:
+        """Bring the activations up to date with what was cut. The visit is over."""
+        if self._changed and self._reach.steps:
+            kept = self.senders
+            for state, constants in zip(self.circuit.states, self._constants, strict=True):
+                inputs = self._by_port(state, self._input(state, kept)[None])
+                state.run(self._reach, inputs, constants, keep=True)
+        self._constants.clear()

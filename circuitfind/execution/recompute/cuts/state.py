@@ -1,0 +1,228 @@
+"""The current circuit's activations on one micro-batch, and how a change runs through them.
+
+Kept, and brought up to date when a receiver is finished: what every sender writes in the current circuit minus its ablated
+output, and q, k and v of every head. A test reads these, computes again only what its change reaches, and writes nothing.
+
+Axes: circuits (tested together), prompts, positions or 1 (the answer position alone), vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitfind.execution.batches import Batch
+from circuitfind.execution.memory import Room
+from circuitfind.execution.recompute.reach import MLP, Reach, Reading, Step
+from circuitfind.execution.writes import Writes
+from circuitfind.graph import PORTS, Mask
+from circuitfind.transformer import Transformer
+
+HIDDEN_BYTES = 16 * 2**20
+"""Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
+Constants = Mapping[tuple[int, str], Tensor]
+
+
+class State:
+    """Activations of one micro-batch in the current circuit; at first that is the full model.
+
+    Attributes:
+        batch: the prompts.
+        ablated: ablated outputs, broadcastable to (senders, prompts, positions, d_model).
+        bases: the stream of ablated senders at every block, each (prompts, positions, d_model).
+        delta: current minus ablated output of every sender, (senders, prompts, positions, d_model); not current at nodes
+            that matter at the answer position only.
+        delta_at_answer: the same at the answer position, (senders, prompts, 1, d_model).
+        ports: q, k and v of every layer in the current circuit, each (heads, prompts, positions, d_head).
+    """
+
+    def __init__(self, model: Transformer, batch: Batch, writes: Writes, room: Room) -> None:
+        self.model, self.batch = model, batch
+        graph = model.graph
+        stream = model.embed(batch.clean)
+        self.bases = [room.keep(base) for base in writes.streams()]
+        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *stream.shape)
+        constant = writes.constant is not None
+        self.ablated = writes.dense() if constant else writes.tile(*everywhere, out=room.empty(shape, stream))
+        self.delta = room.empty(shape, stream)
+        self.delta[0] = stream
+        self.ports: list[dict[str, Tensor]] = []
+        for layer in range(graph.n_layers):
+            x = model.norm(f"layers.{layer}.ln1", stream)
+            each = {port: model.per_node(model.project_all(layer, port, x)) for port in PORTS}
+            self.ports.append({port: room.keep(part) for port, part in each.items()})
+            before, z = stream, model.attend(layer, *self.ports[layer].values())
+            stream = stream + model.write_nodes(layer, z, self.delta[graph.heads(layer)])
+            if graph.has_mlp:
+                self.delta[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
+                stream = stream + self.delta[graph.mlp(layer)]
+        self.delta.sub_(self.ablated)
+        self.delta_at_answer = batch.at_answer(self.delta)[:, :, None].contiguous()
+        self._rows = torch.arange(len(batch), device=stream.device)
+
+    def same_value(self) -> Tensor:
+        """Where delta is zero for every prompt, at all positions and at the answer position: boolean (2, senders)."""
+        everywhere = torch.stack([(row == 0).all() for row in self.delta])
+        return torch.stack([everywhere, (self.delta_at_answer == 0).flatten(1).all(1)])
+
+    def at(self, x: Tensor, answer_only: bool) -> Tensor:
+        """(..., prompts, positions, vector) at the answer position, if only that is wanted and the rest is there."""
+        return self.batch.at_answer(x)[..., None, :] if answer_only and x.shape[-2] > 1 else x
+
+    def _ablated(self, sender: int) -> Tensor:
+        return self.ablated[sender].expand(self.delta.shape[1:])
+
+    # ---------------------------------------------------------------- inputs of receivers
+
+    def input(self, block: int, senders: Sequence[int], answer_only: bool) -> Tensor:
+        """What a receiver reads through kept edges from ``senders``: (prompts, positions or 1, d_model)."""
+        x = self.at(self.bases[block], answer_only).clone()
+        for sender in senders:
+            x += self._delta(answer_only)[sender]
+        return x
+
+    def _delta(self, answer_only: bool) -> Tensor:
+        return self.delta_at_answer if answer_only else self.delta
+
+    def inputs_without(self, x: Tensor, senders: Sequence[int], answer_only: bool) -> Tensor:
+        """An input without the first, the first two, ... of ``senders``: (circuits, prompts, positions or 1, d_model)."""
+        out = x.new_empty((len(senders), *x.shape))
+        for number, sender in enumerate(senders):
+            torch.sub(out[number - 1] if number else x, self._delta(answer_only)[sender], out=out[number])
+        return out
+
+    def inputs_changed(self, x: Tensor, senders: Sequence[int], signs: Sequence[float], answer_only: bool) -> Tensor:
+        """An input with more or less of one sender at a time: (circuits, prompts, positions or 1, d_model)."""
+        out = x.new_empty((len(senders), *x.shape))
+        for number, (sender, sign) in enumerate(zip(senders, signs, strict=True)):
+            torch.add(x, self._delta(answer_only)[sender], alpha=sign, out=out[number])
+        return out
+
+    def constants(self, reach: Reach) -> Constants:
+        """For every port that reads a change, what it reads besides the changed outputs, which are added to it."""
+        found: dict[tuple[int, str], Tensor] = {}
+        made: dict[int, Tensor] = {}  # the heads of a group share a reading
+        for step in reach.steps[reach.n_first :]:
+            for port, reading in step.ports.items():
+                if id(reading) not in made:
+                    made[id(reading)] = self._constant(reading, step.reads_answer_only(port))
+                found[step.node, port] = made[id(reading)]
+        if reach.steps:
+            found[-1, ""] = self._constant(reach.logits, True)
+        return found
+
+    def _constant(self, reading: Reading, answer_only: bool) -> Tensor:
+        x = self.input(reading.block, reading.unchanged, answer_only)
+        for sender in reading.changed:  # a changed output is added whole, so its ablated value leaves the base
+            x -= self.at(self._ablated(sender), answer_only)
+        return x
+
+    # ---------------------------------------------------------------- running a change
+
+    def run(self, reach: Reach, inputs: Mapping[str, Tensor], constants: Constants, *, keep: bool = False) -> Tensor:
+        """The logits' input at the answer positions, (circuits, prompts, d_model), after a change.
+
+        Args:
+            inputs: the changed inputs of the ports of the first step, or of each of a group's (``""`` where the logits' own
+                input changes).
+            keep: make the change permanent; there must be one circuit.
+        """
+        if not reach.steps:
+            return inputs[""][:, :, 0]
+        outputs: dict[int, Tensor] = {}
+        for number, step in enumerate(reach.steps):
+            first = number < reach.n_first
+            read = inputs if first else {port: self._read(step, port, constants, outputs) for port in step.ports}
+            outputs[step.node] = out = self._compute(step, read, keep)
+            if keep:
+                self._keep_output(step, out)
+            for node in step.last_uses:
+                del outputs[node]
+        final = constants[-1, ""][None]
+        for sender in reach.logits.changed:
+            final = final + self.at(outputs[sender], True)
+        return final[:, :, 0]
+
+    def _read(self, step: Step, port: str, constants: Constants, outputs: Mapping[int, Tensor]) -> Tensor:
+        answer_only = step.reads_answer_only(port)
+        first, *others = step.ports[port].changed
+        x = constants[step.node, port] + self.at(outputs[first], answer_only)
+        for sender in others:
+            x += self.at(outputs[sender], answer_only)
+        return x
+
+    def _compute(self, step: Step, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
+        """What a node writes, (circuits, prompts, positions or 1, d_model), if the given ports read something new."""
+        if step.head is None:
+            return self._mlp(step.layer, inputs[MLP])
+        model, layer, head, answer = self.model, step.layer, step.head, self.batch.answer
+        ports = {}
+        for port in PORTS:
+            if port in inputs:
+                ports[port] = model.project_node(layer, port, head, model.norm(f"layers.{layer}.ln1", inputs[port]))
+                if keep:
+                    self._keep_port(step, port, ports[port][0])
+            else:
+                ports[port] = self.at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
+        n = max(len(part) for part in ports.values())
+        q, k, v = (part.expand(n, *part.shape[1:])[:, None] for part in ports.values())
+        z = (
+            model.attend_at(layer, q, k, v, answer, [head])
+            if step.at_answer
+            else model.attend(layer, q, k, v, nodes=[head])
+        )
+        return model.write_node(layer, head, z[:, 0])
+
+    def _mlp(self, layer: int, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        per_row = self.model.config.d_mlp * x.element_size()
+        rows = max(1, HIDDEN_BYTES // per_row) if x.device.type == "cpu" else len(flat)
+        if len(flat) <= rows:
+            return self.model.mlp_block(layer, x)
+        out = torch.empty_like(flat)
+        for part, place in zip(flat.split(rows), out.split(rows), strict=True):
+            place.copy_(self.model.mlp_block(layer, part))
+        return out.view(x.shape)
+
+    # ---------------------------------------------------------------- making a change permanent
+
+    def settle(self, kept: Mask) -> int:
+        """Go over to a pruned circuit: compute every node in it, at all positions. Returns the floating-point operations."""
+        graph, operations = self.model.graph, 0
+        sending = set(graph.ends(np.flatnonzero(kept))[0].tolist())
+        for number, block in enumerate(graph.blocks[:-1]):
+            rows, layer = block.matrix(kept), block.layer
+            if block.kind == "mlp" and graph.mlp(layer) in sending:
+                operations += self._settle_node(number, graph.mlp(layer), None, {MLP: rows[0]})
+            if block.kind == "attention":
+                by_port = graph.by_head(rows).reshape(len(PORTS), graph.n_heads, -1)
+                for head in range(graph.n_heads):
+                    if graph.head(layer, head) in sending:
+                        ports = dict(zip(PORTS, by_port[:, head], strict=True))
+                        operations += self._settle_node(number, graph.head(layer, head), head, ports)
+        return operations
+
+    def _settle_node(self, block: int, node: int, head: int | None, kept: Mapping[str, Mask]) -> int:
+        """Compute a node, given the kept edges into its ports."""
+        senders = {port: tuple(np.flatnonzero(row).tolist()) for port, row in kept.items()}
+        ports = {port: Reading(block, unchanged=reads) for port, reads in senders.items()}
+        step = Step(node, self.model.graph.blocks[block].layer, head, ports, at_answer=False)
+        read = {port: self.input(block, reads, False)[None] for port, reads in senders.items()}
+        self._keep_output(step, self._compute(step, read, keep=True))
+        return step.operations(self.model.config, *self.batch.clean.shape)
+
+    def _keep_port(self, step: Step, port: str, value: Tensor) -> None:
+        place = self.ports[step.layer][port][step.head]
+        if step.reads_answer_only(port):
+            place[self._rows, self.batch.answer] = value[:, 0]
+        else:
+            place.copy_(value)
+
+    def _keep_output(self, step: Step, out: Tensor) -> None:
+        ablated = self._ablated(step.node)
+        if not step.at_answer:
+            torch.sub(out[0], ablated, out=self.delta[step.node])
+        torch.sub(self.at(out[0], True), self.at(ablated, True), out=self.delta_at_answer[step.node])

@@ -1,0 +1,130 @@
+"""Scores from EAP-IG's files, and circuits chosen by them as that package does it.
+
+Its graph JSON holds a score for every edge, or for every node (``nodes: {name: {"score": ...}}``), and marks the edges of a
+circuit (``in_graph``); a file of importances marks none. NaN, and null here too, means "not scored": always kept.
+
+Of a node-level file the edges are scored by :func:`circuitfind.scores.between`: that of whichever end matters less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from circuitfind.circuit import Circuit, from_eap_ig, prune
+from circuitfind.errors import CircuitError, OptionError
+from circuitfind.graph import ComputationGraph, Floats, Mask
+from circuitfind.scores import EdgeScores, Provenance, between
+from circuitfind.selection.prefixes import best_edges, edges_above, greedy_edges
+
+FIRST = float(np.finfo(np.float64).max) / 4
+"""What stands for "not scored" while edges are ranked: above every score, and finite."""
+RULES = ("top", "threshold", "greedy", "nodes")
+
+
+@dataclass(frozen=True, eq=False)
+class Importances:
+    """Scores and what is always kept beside them.
+
+    Attributes:
+        scores: a score for every edge; 0 where there is none.
+        unscored: boolean (edges,), the edges that every circuit has.
+        nodes: float64 (senders,), the score of every sender, NaN where there is none; None of an edge-level file.
+    """
+
+    scores: EdgeScores
+    unscored: Mask
+    nodes: Floats | None = None
+
+    def select(self, rule: str, value: float, *, absolute: bool = True) -> Circuit:
+        """A circuit by one rule.
+
+        Args:
+            rule: ``top`` (edges, all alive: :func:`~.prefixes.best_edges`), ``threshold``, ``greedy`` (edges
+                grown from the logits) or ``nodes`` (all edges between that many nodes, the best by their own score).
+                Unscored edges count among the edges asked for, as in EAP-IG; unscored nodes and the input are kept
+                beside those asked for.
+            value: the rule's number.
+            absolute: rank by size of score.
+
+        Raises:
+            OptionError: no such rule or size, or ``nodes`` where nodes have no scores.
+        """
+        if rule not in RULES:
+            raise OptionError(f"rule {rule!r} is none of {', '.join(RULES)}")
+        if rule == "nodes":
+            return self._best_nodes(int(value), absolute)
+        ranked = replace(self.scores, values=np.where(self.unscored, FIRST, self.scores.values))
+        if rule == "threshold":
+            chosen = edges_above(ranked, value, absolute=absolute)
+        else:
+            chosen = (best_edges if rule == "top" else greedy_edges)(ranked, int(value), absolute=absolute)
+        return replace(chosen, scores=self.scores.values)
+
+    def _best_nodes(self, n: int, absolute: bool) -> Circuit:
+        if self.nodes is None:
+            raise OptionError("these are scores of edges, so nodes cannot be ranked; choose a number of edges")
+        scored = np.isfinite(self.nodes)
+        if not 0 <= n <= np.count_nonzero(scored):
+            raise OptionError(f"cannot keep {n} nodes: {np.count_nonzero(scored)} have a score")
+        key = np.where(scored, np.abs(self.nodes) if absolute else self.nodes, -np.inf)
+        kept = ~scored
+        kept[np.argsort(-key, kind="stable")[:n]] = True
+        edges = edges_between(self.scores.graph, kept)
+        alive = prune(self.scores.graph, edges, self.scores.provenance.ablation)
+        sizes = {"asked": int(edges.sum()), "kept": int(alive.sum())}
+        rule = {"rule": "nodes", "n": n, "absolute": absolute, **sizes}
+        return Circuit(self.scores.graph, alive, self.scores.values, rule, self.scores.provenance)
+
+
+def edges_between(graph: ComputationGraph, senders: Mask) -> Mask:
+    """All edges between some senders, the input and the logits; boolean (edges,).
+
+    An edge into a port that several heads share is kept if one of them is.
+
+    Args:
+        senders: boolean (senders,).
+    """
+    return between(graph, np.concatenate([[True], senders[1:]]).astype(np.float64)) > 0
+
+
+def importances_of(values: Mapping[str, Any], ablation: str = "corrupted") -> Importances | None:
+    """The scores of EAP-IG's graph JSON, or None where it has none (all are 0).
+
+    Args:
+        ablation: decides what is pruned; EAP-IG's own rule is that of ``corrupted``.
+
+    Raises:
+        CircuitError, UnknownNameError: see :func:`circuitfind.circuit.from_eap_ig`; or a node's score is infinite.
+    """
+    circuit = from_eap_ig(values)
+    graph, edges = circuit.graph, circuit.scores
+    assert edges is not None
+    known = Provenance(ablation=ablation)
+    missing = np.zeros(graph.n_edges, dtype=bool)
+    missing[[graph.edge_index(name) for name, edge in values["edges"].items() if _is_missing(edge)]] = True
+    nodes = _node_scores(graph, values.get("nodes", {}))
+    if edges.any() or nodes is None:
+        return Importances(EdgeScores(graph, edges, known), missing) if edges.any() else None
+    scored = np.isfinite(nodes)
+    by_edge = between(graph, np.where(scored, nodes, FIRST))
+    unscored = by_edge == FIRST
+    plain = np.where(unscored, 0.0, by_edge)
+    return Importances(EdgeScores(graph, plain, known, nodes=np.where(scored, nodes, 0.0)), unscored, nodes)
+
+
+def _is_missing(edge: Mapping[str, Any]) -> bool:
+    return "score" in edge and (edge["score"] is None or bool(np.isnan(edge["score"])))
+
+
+def _node_scores(graph: ComputationGraph, nodes: Mapping[str, Any]) -> Floats | None:
+    """Scores of senders, NaN where there is none; None if no node has one."""
+    given = {name: node.get("score") for name, node in nodes.items() if isinstance(node, Mapping)}
+    of_sender = (given.get(name) for name in graph.sender_names)
+    scores = np.array([np.nan if score is None else float(score) for score in of_sender])
+    if np.isinf(scores).any():
+        raise CircuitError("this file has scores of nodes that are infinite")
+    return scores if np.isfinite(scores).any() else None

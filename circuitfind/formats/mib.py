@@ -1,0 +1,178 @@
+"""Submissions to the circuit track of MIB (Mueller et al. 2025, arXiv:2504.13151): a folder for each task and model.
+
+Two kinds. *Importances*: one JSON file with a score for every edge, of which the benchmark takes the best n itself, by
+score for its CPR and by size of score for its CMD. *Circuits*: nine files, of at most 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and
+50 % of the edges; so that each of the two measures is taken of its own circuits, they may lie in two folders,
+``abs-true`` (CMD) and ``abs-false`` (CPR), which the evaluator reads although its instructions do not mention them.
+
+MIB's sign is ours: the largest scores belong to the edges that help the clean behaviour. Its graphs have a node for each
+head and a q, k and v port for each, so what is shared here is written for every head
+(:func:`circuitfind.circuit.by_query_head`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuitfind.circuit import Circuit, by_query_head, to_eap_ig
+from circuitfind.errors import OptionError
+from circuitfind.evaluation import MIB_FRACTIONS
+from circuitfind.graph import ComputationGraph
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import best_edges
+
+FRACTIONS = MIB_FRACTIONS[:-1]
+"""Shares of the edges that the nine circuits may have, and the places on the axis at which they are counted."""
+TASKS = ("ioi", "mcqa", "arithmetic-addition", "arithmetic-subtraction", "arc-easy", "arc-challenge")
+PAIRS = (
+    *("ioi_gpt2", "ioi_qwen2.5", "ioi_gemma2", "ioi_llama3", "mcqa_qwen2.5", "mcqa_gemma2", "mcqa_llama3"),
+    *("arithmetic-addition_llama3", "arithmetic-subtraction_llama3", "arc-easy_gemma2", "arc-easy_llama3"),
+    "arc-challenge_llama3",
+)
+"""The pairs that the benchmark evaluates; it passes over any other folder."""
+ABSOLUTE = {True: "abs-true", False: "abs-false"}
+KINDS = ("signed", "absolute", "both")
+
+
+@dataclass(frozen=True)
+class FieldModel:
+    """One of the benchmark's models: its shape, and how it is called elsewhere (in small letters, without the owner)."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    names: tuple[str, ...]
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Its graph, a node for each head."""
+        return ComputationGraph(self.n_layers, self.n_heads)
+
+
+MODELS: Mapping[str, FieldModel] = {
+    "gpt2": FieldModel(12, 12, 768, ("gpt2", "gpt2-small")),
+    "qwen2.5": FieldModel(24, 14, 896, ("qwen2.5-0.5b", "qwen2.5")),
+    "gemma2": FieldModel(26, 8, 2304, ("gemma-2-2b", "gemma2")),
+    "llama3": FieldModel(32, 32, 4096, ("llama-3.1-8b", "meta-llama-3.1-8b", "llama3")),
+}
+
+
+def pair_name(task: str, model: str) -> str:
+    """The folder of a task and a model: ``("ioi", "openai-community/gpt2")`` to ``ioi_gpt2``.
+
+    Raises:
+        OptionError: the benchmark does not have this pair.
+    """
+    own = model.rstrip("/").split("/")[-1].lower()
+    named = next((name for name, known in MODELS.items() if own in known.names), None)
+    kind = task.replace("_", "-").lower()
+    if kind in TASKS and named and f"{kind}_{named}" in PAIRS:
+        return f"{kind}_{named}"
+    raise OptionError(
+        f"task {task!r} on model {model!r} is not a pair of the benchmark ({', '.join(PAIRS)}); if it is one under another "
+        "name, say which with --pair, such as --pair arc-easy_gemma2"
+    )
+
+
+def check_pair(name: str) -> str:
+    """A pair's name given by hand.
+
+    Raises:
+        OptionError: it cannot be the name of a pair's folder.
+    """
+    task, line, model = name.partition("_")
+    if not (task and line and model) or {"/", "\\"} & set(name) or name.startswith("."):
+        raise OptionError(f"--pair {name}: write TASK_MODEL, such as ioi_gpt2")
+    return name
+
+
+def in_the_fields_graph(scores: EdgeScores, n_heads: int | None = None) -> EdgeScores:
+    """Scores in the graph that MIB has of the model, a node for each head.
+
+    Args:
+        n_heads: heads of an attention block, where a node of the graph is a whole one.
+    """
+    every = np.ones(scores.graph.n_edges, dtype=bool)
+    circuit = by_query_head(Circuit(scores.graph, every, scores.values), n_heads)
+    assert circuit.scores is not None
+    return replace(EdgeScores(circuit.graph, circuit.scores), provenance=scores.provenance)
+
+
+def write_pair(
+    folder: Path,
+    name: str,
+    scores: EdgeScores,
+    *,
+    d_model: int | None = None,
+    n_heads: int | None = None,
+    circuits: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write one pair's folder into a submission, whole or not at all.
+
+    Args:
+        folder: the submission, which may hold other pairs.
+        name: the pair, see :func:`pair_name`.
+        d_model, n_heads: of the model; needed where it is not one of :data:`MODELS`.
+        circuits: None writes importances; ``signed`` or ``absolute`` nine circuits ranked that way, each of as many edges as it
+            may have, all alive; ``both`` two sub-folders.
+        force: replace the pair's folder.
+
+    Raises:
+        OptionError: the folder exists, the model's shape is not that of the pair, or is not known.
+    """
+    if circuits not in (None, *KINDS):
+        raise OptionError(f"circuits {circuits!r}: use one of {', '.join(KINDS)}")
+    known = MODELS.get(check_pair(name).partition("_")[2])
+    d_model, n_heads = (known.d_model, known.n_heads) if known else (d_model, n_heads)
+    if d_model is None:
+        raise OptionError(
+            f"pair {name}: the model is none of {', '.join(MODELS)}, so its width must be given (d_model)"
+        )
+    ranked = in_the_fields_graph(scores, n_heads)
+    if known and ranked.graph != known.graph:
+        here = f"{ranked.graph.n_layers} layers x {ranked.graph.n_heads} heads"
+        raise OptionError(
+            f"pair {name} is of a model with {known.n_layers} layers x {known.n_heads} heads, and these scores are of one with "
+            f"{here}{'' if ranked.graph.has_mlp else ' without MLPs'}"
+        )
+    out = folder / name
+    if out.exists() and not force:
+        raise OptionError(f"{out} exists already; replace it with --force, or choose another folder")
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path, values in _files(ranked, d_model, circuits):
+        (partial / path).parent.mkdir(exist_ok=True)
+        (partial / path).write_text(json.dumps(values) + "\n", encoding="utf-8")
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(partial, out)
+    return out
+
+
+def _files(scores: EdgeScores, d_model: int, circuits: str | None) -> Any:
+    """Name and contents of every file of a pair."""
+    graph = scores.graph
+    if circuits is None:
+        whole = Circuit(graph, np.ones(graph.n_edges, dtype=bool), scores.values)
+        yield "importances.json", to_eap_ig(whole, d_model=d_model)
+        return
+    for absolute in (True, False) if circuits == "both" else (circuits == "absolute",):
+        place = f"{ABSOLUTE[absolute]}/" if circuits == "both" else ""
+        for fraction in FRACTIONS:
+            chosen = best_edges(scores, largest(fraction, graph.n_edges), absolute=absolute)
+            yield f"{place}edges-{fraction:g}.json", to_eap_ig(chosen, d_model=d_model, all_edges=False)
+
+
+def largest(fraction: float, n_edges: int) -> int:
+    """Edges that a circuit of this share may have: rounded down, as the benchmark does."""
+    return int(fraction * n_edges)

@@ -1,0 +1,92 @@
+"""Circuits with a port for each group's keys and values, or a node for a whole attention block, said head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from circuitfind.graph.blocks import Mask
+from circuitfind.graph.computation_graph import ComputationGraph
+
+Longs = np.ndarray[Any, np.dtype[np.int64]]
+FromEdge = Callable[[Longs], Longs]
+"""From numbers of edges by head to those of the edges that they are made of."""
+
+
+def split_by_head(graph: ComputationGraph, kept: Mask) -> tuple[ComputationGraph, Mask, FromEdge]:
+    """The same circuit in the graph with a port for each head, where edges into a group's port stand for each of its heads.
+
+    Heads that send nothing get none, where another head of their group sends something. Without groups, all is as given.
+
+    Args:
+        kept: boolean (edges,).
+
+    Returns:
+        That graph, the kept edges in it, and from which of ``graph``'s edges each of its edges is.
+    """
+    if not graph.n_kv_groups:
+        return graph, kept, lambda edges: edges
+    by_head = replace(graph, n_kv_groups=0)
+    out, sends = np.zeros(by_head.n_edges, dtype=bool), _sends(graph, kept)
+    for block, split in zip(graph.blocks, by_head.blocks, strict=True):
+        rows = block.matrix(kept)
+        if block.kind == "attention":
+            here = sends[graph.heads(block.layer)].reshape(graph.n_kv_groups, -1)
+            gets = (here | ~here.any(1, keepdims=True)).ravel()
+            rows = graph.by_head(rows) & np.concatenate([np.ones_like(gets), gets, gets])[:, None]
+        split.matrix(out)[:] = rows
+    return by_head, out, lambda edges: _from(graph, by_head, edges)
+
+
+def split_blocks(graph: ComputationGraph, kept: Mask, n_heads: int) -> tuple[ComputationGraph, Mask, FromEdge]:
+    """The same circuit in the graph with a node for each head, where a whole attention block stands for all its heads.
+
+    An edge between two blocks is then one for each pair of their heads, all kept or all cut. Without whole blocks, all is as
+    given.
+
+    Args:
+        kept: boolean (edges,).
+        n_heads: heads of a block.
+
+    Returns:
+        That graph, the kept edges in it, and from which of ``graph``'s edges each of its edges is.
+    """
+    if not graph.whole_attention:
+        return graph, kept, lambda edges: edges
+    by_head = replace(graph, whole_attention=False, n_heads=n_heads)
+    layer, place = np.divmod(np.arange(by_head.n_senders) - 1, by_head.senders_per_layer)
+    sender = np.where(place < n_heads, 1, 2) + layer * graph.senders_per_layer
+    sender[0] = 0
+    receiver = np.concatenate(
+        [
+            block.first_receiver + np.arange(block.n_receivers).repeat(n_heads if block.kind == "attention" else 1)
+            for block in graph.blocks
+        ]
+    )
+
+    def from_edge(edges: Longs) -> Longs:
+        senders, receivers = by_head.ends(edges)
+        return graph.first_edge[receiver[receivers]] + sender[senders]
+
+    return by_head, kept[from_edge(np.arange(by_head.n_edges))], from_edge
+
+
+def _sends(graph: ComputationGraph, kept: Mask) -> Mask:
+    """Whether each sender has a kept edge, (senders,)."""
+    sends = np.zeros(graph.n_senders, dtype=bool)
+    for block in graph.blocks:
+        sends[: block.n_senders] |= block.matrix(kept).any(0)
+    return sends
+
+
+def _from(graph: ComputationGraph, by_head: ComputationGraph, edges: Longs) -> Longs:
+    """Numbers in ``graph`` of edges of the graph by head."""
+    senders, receivers = by_head.ends(edges)
+    rows = [
+        np.arange(block.first_receiver, block.first_receiver + block.n_receivers)[:, None] for block in graph.blocks
+    ]
+    stand = [graph.by_head(part) if len(part) > 1 else part for part in rows]
+    return graph.first_edge[np.concatenate(stand)[receivers, 0]] + senders

@@ -1,0 +1,203 @@
+"""The effect of a path, or of a set of paths together (Wang et al. 2022, arXiv:2211.00593, section 3.1 and appendix B;
+Goldowsky-Dill et al. 2023, arXiv:2304.05969: the treeified graph).
+
+The first node's output is replaced along the paths alone; a node on the way is computed again with only that new which comes
+along the paths; everything else keeps its values. The result is exact: nodes have as many values as there are different ways on
+from them (:mod:`circuitfind.execution.recompute.paths.plan`), none is shared that the definition keeps apart.
+
+Deviations: Wang et al. recompute all MLPs between a head and its receiver, which is written ``mlps`` here and is not the
+default. Goldowsky-Dill et al. change the model's input at the start of every path; here any node may be the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitfind.discovery.contract import Problem
+from circuitfind.errors import OptionError
+from circuitfind.execution import Batch
+from circuitfind.execution.batches import in_pieces
+from circuitfind.execution.measuring import find_non_finite
+from circuitfind.execution.recompute.paths import DIRECTIONS, PathBatch, path_numbers, plan_of, read_route
+from circuitfind.progress import track
+from circuitfind.scores import Provenance
+from circuitfind.setting import N_PROMPTS, MetricLike, problem_of
+from circuitfind.statistics import Values, faithfulness, mean_intervals
+from circuitfind.task import Task, TokenPairs
+from circuitfind.transformer import Transformer
+
+
+@dataclass(frozen=True, eq=False)
+class PathEffect:
+    """What was measured of a set of paths.
+
+    Attributes:
+        paths: as they were read.
+        direction: ``noising``: the first nodes write their ablated output along the paths, in the clean run. ``denoising``:
+            they write their clean output along the paths, where every sender writes its ablated output (the corrupted run).
+        clean, ablated, patched: the metric of every prompt, float64 (prompts,): in the clean run, with every sender ablated,
+            and with the paths patched.
+        larger_is_better: whether more of the metric is better.
+        provenance: model, prompts, metric and ablation.
+    """
+
+    paths: tuple[str, ...]
+    direction: str
+    clean: Values
+    ablated: Values
+    patched: Values
+    larger_is_better: bool
+    provenance: Provenance
+
+    @property
+    def unpatched(self) -> Values:
+        """The metric of every prompt without the patch, (prompts,)."""
+        return self.clean if self.direction == DIRECTIONS[0] else self.ablated
+
+    @property
+    def effect(self) -> Values:
+        """Of every prompt, in the metric's unit, turned so that > 0 says that the paths help the clean behaviour: what noising
+        them takes from it, or what denoising them gives to it.
+        """
+        turned = self.patched - self.unpatched if self.larger_is_better else self.unpatched - self.patched
+        return -turned if self.direction == DIRECTIONS[0] else turned
+
+    @property
+    def mean(self) -> float:
+        """Mean effect."""
+        return float(self.effect.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean effect over prompts (percentile method)."""
+        low, high = mean_intervals(self.effect, self.provenance.seed).tolist()
+        return low, high
+
+    @property
+    def share(self) -> float:
+        """Mean effect as a share of the mean difference between the clean run and everything ablated; NaN if that is 0."""
+        turned = (self.clean - self.ablated) * (1 if self.larger_is_better else -1)
+        return float(faithfulness(self.effect, np.zeros_like(turned), turned))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; a share that is undefined is null."""
+        rows = {name: getattr(self, name).tolist() for name in ("clean", "ablated", "patched", "effect")}
+        return {
+            "paths": list(self.paths),
+            "direction": self.direction,
+            "n_prompts": len(self.patched),
+            "metric": {"name": self.provenance.metric, "unit": self.provenance.unit}
+            | {name: float(getattr(self, name).mean()) for name in ("clean", "ablated", "unpatched", "patched")},
+            "effect": self.mean,
+            "effect_95_interval": list(self.interval),
+            "share": None if np.isnan(self.share) else self.share,
+            "provenance": asdict(self.provenance),
+            "per_example": rows,
+        }
+
+    def __str__(self) -> str:
+        p, (low, high) = self.provenance, self.interval
+        changed = f"{self.unpatched.mean():.4g} -> {self.patched.mean():.4g}"
+        share = "" if np.isnan(self.share) else f", {self.share:.1%} of the difference between clean and ablated"
+        lines = [
+            *self.paths,
+            f"{self.direction}, {p.ablation} ablation: {p.unit} {changed} on {len(self.patched)} {p.split or 'given'} prompts",
+            f"effect {self.mean:+.4g} (95 % interval {low:+.4g} to {high:+.4g}){share}; positive helps the clean behaviour",
+        ]
+        return "\n".join(lines)
+
+
+def path_patch(
+    model: Transformer,
+    task: Task | str,
+    path: str | Sequence[str],
+    *,
+    direction: str = DIRECTIONS[0],
+    metric: MetricLike | None = None,
+    ablation: str = "corrupted",
+    split: str = "train",
+    n: int = N_PROMPTS,
+    seed: int = 0,
+    batch_size: int | None = None,
+    task_options: dict[str, str] | None = None,
+    pairs: TokenPairs | None = None,
+) -> PathEffect:
+    """The effect of patching a path, or several together.
+
+    Args:
+        path: such as ``a0.h1 -> a5.h5<k> -> a8.h6<q> -> logits``, or a list of such; see
+            :mod:`circuitfind.execution.recompute.paths.routes` for ports and the wildcards ``*`` and ``mlps``.
+        direction: ``noising`` or ``denoising``; see :class:`PathEffect`.
+        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's if None.
+        ablation: what the first node's output is replaced by (or, denoising, what everything else writes).
+        split, n, seed: which prompts.
+        pairs: token pairs to use instead of the task's.
+
+    Raises:
+        OptionError: no path, one that does not end in ``logits``, or an unknown direction.
+        UnknownNameError: a node or port that does not exist.
+        CircuitError: an arrow that leads back.
+    """
+    texts = [path] if isinstance(path, str) else list(path)
+    refuse_direction(direction)
+    if not texts:
+        raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
+    routes = [read_route(model.graph, text) for text in texts]
+    plan, paths = plan_of(model.graph, routes), tuple(map(str, routes))
+    options = {"paths": list(paths), "direction": direction}
+    problem = problem_of(
+        model,
+        task,
+        algorithm="path-patch",
+        options=options,
+        metric=metric,
+        ablation=ablation,
+        n=n,
+        seed=seed,
+        split=split if pairs is None else "",
+        batch_size=batch_size,
+        task_options=task_options,
+        pairs=pairs,
+    )
+    values = np.empty((3, len(problem.pairs)))
+
+    def measure(part: PathBatch) -> None:
+        rows = torch.stack([*part.ends(), part.along(plan)])
+        values[:, part.batch.rows] = rows.cpu().double().numpy()
+
+    for_batches(problem, direction, len(plan.steps), measure)
+    clean, ablated, patched = values
+    larger = problem.metric.larger_is_better
+    return PathEffect(paths, direction, clean, ablated, patched, larger, problem.provenance)
+
+
+def refuse_direction(direction: str) -> None:
+    """Refuse a direction that there is not."""
+    if direction not in DIRECTIONS:
+        raise OptionError(f"direction={direction!r}: use {' or '.join(DIRECTIONS)}")
+
+
+def for_batches(problem: Problem, direction: str, n_steps: int, measure: Any) -> None:
+    """Call ``measure`` with the two runs of every micro-batch, or of its halves where memory is short.
+
+    Raises:
+        NumericalError: NaN or infinity in the model, with the layer.
+    """
+    model = problem.model
+
+    def of(batch: Batch) -> None:
+        run = PathBatch(model, problem.complete(batch), ablation, problem.metric, direction)
+        if not all(bool(torch.isfinite(end).all()) for end in run.ends()):
+            find_non_finite(model, batch)
+        measure(run)
+
+    with torch.inference_mode():
+        batches = problem.batches(path_numbers(model) + n_steps * model.config.d_model)
+        ablation = problem.prepared_ablation(batches)
+        for batch in track(batches, "patching paths"):
+            in_pieces(batch, of)

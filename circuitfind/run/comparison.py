@@ -1,0 +1,338 @@
+"""Two circuits, or two rankings of edges, held against each other.
+
+A number of overlap means nothing alone: beside each Jaccard index stands what two random sets of these sizes have on average,
+and beside each correlation over how many edges it is. The edges two circuits share need not be what makes either work
+(Hanna et al. 2024, arXiv:2403.17806, section 5): measure both with ``evaluate`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import PositionalCircuit
+from circuitfind.errors import CircuitError, OptionError
+from circuitfind.formats.importances import Importances
+from circuitfind.formats.opening import open_circuit, read_scores
+from circuitfind.graph import ComputationGraph, Floats, Mask
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import decided_edges
+
+if TYPE_CHECKING:
+    import pandas
+
+CLASSES = ("both", "only A", "only B")
+Source = Circuit | EdgeScores | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two.
+
+    Attributes:
+        name: what it is called in tables.
+        graph: the graph.
+        kept: boolean (edges,), the circuit; None where there are scores only.
+        scores: float64 (edges,), or None.
+        known: boolean (edges,), where the scores are known.
+        ranked: whether they are scores of the whole graph; a circuit's file has those of kept edges only.
+        signed: whether a score's sign means something.
+    """
+
+    name: str
+    graph: ComputationGraph
+    kept: Mask | None
+    scores: Floats | None
+    known: Mask
+    ranked: bool
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two sets lie to each other; ``jaccard`` and ``overlap`` are None where both, or one, are empty.
+
+    Attributes:
+        both, only_a, only_b: how many are in both, and in one alone.
+        jaccard: shared / in either. overlap: shared / the smaller one's size.
+        by_chance: the mean Jaccard index of two random sets of these sizes (see :func:`expected_jaccard`).
+    """
+
+    both: int
+    only_a: int
+    only_b: int
+    jaccard: float | None
+    overlap: float | None
+    by_chance: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two sets of scores are over ``n`` edges; None where it is not defined (fewer than two, or all equal).
+
+    Attributes:
+        spearman, kendall: rank correlations (tau-b), of the scores with their sign, or of sizes where one side has no signs.
+        same_sign: the share of edges with the same sign, of those that both give one; None where one side has no signs.
+    """
+
+    n: int
+    spearman: float | None
+    kendall: float | None
+    same_sign: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two circuits have in common.
+
+    Attributes:
+        a, b: the two.
+        edges, nodes: their overlap; None where one is no circuit.
+        agreement: of scores over ``all`` edges, the ``union`` of the circuits and the edges they ``share``; only the sets over
+            which both have scores.
+    """
+
+    a: Side
+    b: Side
+    edges: Overlap | None
+    nodes: Overlap | None
+    agreement: Mapping[str, Agreement]
+
+    def classes(self) -> np.ndarray[Any, np.dtype[np.int8]]:
+        """Of every edge: 0 in both, 1 only in A, 2 only in B (:data:`CLASSES`), -1 in none; (edges,)."""
+        assert self.a.kept is not None
+        assert self.b.kept is not None
+        found = np.full(self.a.graph.n_edges, -1, dtype=np.int8)
+        found[self.a.kept & self.b.kept], found[self.a.kept & ~self.b.kept] = 0, 1
+        found[self.b.kept & ~self.a.kept] = 2
+        return found
+
+    def to_frame(self, *, shared: bool = False) -> pandas.DataFrame:
+        """The edges that are in one circuit only: ``name, in, score_a, score_b``; NaN where a side has no score.
+
+        They are ordered by size of score, taken as a share of its side's largest.
+
+        Args:
+            shared: those in both too.
+
+        Raises:
+            OptionError: one side is no circuit.
+        """
+        import pandas
+
+        if self.edges is None:
+            raise OptionError("one side holds scores and no circuit, so no edge is in it; give top=, the size of both")
+        classes = self.classes()
+        numbers = np.flatnonzero(classes >= (0 if shared else 1))
+        sizes = np.nan_to_num(np.stack([share(side)[numbers] for side in (self.a, self.b)])).max(0)
+        numbers = numbers[np.argsort(-sizes, kind="stable")]
+        scores = {f"score_{name}": _scores_at(side, numbers) for name, side in (("a", self.a), ("b", self.b))}
+        where = [CLASSES[number] for number in classes[numbers]]
+        return pandas.DataFrame({"name": self.a.graph.edge_names(numbers.tolist()), "in": where, **scores})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "a": self.a.name,
+            "b": self.b.name,
+            "edges_of_graph": self.a.graph.n_edges,
+            "edges": None if self.edges is None else vars(self.edges),
+            "nodes": None if self.nodes is None else vars(self.nodes),
+            "agreement": {name: vars(found) for name, found in self.agreement.items()},
+        }
+
+
+def compare(
+    a: Source, b: Source, *, top: int | None = None, absolute: bool = True, names: tuple[str, str] | None = None
+) -> Comparison:
+    """Hold two circuits against each other.
+
+    Args:
+        a, b: circuits, edge scores, or paths of run folders, circuit files (ours or EAP-IG's) or score files (``.safetensors``,
+            ``.parquet``, EAP-IG's JSON).
+        top: compare the circuits of that many best edges instead of the ones given; needs scores of all edges.
+        absolute: rank by size of score.
+        names: what the two are called.
+
+    Raises:
+        CircuitError: they are of different graphs, or circuits with parts of prompts.
+        OptionError: ``top`` where scores are missing.
+    """
+    called = names or (_name_of(a, "A"), _name_of(b, "B"))
+    if called[0] == called[1]:
+        called = (_name_of(a, "A", whole=True), _name_of(b, "B", whole=True))
+    sides = [_side(source, name, top, absolute) for source, name in zip((a, b), called, strict=True)]
+    first, second = sides
+    if first.graph != second.graph:
+        raise CircuitError(
+            f"{first.name} and {second.name} are of different graphs ({_shape(first.graph)}; {_shape(second.graph)}), so their "
+            "edges are not the same"
+        )
+    edges = nodes = None
+    if first.kept is not None and second.kept is not None:
+        edges = overlap(first.kept, second.kept)
+        nodes = _overlap_of_nodes(first.graph, first.kept, second.kept)
+    return Comparison(first, second, edges, nodes, _agreements(first, second))
+
+
+# ---------------------------------------------------------------- the two sides
+
+
+def _name_of(source: Source, default: str, whole: bool = False) -> str:
+    if isinstance(source, (str, Path)):
+        return str(source) if whole else Path(source).name or str(source)
+    name = source.provenance.algorithm
+    return f"{name} ({default})" if name and whole else name or default
+
+
+def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
+    circuit, found = _opened(source, name)
+    if top is not None:
+        if found is None:
+            raise OptionError(f"{name} has no scores of all edges, so its {top} best are not known")
+        circuit = found.select("top", top, absolute=absolute)
+    kept = circuit.kept if circuit else None
+    if found is not None:
+        scores = found.scores
+        return Side(name, scores.graph, kept, scores.values, ~found.unscored, True, scores.provenance.signed)
+    assert circuit is not None
+    known = circuit.kept if circuit.scores is not None else np.zeros(circuit.graph.n_edges, dtype=bool)
+    return Side(name, circuit.graph, kept, circuit.scores, known, False, circuit.provenance.signed)
+
+
+def _opened(source: Source, name: str) -> tuple[Circuit | None, Importances | None]:
+    """The circuit, if there is one, and the scores of all edges, if there are."""
+    if isinstance(source, PositionalCircuit):
+        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without")
+    if isinstance(source, EdgeScores):
+        own = decided_edges(source) if source.decided is not None else None
+        return own, Importances(source, np.zeros(source.graph.n_edges, dtype=bool))
+    if isinstance(source, Circuit):
+        return source, _all_scores(source)
+    return _from_path(Path(source))
+
+
+def _all_scores(circuit: Circuit) -> Importances | None:
+    """A circuit's scores, where it has those of all edges: one that was read from a file has 0 for all that are cut."""
+    if circuit.scores is None or not circuit.scores[~circuit.kept].any():
+        return None
+    scores = EdgeScores(circuit.graph, circuit.scores, circuit.provenance)
+    return Importances(scores, np.zeros(circuit.graph.n_edges, dtype=bool))
+
+
+def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
+    if path.suffix in (".safetensors", ".parquet"):
+        return _opened(read_scores(path).scores, path.name)
+    try:
+        found = read_scores(path)
+    except CircuitError:  # a circuit's file need not have scores of all edges
+        found = None
+    try:
+        circuit, _ = open_circuit(path)
+    except OptionError:  # a file of importances marks no edge
+        if found is None:
+            raise
+        return None, found
+    if isinstance(circuit, PositionalCircuit):
+        raise CircuitError(f"{path} is a circuit with parts of prompts; compare circuits without")
+    return circuit, found
+
+
+def _shape(graph: ComputationGraph) -> str:
+    nodes = "attention blocks" if graph.whole_attention else f"{graph.n_heads} heads"
+    extra = f", {graph.n_kv_groups} groups of keys and values" if graph.n_kv_groups else ""
+    return f"{graph.n_layers} layers x {nodes}{extra}, {graph.n_edges:,} edges"
+
+
+def _scores_at(side: Side, edges: np.ndarray[Any, Any]) -> Floats:
+    if side.scores is None:
+        return np.full(len(edges), np.nan)
+    return np.where(side.known[edges], side.scores[edges], np.nan)
+
+
+def share(side: Side) -> Floats:
+    """Sizes of scores as shares of the largest, so that two units can be held side by side; NaN where there is none."""
+    if side.scores is None:
+        return np.full(side.graph.n_edges, np.nan)
+    sizes = np.where(side.known, np.abs(side.scores), np.nan)
+    largest = np.abs(side.scores[side.known]).max(initial=0.0)
+    return np.asarray(sizes / (largest or 1.0))
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def overlap(a: Mask, b: Mask, fixed: int = 0) -> Overlap:
+    """Of two sets over the same items, boolean (items,).
+
+    Args:
+        fixed: how many items a random set has too, whatever it is: they are in both.
+    """
+    n_a, n_b, both = int(a.sum()), int(b.sum()), int((a & b).sum())
+    either, least = n_a + n_b - both, min(n_a, n_b)
+    chance = expected_jaccard(len(a) - fixed, n_a - fixed, n_b - fixed, fixed) if either else None
+    return Overlap(
+        both, n_a - both, n_b - both, both / either if either else None, both / least if least else None, chance
+    )
+
+
+def expected_jaccard(n: int, n_a: int, n_b: int, fixed: int = 0) -> float:
+    """The mean Jaccard index of two random sets of ``n_a`` and ``n_b`` of ``n`` items, exactly.
+
+    How many they share is hypergeometric. The sets are random, not circuits: that edges of a circuit must lie on
+    paths raises its overlap with another one somewhat.
+
+    Args:
+        fixed: further items that are in both whatever is drawn.
+    """
+    from scipy.stats import hypergeom
+
+    shared = np.arange(max(0, n_a + n_b - n), min(n_a, n_b) + 1)
+    weights = hypergeom.pmf(shared, n, *sorted((n_a, n_b)))
+    either = n_a + n_b - shared + fixed
+    return min(1.0, float(np.sum(weights * (shared + fixed) / np.maximum(either, 1))))
+
+
+def _overlap_of_nodes(graph: ComputationGraph, a: Mask, b: Mask) -> Overlap:
+    """Of the nodes that have an edge. The input and the logits, which every circuit has, are not left to chance."""
+    place = {graph.node_name(node): node for node in range(graph.n_nodes)}
+    used = np.zeros((2, graph.n_nodes), dtype=bool)
+    for row, kept in zip(used, (a, b), strict=True):
+        row[[place[name] for name in Circuit(graph, kept).nodes]] = True
+    return overlap(used[0], used[1], fixed=int((used[0] & used[1])[[0, -1]].sum()))
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _agreements(a: Side, b: Side) -> dict[str, Agreement]:
+    if a.scores is None or b.scores is None:
+        return {}
+    every = np.ones(a.graph.n_edges, dtype=bool)
+    over = {"all": every}
+    if a.kept is not None and b.kept is not None:
+        over |= {"union": a.kept | b.kept, "shared": a.kept & b.kept}
+    known = a.known & b.known
+    whole = a.ranked and b.ranked  # then an edge without a score is one that EAP-IG did not rank
+    return {name: _agreement(a, b, edges & known) for name, edges in over.items() if whole or known[edges].all()}
+
+
+def _agreement(a: Side, b: Side, edges: Mask) -> Agreement:
+    from scipy.stats import kendalltau, spearmanr
+
+    assert a.scores is not None
+    assert b.scores is not None
+    x, y = a.scores[edges], b.scores[edges]
+    signed = a.signed and b.signed
+    opinion = (x != 0) & (y != 0)
+    same = float((np.sign(x) == np.sign(y))[opinion].mean()) if signed and opinion.any() else None
+    if not signed:
+        x, y = np.abs(x), np.abs(y)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Agreement(len(x), None, None, same)
+    return Agreement(len(x), float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic), same)

@@ -1,0 +1,80 @@
+"""What a run will cost, said before it starts: forward passes, seconds and memory, from one timed forward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from circuitfind.discovery.contract import ALGORITHMS
+from circuitfind.execution import make_batches
+from circuitfind.execution.memory import attribution_numbers, dense_numbers, searching_numbers
+from circuitfind.task import TokenPairs
+from circuitfind.transformer import Transformer
+
+
+def estimate(
+    model: Transformer, pairs: TokenPairs, algorithm: str, options: Mapping[str, Any], batch_size: int | None = None
+) -> str:
+    """One line: edges, forward-equivalents per prompt, seconds and memory.
+
+    The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents; they are
+    an estimate to within a factor of about two. An algorithm that knows a bound only gets a line that says so.
+    """
+    chosen = ALGORITHMS[algorithm]
+    numbers = searching_numbers(model) if chosen.worst_case else attribution_numbers(model)
+    batches = make_batches(model, pairs, batch_size, 0 if chosen.worst_case else numbers)
+    resolved = chosen.resolve(options)
+    forwards, prompts = chosen.forwards(model.graph, resolved), chosen.prompts(resolved, len(pairs))
+    seconds = _forward_seconds(model, batches[0].clean, batches[0].answer) * forwards * prompts / len(batches[0])
+    tokens = [batch.clean.numel() for batch in batches]
+    memory = _memory(model, numbers * (sum(tokens) if chosen.worst_case else max(tokens)))
+    at_most, bound = "", ""
+    if chosen.worst_case:
+        at_most, seconds = "at most ", max(1, seconds)
+        bound = f"; {algorithm} usually needs a small part of it: the cost follows the circuit"
+    drawn = " drawn" * (prompts > len(pairs))
+    return (
+        f"{algorithm}: {model.graph.n_edges:,} edges, {at_most}about {forwards:,.0f} forward passes for each of {prompts} "
+        f"prompts{drawn}, {_count(len(batches), 'micro-batch')}; the scores should take {at_most}{_time(seconds)} and "
+        f"{memory}{bound}"
+    )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("es" if n != 1 else "")
+
+
+def _forward_seconds(model: Transformer, tokens: torch.Tensor, answer: torch.Tensor) -> float:
+    with torch.inference_mode():
+        model.logits(tokens[:1], answer[:1])
+        begun = time.perf_counter()
+        float(model.logits(tokens, answer).sum())  # reading the value waits for the device
+    return time.perf_counter() - begun
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _memory(model: Transformer, numbers: int) -> str:
+    """The size of so many numbers of the model's precision."""
+    megabytes = numbers * model.dtype.itemsize / 2**20
+    return f"{max(1, megabytes):,.0f} MB above the model"
+
+
+def memory_per_prompt(model: Transformer, tokens: int = 64) -> dict[str, float]:
+    """Megabytes that one prompt of so many tokens takes beside the weights, by what is done with it."""
+    per = {
+        "attribution": attribution_numbers(model),
+        "attribution, recomputing": attribution_numbers(model, recompute=True),
+        "exact and dense runs": 2 * dense_numbers(model),
+        "acdc (for every prompt of the run)": searching_numbers(model),
+    }
+    return {what: numbers * tokens * model.dtype.itemsize / 2**20 for what, numbers in per.items()}

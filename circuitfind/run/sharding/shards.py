@@ -1,0 +1,139 @@
+"""An algorithm with its prompts shared out: the shards, the means over all prompts, and the sums."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitfind.discovery.contract import Algorithm, Problem
+from circuitfind.errors import OptionError
+from circuitfind.execution import make_batches
+from circuitfind.progress import track
+from circuitfind.run.sharding.cluster import check_workers, connected
+from circuitfind.run.sharding.pool import Pool
+from circuitfind.run.sharding.worker import Job, Worker, pack, pack_weights, unpack
+from circuitfind.scores import EdgeScores
+from circuitfind.transformer import Transformer
+
+Rows = np.ndarray[Any, Any]
+LEAST, MOST, PROMPTS = 16, 64, 8
+"""A shard has PROMPTS prompts, fewer where there would not be LEAST shards, more where there would be over MOST."""
+
+
+def sharded(algorithm: Algorithm, workers: int) -> Algorithm:
+    """The same algorithm, its prompts shared out over Ray workers; itself where there are none.
+
+    Raises:
+        OptionError: see :func:`circuitfind.run.sharding.check_workers`.
+    """
+    check_workers(algorithm, workers)
+    if not workers:
+        return algorithm
+
+    @functools.wraps(algorithm.run)
+    def run(problem: Problem, **options: Any) -> EdgeScores:
+        gpus = problem.model.device.type == "cuda"
+        with connected(workers, gpus=gpus), Pool(Worker, workers, {"num_gpus" if gpus else "num_cpus": 1}) as pool:
+            return run_on(pool, algorithm.run, problem, options)
+
+    return replace(algorithm, run=run)
+
+
+def run_on(
+    pool: Pool, run: Callable[..., EdgeScores], problem: Problem, options: Mapping[str, Any], label: str = ""
+) -> EdgeScores:
+    """Scores of a problem from the workers of a pool.
+
+    An interrupted run goes on behind the last shard before which all are done, with any number of workers.
+    """
+    shards = plan(problem)
+    checkpoint = replace(problem.checkpoint, key=f"{problem.checkpoint.key} in {len(shards)} shards")
+    rows = {"": 0, "prompt": len(problem.pairs)}.get(problem.parts, len(problem.spans or ()))
+    sums = np.zeros((1 + rows, problem.graph.n_edges))  # the whole, then the parts
+    done = checkpoint.restore(sums)
+    job = _send(Job.of(run, problem, options), problem.model)
+    means = _pooled_means(pool, job, problem, shards)
+    tasks = [(job, shard, means) for shard in shards]
+    for number, (values, parts) in _results(pool, "scores", tasks, f"on {pool.workers} workers", done):
+        _add(sums, shards[number], values, parts, problem.parts)
+        checkpoint.save(sums, number + 1)
+    checkpoint.discard()
+    return problem.scores(sums[0] / len(problem.pairs), sums[1:].astype(np.float32) if problem.parts else None)
+
+
+def plan(problem: Problem) -> list[Rows]:
+    """The rows of every shard, in order of length.
+
+    They follow from the prompts, and from a batch size that was asked for, of which a shard holds a multiple.
+    """
+    n, at_a_time = len(problem.pairs), max(1, problem.batch_size or 1)
+    size = max(math.ceil(n / MOST), min(PROMPTS, math.ceil(n / LEAST)))
+    size = math.ceil(size / at_a_time) * at_a_time
+    order = np.argsort(problem.pairs.length, kind="stable")
+    return [order[at : at + size] for at in range(0, n, size)]
+
+
+def _send(job: Job, model: Transformer) -> list[Any]:
+    """References to the job and the weights in Ray's object store, where they lie once for each machine."""
+    import ray
+
+    try:
+        return [ray.put(job), ray.put(pack_weights(model))]
+    except TypeError as error:
+        raise OptionError(
+            f"the metric {job.given['metric'].name!r} or the algorithm cannot be sent to workers; give a plain function of a "
+            "module, or use 0 workers"
+        ) from error
+
+
+def _results(
+    pool: Pool, method: str, tasks: Sequence[tuple[Any, ...]], label: str, done: int = 0
+) -> Iterator[tuple[int, Any]]:
+    """Number and result of every task from ``done`` on, with a progress bar."""
+    results = pool.in_order(method, tasks[done:])
+    for number in track(range(len(tasks)), label, start=done):
+        yield number, next(results)
+
+
+def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence[Rows]) -> Any:
+    """A reference to the means over all prompts, :data:`Packed`, where the ablation has some; else None.
+
+    Each shard's means are weighted with its number of real tokens, position by position or in all. Optimal constants are no
+    such sums, and are found here.
+    """
+    if not problem.ablation.startswith(("mean", "optimal")):
+        return None
+    import ray
+
+    if problem.ablation == "optimal":
+        constants = problem.prepared_ablation(make_batches(problem.model, problem.pairs, problem.batch_size)).means
+        assert constants is not None
+        return ray.put(pack(constants))
+    by_position = problem.ablation == "mean-positional"
+    n_positions = int(problem.pairs.length.max(initial=1)) if by_position else 1
+    sums = torch.zeros((problem.graph.n_senders, n_positions, problem.model.config.d_model), dtype=torch.float64)
+    counts = torch.zeros(n_positions, dtype=torch.float64)
+    for number, packed in _results(pool, "means", [(job, rows) for rows in shards], "means over all prompts"):
+        real = _real_tokens(problem.pairs.length[shards[number]], by_position)
+        sums[:, : len(real)] += unpack(packed)[:, 0].double() * real[:, None]
+        counts[: len(real)] += real
+    return ray.put(pack((sums / counts[:, None]).to(problem.model.dtype)[:, None]))
+
+
+def _real_tokens(length: Rows, by_position: bool) -> torch.Tensor:
+    """How many prompts have a token at each position, (positions,); or how many tokens there are, (1,)."""
+    real = torch.from_numpy(length[:, None] > np.arange(length.max(initial=1))).sum(0).double()
+    return real if by_position else real.sum(0, keepdim=True)
+
+
+def _add(sums: Rows, shard: Rows, values: Rows, parts: Rows | None, axis: str) -> None:
+    """Add a shard's scores: the mean becomes a sum again; parts go to their rows."""
+    sums[0] += values * len(shard)
+    if parts is not None:
+        sums[1 + (shard if axis == "prompt" else np.arange(len(parts)))] += parts

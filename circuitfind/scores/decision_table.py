@@ -1,0 +1,96 @@
+"""A log of decisions read from its table, ``decisions.csv``: what :meth:`.decisions.DecisionLog.to_frame` wrote."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from circuitfind.errors import CircuitError, CircuitfindError
+from circuitfind.graph import PORTS, ComputationGraph
+from circuitfind.scores.decisions import DECISIONS, HOW, TESTED_AGAIN
+
+NUMBERS = ("before", "after", "delta")
+COLUMNS = ("step", "threshold", "edge", *NUMBERS, "decision", "how")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a log.
+
+    Attributes:
+        step: its number, from 1. edge: the candidate's name. edges: numbers of the edges it holds.
+        before, after, delta: losses and their difference; NaN where the log has none.
+        kept: the decision. how: a number of :data:`circuitfind.scores.decisions.HOW`.
+    """
+
+    step: int
+    edge: str
+    edges: tuple[int, ...]
+    before: float
+    after: float
+    delta: float
+    kept: bool
+    how: int
+
+    @property
+    def tested(self) -> bool:
+        """Whether a test decided."""
+        return self.how <= TESTED_AGAIN
+
+
+def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[Row]]:
+    """The rows of a log by threshold, in its order.
+
+    Raises:
+        CircuitError: not such a table; the message says which row and why.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            columns, lines = table.fieldnames or (), list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CircuitError(f"{path} is not a readable log of decisions: {error}") from None
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise CircuitError(f"{path} has no column {missing[0]!r}; a log of decisions has {', '.join(COLUMNS)}")
+    logs: dict[float, list[Row]] = {}
+    for number, values in enumerate(lines, start=1):
+        try:
+            rows = logs.setdefault(float(values["threshold"]), [])
+            rows.append(_row(values, graph))
+        except (ValueError, TypeError, CircuitfindError) as error:
+            raise CircuitError(f"{path}, row {number}: {error}") from None
+        if rows[-1].step != len(rows):
+            raise CircuitError(
+                f"{path}, row {number}: step {rows[-1].step} follows step {len(rows) - 1}; rows are missing"
+            )
+    return logs
+
+
+def _row(values: Mapping[str, str], graph: ComputationGraph) -> Row:
+    for name, allowed in (("decision", DECISIONS), ("how", HOW)):
+        if values[name] not in allowed:
+            raise CircuitError(f"{name} is {values[name]!r}; it is one of {', '.join(map(repr, allowed))}")
+    name, how = values["edge"], HOW.index(values["how"])
+    before, after, delta = (float(values[column] or "nan") for column in NUMBERS)
+    if not np.isfinite([before, after, delta if how <= TESTED_AGAIN else 0.0]).all():
+        raise CircuitError(f"{name} has losses or a delta that are no numbers: {before}, {after}, {delta}")
+    edges = edges_called(graph, name)
+    return Row(int(values["step"]), name, edges, before, after, delta, values["decision"] == "kept", how)
+
+
+def edges_called(graph: ComputationGraph, name: str) -> tuple[int, ...]:
+    """Numbers of the edges of the candidate called ``name``: see :meth:`circuitfind.scores.decisions.Candidates.name`.
+
+    Raises:
+        UnknownNameError, CircuitError: there is no such candidate.
+    """
+    source, _, target = name.partition("->")
+    if target and source in graph.receiver_names and source[:-3] == target:
+        return tuple(np.flatnonzero(graph.edge_receiver == graph.receiver_names.index(source)).tolist())
+    if f"{target}<{PORTS[0]}>" in graph.receiver_names:
+        return tuple(graph.edge_index(f"{name}<{port}>") for port in PORTS)
+    return (graph.edge_index(name),)

@@ -1,0 +1,14 @@
+"""Scores -> circuit: prefixes of a ranking, a threshold, greedy growth, and the smallest faithful prefix."""
+
+from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
+from circuitfind.selection.smallest_faithful import smallest_faithful, smallest_faithful_positional
+
+__all__ = [
+    "best_edges",
+    "decided_edges",
+    "edges_above",
+    "greedy_edges",
+    "smallest_faithful",
+    "smallest_faithful_positional",
+    "top_edges",
+]

@@ -1,0 +1,178 @@
+"""Choices that must run the model: the smallest faithful prefix of a ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from circuitfind.circuit import Circuit
+from circuitfind.circuit.positional import (
+    PositionalCircuit,
+    positional_layout,
+    positional_ranking,
+    positional_top,
+    spans_for,
+)
+from circuitfind.errors import OptionError
+from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
+from circuitfind.progress import track
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import top_edges
+from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
+from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import Metric
+from circuitfind.transformer import Transformer
+
+CONFIDENCE = 0.95
+Found = TypeVar("Found", Circuit, PositionalCircuit)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Faithfulness of one prefix on the prompts it is chosen on.
+
+    Attributes:
+        mean: the ratio of means.
+        sure: what it exceeds with 95 % confidence (lower bootstrap quantile over prompts).
+    """
+
+    mean: float
+    sure: float
+
+
+@dataclass(frozen=True)
+class Prefixes(Generic[Found]):
+    """What a ranking offers: how many things it ranks, and the pruned circuit of the best n of them."""
+
+    n: int
+    best: Callable[[int], Found]
+
+
+def smallest_faithful(
+    model: Transformer,
+    pairs: TokenPairs | Sequence[TokenPairs],
+    scores: EdgeScores,
+    metric: Metric,
+    target: float,
+    *,
+    absolute: bool = True,
+    batch_size: int | None = None,
+) -> Circuit:
+    """The smallest prefix of the ranking whose pruned circuit reaches faithfulness ``target`` on ``pairs``.
+
+    A prefix reaches the target when its faithfulness exceeds it with 95 % confidence over prompts, so that the circuit can
+    be expected to reach it on other prompts too; with few prompts this asks for more edges. Sizes grow by a quarter of an
+    octave until one is enough (small circuits are cheap to run) and are then bisected. Faithfulness need not grow steadily
+    with size: a smaller prefix that reaches the target by chance, between two tested ones, is not looked for.
+
+    Args:
+        pairs: the prompts, or several sets of them, each of which the circuit must satisfy.
+
+    Raises:
+        OptionError: the target is not above 0, no prefix reaches it, or full and empty model score the same.
+    """
+    ranking = scores.ranking(absolute)
+    prefixes = Prefixes(scores.graph.n_edges, lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking))
+    return _smallest(model, _sets(pairs), prefixes, metric, target, batch_size)
+
+
+def smallest_faithful_positional(
+    model: Transformer,
+    pairs: TokenPairs | Sequence[TokenPairs],
+    scores: EdgeScores,
+    metric: Metric,
+    target: float,
+    *,
+    absolute: bool = True,
+    batch_size: int | None = None,
+) -> PositionalCircuit:
+    """:func:`smallest_faithful` of (part, edge), from scores that were kept apart by parts of prompts.
+
+    Raises:
+        OptionError: as there, or the scores have no parts.
+        CircuitError: the prompts have a part that the scores know nothing of.
+    """
+    sets = _sets(pairs)
+    layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
+    order = positional_ranking(scores, absolute=absolute)
+    prefixes = Prefixes(len(order), lambda n: positional_top(scores, layout, n, absolute=absolute, order=order))
+    return _smallest(model, sets, prefixes, metric, target, batch_size)
+
+
+def _sets(pairs: TokenPairs | Sequence[TokenPairs]) -> Sequence[TokenPairs]:
+    return [pairs] if isinstance(pairs, TokenPairs) else pairs
+
+
+def _smallest(
+    model: Transformer,
+    sets: Sequence[TokenPairs],
+    prefixes: Prefixes[Found],
+    metric: Metric,
+    target: float,
+    batch_size: int | None,
+) -> Found:
+    """The rule of :func:`smallest_faithful`, whatever is ranked."""
+    if not target > 0:
+        raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
+    reaches = [_prefix_reach(model, part, prefixes, metric, batch_size) for part in sets]
+
+    def reach(n: int) -> Reached:
+        return min((reach_on_set(n) for reach_on_set in reaches), key=lambda reached: reached.sure)
+
+    too_small, enough = 0, prefixes.n
+    for size in track(_growing(enough), "growing the circuit"):
+        if reach(size).sure >= target:
+            enough = size
+            break
+        too_small = size
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        too_small, enough = (too_small, middle) if reach(middle).sure >= target else (middle, enough)
+    found = reach(enough)
+    if found.sure < target:
+        raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
+    circuit = prefixes.best(enough)
+    reached = {"rule": "faithfulness", "target": target, "reached_on_train": found.mean, "sure_on_train": found.sure}
+    return replace(circuit, selection={**circuit.selection, **reached})
+
+
+def _prefix_reach(
+    model: Transformer, pairs: TokenPairs, prefixes: Prefixes[Found], metric: Metric, batch_size: int | None
+) -> Callable[[int], Reached]:
+    """From the number of best things kept to the faithfulness reached."""
+    nothing = prefixes.best(0)
+    spans = spans_for(nothing, pairs, model.tokenizer)
+    ablation = prepare_ablation(nothing.provenance.ablation, model, make_batches(model, pairs, batch_size))
+
+    def measure(kept: np.ndarray[Any, Any]) -> Values:
+        values = measure_circuits(model, pairs, kept[None], [metric], ablation, batch_size=batch_size, spans=spans)
+        return values[metric.name][0]
+
+    full, empty = (measure(np.full_like(nothing.rows(spans), value)) for value in (True, False))
+    if np.isnan(faithfulness(full, empty, full)):
+        raise OptionError(
+            f"the full model and the model with every edge cut have the same {metric.name} ({full.mean():.4g}), so "
+            "faithfulness is undefined; these prompts do not show the behaviour"
+        )
+
+    found = dict[int, Reached]()
+
+    def reach(n: int) -> Reached:
+        circuit = prefixes.best(n)
+        # Of two prefixes, one holds the other, also when pruned: if they are of one size, they are the same.
+        if circuit.n_edges not in found:
+            values = measure(circuit.rows(spans))
+            (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
+            found[circuit.n_edges] = Reached(float(faithfulness(values, empty, full)), sure)
+        return found[circuit.n_edges]
+
+    return reach
+
+
+def _growing(n_edges: int) -> list[int]:
+    """1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, ...: four sizes per doubling, below ``n_edges``."""
+    sizes = {round(2 ** (step / 4)) for step in range(4 * n_edges.bit_length())}
+    return sorted(size for size in sizes if size < n_edges)

@@ -1,0 +1,101 @@
+"""A model under edge masks with gradients for its weights: what strict interchange intervention training needs.
+
+The engines of :mod:`circuitfind.execution` freeze the weights and write into buffers; this one is for small models and builds
+a new tensor at every step. It means the same as :func:`circuitfind.execution.masks.dense.run_masked` with the corrupted run as
+ablation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitfind.execution.masks.dense import heads_from_ports
+from circuitfind.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A plain run of the source prompts.
+
+    Attributes:
+        writes: what every sender wrote, (senders, prompts, positions, d_model).
+        streams: the stream at every block of the graph, (prompts, positions, d_model) each.
+    """
+
+    writes: Tensor
+    streams: tuple[Tensor, ...]
+
+    def softened(self, share: float) -> SourceRun:
+        """The same run with so large a share of what tells its prompts apart: 1 is the run itself, and at 0 all prompts are
+        their mean, position by position.
+        """
+        if share == 1:
+            return self
+        writes, *streams = (
+            x.lerp(x.mean(-3, keepdim=True).expand_as(x), 1 - share) for x in (self.writes, *self.streams)
+        )
+        return SourceRun(writes, tuple(streams))
+
+
+def source_run(model: Transformer, tokens: Tensor) -> SourceRun:
+    """Run ids (prompts, positions) with nothing cut."""
+    stream = model.embed(tokens)
+    writes, streams = [stream[None]], []
+    for layer in range(model.config.n_layers):
+        streams.append(stream)
+        x = model.norm(f"layers.{layer}.ln1", stream)
+        heads = model.node_writes(layer, model.attend(layer, *(model.project_all(layer, port, x) for port in "qkv")))
+        bias = model.attention_bias(layer)
+        stream = stream + heads.sum(0) + (0 if bias is None else bias)
+        writes.append(heads)
+        if model.config.d_mlp:
+            streams.append(stream)
+            writes.append(model.mlp_block(layer, stream)[None])
+            stream = stream + writes[-1][0]
+    return SourceRun(torch.cat(writes), (*streams, stream))
+
+
+def masked_run(model: Transformer, tokens: Tensor, source: SourceRun, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """A run under masks, a mask for each group of prompts.
+
+    Args:
+        tokens: ids of the base prompts (prompts, positions), group after group.
+        source: the run of as many source prompts.
+        masks: (groups, edges), 1 where an edge is kept, 0 where it carries what its sender writes in the source run.
+
+    Returns:
+        the logits at the last position (prompts, d_vocab), and what every sender wrote (senders, prompts, positions, d_model).
+    """
+    graph, n_groups = model.graph, len(masks)
+
+    def grouped(x: Tensor) -> Tensor:
+        """(..., prompts, positions, d_model) to (groups, ..., prompts of a group, positions, d_model)."""
+        return x.unflatten(-3, (n_groups, -1)).movedim(-4, 0)
+
+    writes = grouped(source.writes)
+    change = grouped(model.embed(tokens)[None]) - writes[:, :1]
+    for block, stream in zip(graph.blocks[:-1], source.streams, strict=False):
+        inputs = _inputs(block.matrix(masks), grouped(stream[None]), change)
+        if block.kind == "attention":
+            live = heads_from_ports(model, block.layer, inputs) - writes[:, graph.heads(block.layer)]
+        else:
+            live = model.mlp_block(block.layer, inputs) - writes[:, graph.mlp(block.layer)][:, None]
+        change = torch.cat((change, live), 1)
+    last = grouped(source.streams[-1][None, :, -1:])
+    final = _inputs(graph.blocks[-1].matrix(masks), last, change[..., -1:, :])
+    written = (writes + change).movedim(1, 0).flatten(1, 2)
+    return model.unembed(final[:, 0, :, 0].flatten(0, 1)), written
+
+
+def _inputs(mask: Tensor, base: Tensor, change: Tensor) -> Tensor:
+    """Inputs of a block's ports, (groups, ports, prompts, positions, d_model).
+
+    Args:
+        mask: (groups, ports, senders).
+        base: the source run's stream (groups, 1, prompts, positions, d_model).
+        change: live minus source writes (groups, senders, prompts, positions, d_model).
+    """
+    return base + torch.matmul(mask, change.flatten(2)).unflatten(-1, change.shape[2:])
