@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Contribution, EdgeAttribution, Problem
 from circuitfind.execution import Batch, Writes
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.gradients.edge_products import block_products, rows_of
+from circuitfind.execution.gradients.edge_products import block_products
 from circuitfind.execution.memory import TILE_BYTES, attribution_numbers, tile_tokens
 from circuitfind.execution.writes import tiles
 from circuitfind.graph import Block
@@ -41,7 +41,7 @@ def information_flow_routes(problem: Problem) -> EdgeScores:
     tokens = tile_tokens(model, TILE_BYTES)
 
     def contribute(batch: Batch) -> Contribution:
-        clean, rows = Writes.run(model, batch.clean), rows_of(batch, parts, problem.spans)
+        clean, rows = Writes.run(model, batch.clean), problem.rows_of(batch)
         part_of = None if problem.spans is None else parts_of(problem.spans, batch)
         values = np.zeros((len(rows), problem.graph.n_edges))
         for tile in tiles(batch.clean.shape, tokens):
@@ -55,7 +55,7 @@ def information_flow_routes(problem: Problem) -> EdgeScores:
                 block.matrix(values[here])[:] += counted.cpu().double().numpy()  # the same for all receivers
         return Contribution(values, rows)
 
-    return problem.add_up(problem.batches(attribution_numbers(model)), contribute, "information flow routes")
+    return problem.add_up(problem.batches(attribution_numbers(model)), contribute)
 
 
 def _shares(written: Tensor, biases: Tensor | float, stream: Tensor) -> Tensor:
@@ -80,15 +80,13 @@ def _weights(batch: Batch, block: Block, dtype: torch.dtype) -> Tensor:
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="information-flow-routes",
         run=information_flow_routes,
         description="How much of what each receiver reads every sender wrote, by L1 norms in the clean run; no gradient.",
         paper="Ferrando & Voita 2024, arXiv:2403.00824",
-        parts=("prompt", "position", "span"),
         cost="1 forward pass, and one pass over every pair of a stream and a sender below it",
         forwards=lambda graph, options: 3.5,
         signed=False,
-        additive=True,
     )
 )

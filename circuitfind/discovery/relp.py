@@ -28,11 +28,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.errors import OptionError
-from circuitfind.execution import Batch
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
-from circuitfind.execution.memory import attribution_numbers
+from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import BackwardRule
 
@@ -51,33 +49,26 @@ def relp(problem: Problem, *, qk: str = "exact") -> EdgeScores:
         qk: how coefficients pass through attention: ``frozen``, ``half`` or ``exact``.
     """
     problem.require_slope("RelP", "eap-ig-inputs")
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        values = products.at_clean(batch, ablation.writes(batch), problem.metric, RULES[qk])
-        return Contribution(values, rows_of(batch, problem.parts, problem.spans))
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run(RULES[qk])
+        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
 
-    return problem.add_up(batches, contribute, "relevance patching")
+    return attribute(problem, score)
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Refuse an option that is none."""
+    """Refuse a rule for attention that does not exist."""
     if options["qk"] not in RULES:
         raise OptionError(f"qk={options['qk']!r}: use one of {', '.join(RULES)}")
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="relp",
         run=relp,
         description="EAP with the coefficients of layer-wise relevance propagation in place of gradients.",
         paper="Rezaei Jafari et al. 2025, arXiv:2508.21258",
-        parts=("prompt", "position", "span"),
-        cost="2 forward passes and 1 backward pass",
-        forwards=lambda graph, options: 5,
         check=check,
-        additive=True,
     )
 )
