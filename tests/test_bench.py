@@ -286,7 +286,7 @@ def test_what_an_algorithm_refuses_at_work_is_skipped_too(folder, tmp_path):
 @pytest.mark.parametrize("metric", ["logit-diff", "kl"])
 def test_asking_whether_an_algorithm_is_defined_runs_no_model(metric, monkeypatch):
     subject = Subject.of(Subjects(), ground_of(), 0, setting_of())
-    for name in ("embed", "unembed", "logits", "attention_block"):
+    for name in ("embed", "unembed", "logits", "layer_range"):
         monkeypatch.delattr(Transformer, name)
     refused = {a.name for a in ALGORITHMS if refusal(a, Entry(a.name, a.name, {}), subject, metric, "corrupted")}
     flat = {"atp-star", "eap", "ensemble", "gim", "hisp", "node-attribution", "relp"}

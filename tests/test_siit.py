@@ -225,10 +225,10 @@ def test_there_are_sixteen_models_or_more_and_all_of_them_have_a_recipe():
 # ---------------------------------------------------------------- the masked run
 
 
-@pytest.fixture
-def pieces():
-    """A random model in float64, ids of base and source prompts, and three masks."""
-    model = small_model(activation="gelu")
+@pytest.fixture(params=[False, True], ids=["one after the other", "parallel"])
+def pieces(request):
+    """A random model in float64, ids of base and source prompts, and three masks; its MLPs after or beside the attention."""
+    model = small_model(activation="gelu", parallel=request.param)
     generator = torch.Generator().manual_seed(0)
     tokens, source = torch.randint(0, 17, (2, 12, 9), generator=generator)
     masks = (torch.rand((3, model.graph.n_edges), generator=generator) < 0.6).double()

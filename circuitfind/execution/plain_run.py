@@ -10,15 +10,15 @@ from torch import Tensor
 
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.writes import Writes, kept
-from circuitfind.transformer import Transformer
+from circuitfind.execution.writes import Writes
+from circuitfind.transformer import Transformer, walk
 
 
 def hidden_values(model: Transformer, layer: int, stream: Tensor) -> Tensor:
     """Hidden values (..., d_mlp) of an MLP that reads ``stream`` (..., d_model): after the activation, the gate and a norm
     inside, before the output projection. A mixture of experts has none.
     """
-    return model.mlp_core(layer, model.mlp_in(layer, model.norm(f"layers.{layer}.ln2", stream)))
+    return model.mlp_core(layer, model.mlp_port(layer, stream))
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,22 @@ class PlainRun:
 
     model: Transformer
     writes: Writes
-    streams: Sequence[Tensor]
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    streams: list[Tensor]
+    keys: list[Tensor]
+    values: list[Tensor]
     _hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Transformer, tokens: Tensor) -> PlainRun:
         """Run ``tokens`` (prompts, positions)."""
-        stream = entry = model.embed(tokens)
-        mixed, mlps, streams, keys, values = [], [], [], [], []
-        for layer in range(model.config.n_layers):
-            streams.append(stream)
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-            keys.append(k)
-            values.append(v)
-            before, z = stream, model.attend(layer, q, k, v)
-            written = model.merge_nodes(layer, z)
-            stream = stream + written
-            mixed.append(kept(model, z, written))
-            if model.config.d_mlp:
-                streams.append(model.mlp_reads(before, stream))
-                mlps.append(model.mlp_block(layer, streams[-1]))
-                stream = stream + mlps[-1]
-        return cls(model, Writes(model, entry, mixed, mlps), (*streams, stream), keys, values)
+        run = cls(model, Writes(model, model.embed(tokens)), [], [], [])
+        for at in walk(model, run.writes.entry):
+            run.writes.collect(at)
+            run.streams.append(at.stream)
+            if at.block.kind == "attention":
+                run.keys.append(at.ports[1])
+                run.values.append(at.ports[2])
+        return run
 
     def hidden(self, layer: int) -> Tensor:
         """Hidden values (prompts, positions, d_mlp) of an MLP; those of the last layer asked for are kept."""

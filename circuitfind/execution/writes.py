@@ -7,14 +7,14 @@ a node's write is not linear (a norm after the block), or is a constant (zero an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from circuitfind.graph import Block, ComputationGraph
-from circuitfind.transformer import Transformer, base_streams
+from circuitfind.transformer import AtBlock, Transformer, base_streams, walk
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,25 @@ class Writes:
 
     model: Transformer
     entry: Tensor
-    mixed: Sequence[Tensor] = ()
-    mlps: Sequence[Tensor] = ()
+    mixed: list[Tensor] = field(default_factory=list)
+    mlps: list[Tensor] = field(default_factory=list)
     constant: Tensor | None = None
     less: Tensor | None = None
 
     @classmethod
     def run(cls, model: Transformer, tokens: Tensor) -> Writes:
         """Run the whole model on ``tokens`` (prompts, positions)."""
-        stream = entry = model.embed(tokens)
-        mixed, mlps = [], []
-        for layer in range(model.config.n_layers):
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-            before, z = stream, model.attend(layer, q, k, v)
-            written = model.merge_nodes(layer, z)
-            stream = stream + written
-            mixed.append(kept(model, z, written))
-            if model.config.d_mlp:
-                mlps.append(model.mlp_block(layer, model.mlp_reads(before, stream)))
-                stream = stream + mlps[-1]
-        return cls(model, entry, mixed, mlps)
+        found = cls(model, model.embed(tokens))
+        for at in walk(model, found.entry):
+            found.collect(at)
+        return found
+
+    def collect(self, at: AtBlock) -> None:
+        """Add what one block of a run writes; the run's lists are filled in its order."""
+        if at.block.kind == "attention":
+            self.mixed.append(kept(self.model, at.mixed, at.written))
+        elif at.block.kind == "mlp":
+            self.mlps.append(at.written)
 
     def of(self, sender: int) -> Tensor:
         """What one sender writes, (prompts, positions, d_model)."""

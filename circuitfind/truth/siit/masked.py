@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.masks.dense import heads_from_ports
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, walk
+from circuitfind.transformer.walk import apart
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,9 @@ class SourceRun:
 
 def source_run(model: Transformer, tokens: Tensor) -> SourceRun:
     """Run ids (prompts, positions) with nothing cut."""
-    stream = model.embed(tokens)
-    writes, streams = [stream[None]], []
-    for layer in range(model.config.n_layers):
-        streams.append(stream)
-        x = model.norm(f"layers.{layer}.ln1", stream)
-        heads = model.node_writes(layer, model.attend(layer, *(model.project_all(layer, port, x) for port in "qkv")))
-        bias = model.attention_bias(layer)
-        stream = stream + heads.sum(0) + (0 if bias is None else bias)
-        writes.append(heads)
-        if model.config.d_mlp:
-            streams.append(stream)
-            writes.append(model.mlp_block(layer, stream)[None])
-            stream = stream + writes[-1][0]
-    return SourceRun(torch.cat(writes), (*streams, stream))
+    blocks = list(walk(model, model.embed(tokens), add=apart))
+    writes = [at.written if at.block.kind == "attention" else at.written[None] for at in blocks[:-1]]
+    return SourceRun(torch.cat((blocks[0].stream[None], *writes)), tuple(at.stream for at in blocks))
 
 
 def masked_run(model: Transformer, tokens: Tensor, source: SourceRun, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,4 +88,6 @@ def _inputs(mask: Tensor, base: Tensor, change: Tensor) -> Tensor:
         base: the source run's stream (groups, 1, prompts, positions, d_model).
         change: live minus source writes (groups, senders, prompts, positions, d_model).
     """
+    if change.shape[1] > mask.shape[-1]:  # an MLP beside the attention does not read it
+        change = change[:, : mask.shape[-1]]
     return base + torch.matmul(mask, change.flatten(2)).unflatten(-1, change.shape[2:])
