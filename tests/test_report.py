@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import circuitfind as cf
-from circuitfind.discovery import contract
 from circuitfind import progress, rendering
 from circuitfind.circuit import Circuit
 from circuitfind.discovery import contract

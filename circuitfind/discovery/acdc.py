@@ -106,7 +106,7 @@ def visiting_order(graph: ComputationGraph, heads: str, split_qkv: bool, direct_
 
 def receivers_of(graph: ComputationGraph, block: Block, split_qkv: bool) -> list[int]:
     """A block's receivers in order: v, k, q, and within a port the heads from high to low, whatever the senders' order."""
-    n = graph.n_heads if block.kind == "attention" and not split_qkv else block.n_receivers
+    n = block.n_receivers if split_qkv else block.n_nodes
     return [block.first_receiver + row for row in reversed(range(n))]
 
 
@@ -114,9 +114,9 @@ def senders_before(graph: ComputationGraph, block: Block, heads: str) -> list[in
     """Senders into a block in order: by layer from high to low, in a layer the MLP, then the heads; the input last."""
     nearest_first = list(reversed(range(block.n_senders)))
 
-    def place(sender: int) -> tuple[int, bool, int]:
-        layer, number = divmod(sender - 1, graph.senders_per_layer)
-        return -layer, number < graph.n_heads, number
+    def place(sender: int) -> tuple[int, int, int]:
+        at = graph.place(sender)
+        return -at.layer, -at.of.order, at.number
 
     return nearest_first if heads == ORDERS[0] else [*sorted(nearest_first[:-1], key=place), 0]
 

@@ -38,7 +38,7 @@ def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) ->
     """
     problem.require_slope("hisp", "node-attribution-ig")
     graph = problem.graph
-    if normalise and graph.senders_per_layer == 1:
+    if normalise and graph.n_senders == 1 + graph.n_layers:
         raise OptionError(
             "every layer of this model is one node, so normalising by layer makes all importances 1; use normalise=false"
         )
@@ -56,7 +56,8 @@ def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) ->
 def _by_layer(graph: ComputationGraph, importance: Floats) -> Floats:
     """Divided by the L2 norm of the layer, the input being one of its own."""
     out = importance.copy()
-    for part in np.split(out, [1 + layer * graph.senders_per_layer for layer in range(graph.n_layers)]):
+    layers = np.array([place.layer for place in graph.places[:-1]])
+    for part in np.split(out, np.flatnonzero(np.diff(layers)) + 1):
         norm = np.linalg.norm(part)
         part /= norm if norm else 1.0
     return out

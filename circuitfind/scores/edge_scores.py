@@ -287,7 +287,7 @@ def between(graph: ComputationGraph, nodes: Floats) -> Floats:
     for block in graph.blocks:
         rows = block.matrix(values)
         rows[:] = nodes[: block.n_senders]
-        for row, receiver in enumerate(range(block.first_receiver, block.first_receiver + block.n_receivers)):
+        for row, receiver in enumerate(range(block.receivers.start, block.receivers.stop)):
             ends = nodes[graph.receiver_node[receiver] : graph.receiver_stop[receiver]]
             if block.kind != "logits":
                 end = ends[np.abs(ends).argmax()]

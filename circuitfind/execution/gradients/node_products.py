@@ -42,16 +42,16 @@ def output_products(run: AttributionPass, change: Writes, objective: Callable[[T
 def _dots(change: Writes, senders: slice, gradient: Tensor, wide: torch.dtype) -> Tensor:
     """(prompts, senders) of one sublayer, from the gradient (prompts, positions, d_model) at its outputs."""
     model = change.model
-    layer, place = divmod(senders.start - 1, model.graph.senders_per_layer)
-    if senders.start == 0:
+    place = model.graph.place(senders.start)
+    if place.kind == "input":
         live, at = change.entry[None], gradient[None]
-    elif place == model.graph.n_heads:
-        live, at = change.mlps[layer][None], gradient[None]
+    elif place.kind == "mlp":
+        live, at = change.mlps[place.layer][None], gradient[None]
     elif model.config.post_norm:
-        live, at = change.mixed[layer], gradient[None]
+        live, at = change.mixed[place.layer], gradient[None]
     else:
-        live = change.mixed[layer]
-        at = torch.einsum("ptd,swd->sptw", gradient, model.output_weights(layer))
+        live = change.mixed[place.layer]
+        at = torch.einsum("ptd,swd->sptw", gradient, model.output_weights(place.layer))
     total = (live.to(wide) * at.to(wide)).sum((-1, -2)).T
     if change.less is None:
         return total
