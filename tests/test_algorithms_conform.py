@@ -12,7 +12,7 @@ import torch
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind import algorithm as contract
+from circuitfind.discovery import contract
 from circuitfind import discovery, progress
 from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from circuitfind import zoo
-from circuitfind.bench import costs, run, workers
+from circuitfind.bench import benchmark, costs, workers
 from circuitfind.bench.benchmark import Crew, list_grid, run_grid
 from circuitfind.bench.cells import APART, Cell, Setting, Subject, Subjects, measuring_code
 from circuitfind.bench.grid import DEFAULT, Entry, Grid, Ground, grid_of, ground_truths, read_grid
@@ -612,7 +612,7 @@ def test_the_command_prints_the_grid_to_begin_with_and_refuses_what_cannot_be(co
 
 
 def test_as_many_processes_as_cores_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(benchmark.os, "cpu_count", lambda: 8)
     assert Crew().size(setting_of()) == 8
     assert Crew().size(setting_of(threads=3)) == 2
     assert Crew().size(setting_of(threads=16)) == 1

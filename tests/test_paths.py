@@ -452,7 +452,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
 def induction():
     model = cf.load_model("induction-2l")
     scores = cf.discover(model, "induction", algorithm="path-patching", n=32, share=0.05)
-    pairs = cf.api.tokenized_pairs(model, cf.load_task("induction"), split="train", n=32)
+    pairs = cf.setting.tokenized_pairs(model, cf.load_task("induction"), split="train", n=32)
     return SimpleNamespace(model=model, circuit=cf.select(scores), pairs=pairs, roles=head_roles(model, pairs))
 
 

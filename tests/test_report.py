@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import circuitfind as cf
-from circuitfind import algorithm as contract
+from circuitfind.discovery import contract
 from circuitfind import progress, rendering
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
