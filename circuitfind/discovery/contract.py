@@ -328,3 +328,8 @@ def _as_kind(kind: type, value: Any) -> Any:
 
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm", "circuitfind.discovery")
+
+
+def default_algorithm(ablation: str) -> str:
+    """The algorithm where none is named; under another ablation there is no corrupted input to go to step by step."""
+    return "eap-ig-inputs" if ablation == "corrupted" else "eap-ig-activations"
