@@ -26,9 +26,9 @@ from circuitfind.execution.recompute.cuts import close_calls
 from circuitfind.execution.recompute.cuts import logbook as incremental
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT, DecisionLog
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer

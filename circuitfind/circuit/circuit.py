@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,8 +49,6 @@ class Circuit:
     scores: Floats | None = None
     selection: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
-    display: ClassVar[Callable[[Circuit], str] | None] = None
-    """How a notebook shows a circuit; set by :mod:`circuitfind.run.calls`, since drawing lies above this module."""
     parts_axis: ClassVar[str] = ""
     """Along what its edges are kept apart: nothing, unlike those of a :class:`.positional.PositionalCircuit`."""
 
@@ -103,8 +102,10 @@ class Circuit:
             f"{p.task or 'no task'} on {p.model or 'no model'}, {p.algorithm or 'given'}, {p.ablation or '?'} ablation)"
         )
 
-    def _repr_html_(self) -> str | None:
-        return None if Circuit.display is None else Circuit.display(self)
+    def _repr_html_(self) -> str:
+        """The picture, for a notebook. Drawing lies above this module, so it is looked up when a notebook asks."""
+        html: str = import_module("circuitfind.rendering.notebook").circuit_html(self)
+        return html
 
     # ---------------------------------------------------------------- other forms
 

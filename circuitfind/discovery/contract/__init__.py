@@ -12,7 +12,7 @@ conformance tests and the benchmarks find it by its name. To begin, copy ``disco
 * :mod:`.options`: values of options, also as text.
 """
 
-from circuitfind.discovery.contract.algorithm import ALGORITHMS, Algorithm
+from circuitfind.discovery.contract.algorithm import ALGORITHMS, Algorithm, default_algorithm
 from circuitfind.discovery.contract.attribution import Contrast, EdgeAttribution, attribute, attribute_nodes
 from circuitfind.discovery.contract.problem import PARTS, Problem
 from circuitfind.discovery.contract.sums import Contribution
@@ -27,4 +27,5 @@ __all__ = [
     "Problem",
     "attribute",
     "attribute_nodes",
+    "default_algorithm",
 ]

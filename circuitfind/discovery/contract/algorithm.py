@@ -121,3 +121,8 @@ class Algorithm:
 
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm", "circuitfind.discovery")
+
+
+def default_algorithm(ablation: str) -> str:
+    """The algorithm where none is named; under another ablation there is no corrupted input to go to step by step."""
+    return "eap-ig-inputs" if ablation == "corrupted" else "eap-ig-activations"
