@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError
 from circuitfind.scores import Provenance
 from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
-from circuitfind.task.metrics import Metric, as_metric
+from circuitfind.task.metrics import MetricLike as MetricLike
+from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import Transformer
 
 N_PROMPTS, N_HELD_OUT = 256, 128
 FRESH_SEED = 1_000_003
 """Added to the seed for the prompts a circuit is chosen on."""
-MetricLike = str | Metric | Callable[..., torch.Tensor]
 
 
 def load_task(spec: Any, *, model: Transformer | None = None, metric: str | None = None) -> Task:
@@ -98,6 +95,7 @@ def problem_of(
         pairs_hash=pairs.text.fingerprint if pairs.text else "",
         task_options=settings,
         metric=resolved.name,
+        metric_source=resolved.source_json,
         unit=resolved.unit,
         ablation=ablation,
         seed=seed,

@@ -49,7 +49,9 @@ def hypotheses(
     circuit: Annotated[Path, typer.Argument(help="A run folder, circuit.json, or an EAP-IG graph JSON.")],
     task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's, or the task's where that is kl]")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Also FILE.py:NAME [default: the circuit's, or the task's where that is kl].")
+    ] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
     split: Split = "held-out",
     prompts: Prompts = 128,

@@ -194,7 +194,7 @@ def evaluate(
     circuit: Holder,
     task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    metric: Annotated[str | None, typer.Option(help="Also FILE.py:NAME [default: the circuit's].")] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
     split: Split = "held-out",
     prompts: Prompts = 128,

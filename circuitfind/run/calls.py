@@ -31,7 +31,7 @@ from circuitfind.setting import load_task as load_task
 from circuitfind.setting import problem_of
 from circuitfind.setting import tokenized_pairs as tokenized_pairs
 from circuitfind.task import PromptPairs, Task, TokenPairs, load_pairs
-from circuitfind.task.metrics import METRICS, Metric, as_metric
+from circuitfind.task.metrics import Metric, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
 FAITHFULNESS = 0.85
@@ -193,10 +193,8 @@ def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str 
 
 
 def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The metric asked for, or the one the scores were found with."""
-    if metric is None and provenance.metric not in METRICS:
-        raise OptionError(f"the scores were found with your own metric {provenance.metric!r}; give it again as metric=")
-    return as_metric(metric or provenance.metric)
+    """The metric asked for, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
+    return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
 def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> None:

@@ -48,6 +48,7 @@ from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
 from circuitfind.task import Task, TokenPairs, spans_of
+from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import Transformer
 
 MOST_ROWS = 100_000
@@ -107,7 +108,8 @@ def run(
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(model, task, config, train, held_out)
     _refuse_failing(model, train, config, say)
-    settings = {**asdict(config), "circuitfind": version("circuitfind")}
+    metric = as_metric(config.metric or task.metric)
+    settings = {**asdict(config), "metric_source": metric.source_json, "circuitfind": version("circuitfind")}
     if folder.begin(settings, _decisive(model, train, config, task)):
         say(f"going on with the interrupted run in {folder.partial}")
     with _timed(seconds, "discover"):
@@ -147,7 +149,8 @@ def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Ta
     """Everything that decides the scores."""
     names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype", "kv_ports")
     settings = {name: getattr(config, name) for name in names}
-    settings |= {"metric": config.metric or task.metric, "options": config.all_options}
+    metric = as_metric(config.metric or task.metric)
+    settings |= {"metric": metric.name, "metric_source": metric.source_json, "options": config.all_options}
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": model.checksum(), "tokens": train.checksum()}

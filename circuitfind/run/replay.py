@@ -38,7 +38,6 @@ from circuitfind.scores import Provenance
 from circuitfind.scores.decision_table import NUMBERS, Row, read_table
 from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.task import TokenPairs
-from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
@@ -150,7 +149,7 @@ def replay_decisions(
     _check_whole(path, logs, model.graph, options)
     pairs = _pairs_of(p, settings, model)
     wide = model.to(dtype=DTYPES[dtype])
-    problem = Problem(wide, pairs, as_metric(p.metric), p.ablation, p.seed, _prompts_at_once(wide, pairs))
+    problem = Problem(wide, pairs, calls.metric_of(None, p), p.ablation, p.seed, _prompts_at_once(wide, pairs))
     rounding, tolerance = ROUNDING[dtype], max(ROUNDING[dtype], ROUNDING[used])
     with torch.inference_mode():
         circuit = PlainCircuit(problem)
