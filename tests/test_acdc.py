@@ -22,7 +22,7 @@ from circuitfind import progress
 from circuitfind.discovery.acdc import visiting_order
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import NumericalError, OptionError
-from circuitfind.execution import incremental
+from circuitfind.execution.recompute import cuts as incremental
 from circuitfind.execution.recompute.cuts import close_calls
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint

@@ -12,8 +12,8 @@ import torch
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind import algorithm as contract
 from circuitfind import discovery, progress
+from circuitfind.discovery import contract
 from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS

@@ -17,7 +17,8 @@ import circuitfind as cf
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.relp import RULES
 from circuitfind.errors import OptionError
-from circuitfind.execution import ABLATIONS, AttributionPass, cut_attention, make_batches, prepare_ablation
+from circuitfind.execution import ABLATIONS, AttributionPass, make_batches, prepare_ablation
+from circuitfind.execution.gradients import cut_attention
 from circuitfind.execution.gradients.edge_products import EdgeProducts
 from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import ACTIVATIONS, EXACT, BackwardRule, Transformer, alibi_slopes, under

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from circuitfind import zoo
-from circuitfind.bench import costs, run, workers
+from circuitfind.bench import benchmark as run
+from circuitfind.bench import costs, workers
 from circuitfind.bench.benchmark import Crew, list_grid, run_grid
 from circuitfind.bench.cells import APART, Cell, Setting, Subject, Subjects, measuring_code
 from circuitfind.bench.grid import DEFAULT, Entry, Grid, Ground, grid_of, ground_truths, read_grid

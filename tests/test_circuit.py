@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind
-from circuitfind.circuit import SCHEMA, Circuit, from_eap_ig, prune, to_eap_ig
+from circuitfind.circuit.circuit import SCHEMA, Circuit, from_eap_ig, prune, to_eap_ig
 from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, make_batches, prepare_ablation, run_masked
 from circuitfind.graph import ComputationGraph

@@ -18,7 +18,8 @@ import circuitfind as cf
 from circuitfind.circuit import Circuit
 from circuitfind.circuit.positional import Layout, PositionalCircuit
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.evaluation import hypotheses_of, hypothesis_tests, random_circuits
+from circuitfind.evaluation import hypotheses_of, random_circuits
+from circuitfind.evaluation.hypotheses import decisions as hypothesis_tests
 from circuitfind.evaluation.hypotheses.inflation import inflated, random_path
 from circuitfind.evaluation.hypotheses.significance import (
     adjusted,

@@ -14,7 +14,7 @@ from circuitfind import progress
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, make_batches, measure_circuits, prepare_ablation
-from circuitfind.execution import circuits as circuits_module
+from circuitfind.execution import measuring as circuits_module
 from circuitfind.execution.memory import Room, attribution_numbers, budget, parse_bytes, prompts_at_a_time
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.task import TokenPairs

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import circuitfind as cf
-from circuitfind import algorithm as contract
 from circuitfind import progress, rendering
 from circuitfind.circuit import Circuit
+from circuitfind.discovery import contract
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
 from circuitfind.execution import make_batches
 from circuitfind.run import calls, pipeline

@@ -15,7 +15,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import evaluate_circuit, stability_of, verdict
-from circuitfind.evaluation import resampling as resampling_module
+from circuitfind.evaluation.other_prompts import resampling as resampling_module
 from circuitfind.evaluation.other_prompts.resampling import resampled_edges, weighted_scores
 from circuitfind.evaluation.other_prompts.stability import jaccard_matrix
 from circuitfind.graph import ComputationGraph
