@@ -170,9 +170,10 @@ def test_evaluate_finds_a_runs_metric_again_or_says_that_it_is_gone_or_changed(c
 def test_scores_found_with_another_source_are_not_used_again(place, tmp_path, monkeypatch):
     file = tmp_path / "margin.py"
     file.write_text(MARGIN)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(pipeline.RunFolder, "finish", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
-        pipeline.run(config_of(file), tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(config_of(file), tmp_path / "out")
     file.write_text(MARGIN + "# another source")
     with pytest.raises(OptionError, match="interrupted run with other settings"):
         pipeline.run(config_of(file), tmp_path / "out")
@@ -230,7 +231,7 @@ def test_a_tasks_own_file_may_name_one_beside_it(run, tmp_path):
     task = task_from_file(place / "mine.py")
     assert as_metric(task.metric).source.path == str(place / "margin.py")
     assert "mine" not in TASKS
-    code, out, err = run("ablate", place / "mine.py", "a2.h1", *FEW)
+    code, _, err = run("ablate", place / "mine.py", "a2.h1", *FEW)
     assert code == 0, err
 
 
