@@ -38,7 +38,9 @@ LOW, HIGH = "low-to-high", "high-to-low"
 
 
 def log_of(model, pairs, metric="kl", ablation="corrupted", batch_size=None, **options) -> DecisionLog:
-    problem = Problem(model, pairs, METRICS.get(metric, metric), ablation, batch_size=batch_size)
+    problem = Problem(
+        model, pairs, metric if isinstance(metric, Metric) else METRICS[metric], ablation, batch_size=batch_size
+    )
     return ACDC(problem, **options).decisions[0]
 
 

@@ -35,11 +35,11 @@ from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful, smallest_faithful_positional
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
 from circuitfind.setting.defaults import ABLATION, FAITHFULNESS, N_HELD_OUT, N_RANDOM
-from circuitfind.setting.naming import MetricLike, load_task
+from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
 from circuitfind.task import Task, TokenPairs, load_pairs
-from circuitfind.task.metrics import METRICS, Metric, as_metric
+from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
 load_model = models.load
@@ -180,10 +180,8 @@ def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
 
 
 def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The metric asked for, or the one the scores were found with."""
-    if metric is None and provenance.metric not in METRICS:
-        raise OptionError(f"the scores were found with your own metric {provenance.metric!r}; give it again as metric=")
-    return as_metric(metric or provenance.metric)
+    """The metric asked for, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
+    return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
 def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> None:

@@ -153,7 +153,8 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
     """What ``config.json`` holds: everything that decides a run's result."""
-    return {**setting.to_json(), **asdict(config), "circuitfind": version("circuitfind")}
+    source = setting.measure().source_json
+    return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
 
 
 def _decisive(setting: Setting, config: RunConfig) -> dict[str, Any]:
@@ -161,7 +162,8 @@ def _decisive(setting: Setting, config: RunConfig) -> dict[str, Any]:
     own, train = setting.to_json(), setting.train
     settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
     settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": config.all_options}
-    settings |= {"metric": own["metric"] or setting.behaviour.metric}
+    metric = setting.measure()
+    settings |= {"metric": metric.name, "metric_source": metric.source_json}
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": setting.transformer.checksum(), "tokens": train.checksum()}

@@ -34,6 +34,7 @@ class Provenance:
         model, model_source: name of the model, and where its weights came from.
         task, task_options, split, n_prompts, pairs_hash: the prompt pairs (SHA-256 of their text).
         metric, unit: what was measured at the answer position, and its unit.
+        metric_source: of a user's own metric, its ``file``, ``name`` and ``sha256``; empty of one that is registered.
         ablation: what a cut edge carries instead.
         algorithm, options, seed: how the scores were found.
         signed: whether a score's sign says that its edge helps or hurts; False where scores are sizes only.
@@ -53,6 +54,7 @@ class Provenance:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     signed: bool = True
+    metric_source: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
