@@ -12,9 +12,8 @@ import torch
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind.discovery import contract
 from circuitfind import discovery, progress
-from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem, sums
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.progress import Checkpoint
@@ -180,7 +179,7 @@ class Steps:
 
     def __init__(self, monkeypatch, interrupted: int | None = None) -> None:
         self.done = 0
-        original = contract.in_pieces
+        original = sums.in_pieces
 
         def counted(step, contribute):
             if self.done == interrupted:
@@ -188,7 +187,7 @@ class Steps:
             self.done += 1
             return original(step, contribute)
 
-        monkeypatch.setattr(contract, "in_pieces", counted)
+        monkeypatch.setattr(sums, "in_pieces", counted)
 
 
 @every

@@ -12,7 +12,7 @@ import pytest
 from conftest import small_model
 
 import circuitfind as cf
-from circuitfind.discovery.acdc import visiting_order
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, CircuitfindError, OptionError, UnknownNameError
 from circuitfind.run import calls
 from circuitfind.run.pipeline import RunConfig, run
