@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pkgutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -38,6 +39,11 @@ def problem_for(algorithm: Algorithm, **changes) -> Problem:
 @every
 def test_the_name_is_the_file_stem_with_dashes(algorithm):
     assert algorithm.run.__module__ == f"{discovery.__name__}.{algorithm.name.replace('-', '_')}"
+
+
+def test_every_file_of_the_folder_is_an_algorithm():
+    files = {info.name for info in pkgutil.iter_modules(discovery.__path__) if not info.ispkg}
+    assert files == {algorithm.name.replace("-", "_") for algorithm in ALGORITHMS}
 
 
 @every

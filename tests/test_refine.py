@@ -10,7 +10,7 @@ from conftest import SHAPES, random_pairs, small_config, small_model
 
 from circuitfind.circuit import prune
 from circuitfind.discovery.contract import ALGORITHMS, Problem
-from circuitfind.discovery.refine import Refinement
+from circuitfind.discovery.search.refinement import Refinement
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
