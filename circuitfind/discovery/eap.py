@@ -22,7 +22,8 @@ def eap(problem: Problem) -> EdgeScores:
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run()
-        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
     return attribute(problem, score)
 

@@ -52,7 +52,8 @@ def relp(problem: Problem, *, qk: str = "exact") -> EdgeScores:
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run(RULES[qk])
-        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
     return attribute(problem, score)
 
