@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.discovery.acdc import visiting_order
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import NumericalError, OptionError
-from circuitfind.execution.recompute.cuts import close_calls
-from circuitfind.execution.recompute.cuts import logbook as incremental
+from circuitfind.execution.recompute.cuts import Page, close_calls
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
@@ -332,7 +331,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(opti
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
     options = {"threshold": 0.005, **options}
     expected = ACDC(zoo_problem(n=4), **options)
-    writes = incremental.LogBook.write
+    writes = Page.write
     count = [0]
 
     def counted(self, rows):
@@ -341,7 +340,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(opti
         if count[0] in (5, 40, 41, 90, 200):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(incremental.LogBook, "write", counted)
+    monkeypatch.setattr(Page, "write", counted)
     problem = zoo_problem(n=4, checkpoint=Checkpoint(tmp_path / "checkpoint.safetensors", "this run"))
     interruptions = 0
     while True:

@@ -1,23 +1,23 @@
 """AtP* (Kramar, Lieberum, Shah & Nanda 2024, arXiv:2403.00745), on edges: attribution patching with two repairs.
 
-* QK fix (section 3.1.1): where attention is saturated, its gradient says nothing. An edge into a query or a key is really
-  cut there, the softmax is computed again, and only from the head's mixed values z on the effect is linear:
+* QK fix (section 3.1.1): where attention is saturated, its gradient says nothing. So an edge into a query or a key is really
+  cut, and the softmax computed again; only from the head's mixed values z on is the effect taken to be linear:
 
       score(s -> q or k) = (z of the clean run - z after the cut) . gradient at z
 
   Edges into values, MLPs and the logits are scored as by EAP.
-* GradDrop (section 3.1.2, equation 11): direct and indirect effects may cancel to a first order and not in truth. Once for
-  each layer l the gradient through what that layer contributes (attention and MLP) is dropped; with I_l the estimate then,
+* GradDrop (section 3.1.2, equation 11): direct and indirect effects may cancel to first order, though not in truth. Once for
+  each layer l the gradient through what that layer contributes (attention and MLP) is dropped. With I_l the estimate then,
 
       size of the score = sum over l of |I_l| / (number of l that leave the receiver its gradient)
 
   That number is L - 1 for a receiver in one of the L layers, whose own layer gives 0, as in the paper. The sign is that of
   the estimate without any layer dropped. A model of one layer has nothing to drop.
 
-Deviations from the paper, which scores nodes at a position: sizes are taken per prompt, as there, but of an edge's effect at
-all positions together; the mean over prompts is taken with the signs, so that scores remain estimates of
-metric(clean) - metric(edge cut); and for the logits, which no dropped layer touches, the number above is L. KL to the clean
-run has a zero gradient in the clean run, so it is refused.
+Deviations from the paper, which scores nodes at a position. Sizes are taken per prompt, as there, but of an edge's effect at
+all positions together. The mean over prompts is taken with the signs, so that scores remain estimates of
+metric(clean) - metric(edge cut). For the logits, which no dropped layer touches, the number above is L. KL to the clean run
+has zero gradient in the clean run, so it is refused.
 """
 
 from __future__ import annotations

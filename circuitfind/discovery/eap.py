@@ -2,11 +2,11 @@
 
     score(s -> r) = (clean output of s - ablated output of s) . gradient of the metric at the input of r
 
-summed over positions and d_model, averaged over prompts, with the gradient taken in the clean run: a first-order
-estimate of metric(clean) - metric(edge cut).
+The product is summed over positions and d_model, and averaged over prompts; the gradient is taken in the clean run. So a
+score is a first-order estimate of metric(clean) - metric(edge cut).
 
-Deviations from the paper: the sign (the paper ranks by size; here positive helps the clean behaviour), and the paper's
-metric is a loss. KL to the clean run has a zero gradient in the clean run, so it is refused.
+Deviations from the paper: the sign (the paper ranks by size; here a positive score helps the clean behaviour), and the
+metric (the paper's is a loss). KL to the clean run has zero gradient in the clean run, so it is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def eap(problem: Problem) -> EdgeScores:
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run()
-        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
     return attribute(problem, score)
 

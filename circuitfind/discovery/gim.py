@@ -45,7 +45,8 @@ def gim(problem: Problem, *, temperature: float = 2.0) -> EdgeScores:
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run(rule)
-        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
     patterns = PATTERNS * problem.graph.n_heads * int(problem.pairs.length.max())
     return attribute(problem, score, more_numbers=patterns)

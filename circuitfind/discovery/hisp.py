@@ -12,9 +12,9 @@ the choice of Conmy et al. for zero ablation; under zero ablation both are the s
 An edge gets the importance of whichever of its ends matters less, so a circuit is all edges between the most important nodes,
 as in Conmy et al. The input is always in: where layers are normalised it counts as a layer of its own, with importance 1.
 
-Deviations. From Michel et al.: any metric instead of the training loss, MLPs too (normalised together with the heads), heads
-are not pruned in steps with new scores after each. From Conmy et al.: they score the query, key and value vectors of a head
-apart, here a head has one score, at its output. Their metric is KL, whose gradient in the clean run is zero; it is refused.
+Deviations. From Michel et al.: any metric instead of the training loss; MLPs too, normalised together with the heads; no
+pruning in steps with new scores after each. From Conmy et al.: they score the query, key and value vectors of a head apart;
+here a head has one score, at its output. Their metric is KL, whose gradient in the clean run is zero; it is refused.
 """
 
 from __future__ import annotations

@@ -6,16 +6,16 @@ wrote, from the clean run alone.
 
 averaged over the real positions of a prompt (for ``logits``: the answer position alone), then over prompts. The summands are
 the senders before the receiver and, where the model has them, the attention output biases below, together one summand that no
-edge has. Without biases the scores into a receiver sum to 1; only where no summand is near the stream (all proximities are 0)
-they are all 0. All receivers of a block read the same stream, so their edges have the same scores. Sizes only: nothing is said
-about the metric, which is not used, nor are the corrupted prompts; an ablation matters only to what is done with the scores.
+edge has. Without biases the scores into a receiver sum to 1, unless no summand is near the stream (all proximities are 0), when
+all scores are 0. All receivers of a block read the same stream, so their edges have the same scores. Scores are sizes, and say
+nothing about the metric: neither it nor the corrupted prompts are used. The ablation matters only for what is done with them.
 
-The paper does more. Its nodes are token representations at every layer, and its edges go from one to the next sublayer (the
-stream itself is an edge too); attention's edges lead from every source token, head by head, weighted by the attention
-pattern; and a route is extracted for each prediction, from its top node down, along the edges above a threshold. Left out
-here: positions as nodes, heads split by source token, and that extraction. What is here is the importance of its section 2
-between the nodes of the edge graph, as the EAP-IG package and MIB use it; the package also averages ``logits`` over all
-positions, and leaves the biases out of the sum.
+The paper does more. Its nodes are token representations at every layer, and its edges go from one sublayer to the next (the
+stream itself is an edge too). Attention's edges lead from every source token, head by head, weighted by the attention pattern.
+A route is extracted for each prediction, from its top node down, along the edges above a threshold. Left out here: positions as
+nodes, heads split by source token, and that extraction. What is here is the importance of the paper's section 2 between the
+nodes of the edge graph, as the EAP-IG package and MIB use it. The package also averages ``logits`` over all positions, and
+leaves the biases out of the sum.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ the gradients of Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806, section 3, e
 As node-attribution, but the gradient at each node's output is averaged over ``steps`` runs whose embedding moves from the
 corrupted to the clean one, so a node's score is the sum of the scores that eap-ig-inputs gives its out-edges. The score of
 ``input`` tends to metric(clean) - metric(corrupted) as the steps grow. ``points`` are ``midpoint`` (the default, a deviation
-with a smaller error for as many steps), ``left`` (the original code) or ``right``; see eap-ig-inputs. Only defined for
-corrupted ablation, where the two ends of the path are inputs.
+with a smaller error for the same number of steps), ``left`` (the original code) or ``right``; see eap-ig-inputs. Only defined
+for corrupted ablation, where the two ends of the path are inputs.
 
 Deviations: those of node-attribution (the gradient at an MLP's output, edges between nodes).
 """

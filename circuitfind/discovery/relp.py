@@ -3,7 +3,7 @@
     score(s -> r) = (clean output of s - ablated output of s) . coefficient at the input of r
 
 EAP with the gradient replaced by the coefficient that layer-wise relevance propagation (LRP) passes back: every part of
-the clean run is taken as the linear map that it is at its own values.
+the clean run is treated as the linear map that it is at its own values.
 
 * Norms: the scale is a constant (LN-rule).
 * Activations: multiplication with the constant act(x) / x (identity rule); so are the caps of attention scores and logits.
@@ -16,10 +16,10 @@ the clean run is taken as the linear map that it is at its own values.
   - ``frozen``: attention probabilities are constants (the paper's AH-rule). Coefficients are then conserved: in a model
     without biases, those of the input times its values sum to the metric. But edges into q and k score 0.
 
-Deviations from the paper: it scores nodes, here edges; the sign; and the default of ``qk``, because the AH-rule says nothing
-of what a head reads to attend (on the model ``tasks-4l``, ``exact`` and ``half`` rank edges about equally near to their
-exact effects, ``frozen`` far worse, and the circuits of ``exact`` are the most faithful). Near zero, act(x) / x is its limit
-and no stabilised quotient.
+Deviations from the paper: it scores nodes, here edges are scored; the sign; and the default of ``qk``, because the AH-rule says
+nothing about what a head reads in order to attend. (On the model ``tasks-4l``, ``exact`` and ``half`` rank edges about equally
+close to their exact effects, ``frozen`` far worse, and the circuits of ``exact`` are the most faithful.) Near zero, act(x) / x
+is its limit, not a stabilised quotient.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def relp(problem: Problem, *, qk: str = "exact") -> EdgeScores:
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run(RULES[qk])
-        return prompts.dot(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
     return attribute(problem, score)
 

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from circuitfind import models
-from circuitfind.discovery.acdc import visiting_order
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.execution import run_masked
 from circuitfind.execution.batches import default_size
