@@ -41,7 +41,6 @@ _PUBLIC = {
     "check_model": "circuitfind.models",
     "memory_limit": "circuitfind.execution.memory",
     "Circuit": "circuitfind.circuit",
-    "PositionalCircuit": "circuitfind.circuit.positional",
     "ComputationGraph": "circuitfind.graph",
     "EdgeScores": "circuitfind.scores",
     "combine_scores": "circuitfind.scores.combination",

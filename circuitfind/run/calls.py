@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from circuitfind import models, rendering
-from circuitfind.circuit import Circuit, to_eap_ig
-from circuitfind.circuit.positional import PositionalCircuit, positional_above, positional_layout, positional_top
+from circuitfind.circuit import Circuit, Layout, layout_of, to_eap_ig
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import Evaluation, HeadRoles, PairReport, evaluate_circuit, report_pairs
@@ -21,7 +20,7 @@ from circuitfind.execution import ABLATIONS
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
-from circuitfind.selection import smallest_faithful, smallest_faithful_positional
+from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
 from circuitfind.setting import N_HELD_OUT as N_HELD_OUT
 from circuitfind.setting import N_PROMPTS as N_PROMPTS
@@ -111,8 +110,8 @@ def select(
     metric: MetricLike | None = None,
     pairs: TokenPairs | Sequence[TokenPairs] | None = None,
     batch_size: int | None = None,
-    positional: bool = False,
-) -> Any:
+    parts: bool = False,
+) -> Circuit:
     """A circuit from scores, by one rule.
 
     Without any, it is the circuit that the algorithm itself decided on (ACDC at one threshold); where it only ranks, the
@@ -124,25 +123,24 @@ def select(
         top: a circuit of n edges, the best by score; ``refill=False`` takes the n best and prunes them, which leaves fewer.
         threshold: all edges at least that important. greedy: n edges grown from the logits.
         absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
-        positional: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``;
-            needs model and task whatever the rule, to know how the parts lie.
-
-    Returns:
-        A :class:`Circuit`; with ``positional`` a :class:`PositionalCircuit`.
+        parts: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``; needs
+            model and task whatever the rule, to know how the parts lie.
     """
     rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
-    if positional:
-        return _select_positional(scores, model, task, rules, absolute, metric, pairs, batch_size)
+    layout = None
+    if parts:
+        pairs, layout = _sets_with_layout(scores, model, task, pairs, greedy)
+    how: dict[str, Any] = {"absolute": absolute, "layout": layout}
     if top is not None:
-        return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
+        return best_edges(scores, top, absolute=absolute) if refill and not parts else top_edges(scores, top, **how)
     if threshold is not None:
-        return edges_above(scores, threshold, absolute=absolute)
+        return edges_above(scores, threshold, **how)
     if greedy is not None:
         return greedy_edges(scores, greedy, absolute=absolute)
-    if faithfulness is None and scores.decided is not None:
+    if faithfulness is None and scores.decided is not None and not parts:
         return decided_edges(scores)
     if model is None or (task is None and pairs is None):
         raise OptionError(
@@ -151,36 +149,26 @@ def select(
     pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
     target = FAITHFULNESS if faithfulness is None else faithfulness
     resolved = metric_of(metric, scores.provenance)
-    return smallest_faithful(model, pairs, scores, resolved, target, absolute=absolute, batch_size=batch_size)
+    return smallest_faithful(model, pairs, scores, resolved, target, batch_size=batch_size, **how)
 
 
-def _select_positional(
+def _sets_with_layout(
     scores: EdgeScores,
     model: Transformer | None,
     task: Task | str | None,
-    rules: Mapping[str, Any],
-    absolute: bool,
-    metric: MetricLike | None,
     pairs: TokenPairs | Sequence[TokenPairs] | None,
-    batch_size: int | None,
-) -> PositionalCircuit:
-    """:func:`select` of (part, edge)."""
-    if rules["greedy"] is not None:
+    greedy: int | None,
+) -> tuple[Sequence[TokenPairs], Layout]:
+    """The sets of prompts to choose a circuit of (part, edge) on, and how the parts lie in them."""
+    if greedy is not None:
         raise OptionError(
-            "greedy= grows circuits without parts; choose a positional one by faithfulness=, top= or threshold="
+            "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
         )
     if model is None or (task is None and pairs is None):
-        raise OptionError("a positional circuit depends on how the parts of prompts lie: give model and task")
+        raise OptionError("a circuit with parts depends on how the parts of prompts lie: give model and task")
     pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
     sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    if rules["top"] is not None or rules["threshold"] is not None:
-        layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
-        if rules["top"] is not None:
-            return positional_top(scores, layout, rules["top"], absolute=absolute)
-        return positional_above(scores, layout, rules["threshold"], absolute=absolute)
-    target = FAITHFULNESS if rules["faithfulness"] is None else rules["faithfulness"]
-    resolved = metric_of(metric, scores.provenance)
-    return smallest_faithful_positional(model, sets, scores, resolved, target, absolute=absolute, batch_size=batch_size)
+    return sets, layout_of(scores, sets, model.tokenizer, model.config.causal)
 
 
 def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str | None) -> list[TokenPairs]:
@@ -199,7 +187,7 @@ def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
     return as_metric(metric or provenance.metric)
 
 
-def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> None:
+def require_fit(circuit: Circuit, model: Transformer) -> None:
     """Refuse a circuit of another graph than the model's.
 
     Raises:
@@ -220,7 +208,7 @@ def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> Non
 def evaluate(
     model: Transformer,
     task: Task | str,
-    circuit: Circuit | PositionalCircuit,
+    circuit: Circuit,
     *,
     split: str = "held-out",
     metric: MetricLike | None = None,
@@ -261,7 +249,7 @@ def evaluate(
 
 
 def render(
-    circuit: Circuit | PositionalCircuit,
+    circuit: Circuit,
     path: str | Path,
     *,
     evaluation: Evaluation | Mapping[str, Any] | None = None,

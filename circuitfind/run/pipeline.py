@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind import rendering
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
 from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
@@ -35,9 +34,10 @@ from circuitfind.evaluation import (
     Evaluation,
     clean_accuracy,
     head_roles,
-    positional_verdict,
     verdict,
 )
+from circuitfind.formats.run_folder import CIRCUITS
+from circuitfind.graph import prunes_from_input
 from circuitfind.run import calls
 from circuitfind.run.config import POSITIONAL, refuse_early
 from circuitfind.run.config import RunConfig as RunConfig
@@ -56,16 +56,9 @@ MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Found:
-    """A circuit of (part of the prompt, edge), and what was measured of it."""
-
-    circuit: PositionalCircuit
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and what is in it; ``positional`` where scores are kept apart by parts of prompts."""
+    """A finished run: its folder and what is in it; ``by_part`` is the circuit of (part, edge), and what
+    was measured of it, where scores are kept apart by parts of prompts."""
 
     folder: Path
     config: RunConfig
@@ -74,7 +67,7 @@ class Run:
     evaluation: Evaluation
     sentences: list[str]
     seconds: Mapping[str, float]
-    positional: Found | None = None
+    by_part: tuple[Circuit, Evaluation] | None = None
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -121,18 +114,18 @@ def run(
         circuit: Circuit = _select(scores, model, task, config)
     with _timed(seconds, "evaluate"):
         evaluation = _evaluate(circuit, model, task, config, held_out)
-    found = _positional(scores, model, task, config, held_out, seconds) if config.parts in POSITIONAL else None
+    by_part = _by_part(scores, model, task, config, held_out, seconds) if config.parts in POSITIONAL else None
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
-    sentences += positional_verdict(found.circuit, found.evaluation, circuit.n_edges) if found else []
+    sentences += verdict(*by_part, without_parts=circuit.n_edges) if by_part else []
     with _timed(seconds, "draw"):
         _write_results(folder, circuit, evaluation, task, sentences)
-        if found:
-            _write_positional(folder, found, task)
+        if by_part:
+            _write_circuit(folder, "positional", *by_part, task)
     write_tables(folder.partial, scores.decisions)
     if scores.chosen is not None:
         _write_tree(folder.partial, circuit, model, train)
@@ -140,7 +133,7 @@ def run(
         calls.write_pairs(task.fixed, folder.partial / "pairs.jsonl")
     folder.write_json("versions.json", {**versions(model), "seconds": seconds})
     folder.finish()
-    return Run(folder.out, config, scores, circuit, evaluation, sentences, seconds, found)
+    return Run(folder.out, config, scores, circuit, evaluation, sentences, seconds, by_part)
 
 
 def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Task) -> dict[str, Any]:
@@ -182,37 +175,35 @@ def _pairs(model: Transformer, task: Task, config: RunConfig, split: str) -> Tok
     return calls.tokenized_pairs(model, task, split=split, n=n, seed=config.seed, **config.task_options)
 
 
-def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig, positional: bool = False) -> Any:
+def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig, parts: bool = False) -> Circuit:
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     name = "faithfulness" if config.rule == "default" else config.rule
     own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
     return calls.select(
-        scores, model, task, absolute=config.absolute, batch_size=config.batch_size, positional=positional, **rule
+        scores, model, task, absolute=config.absolute, batch_size=config.batch_size, parts=parts, **rule
     )
 
 
-def _evaluate(
-    circuit: Circuit | PositionalCircuit, model: Transformer, task: Task, config: RunConfig, held_out: TokenPairs
-) -> Evaluation:
+def _evaluate(circuit: Circuit, model: Transformer, task: Task, config: RunConfig, held_out: TokenPairs) -> Evaluation:
     return calls.evaluate(
         model, task, circuit, n_random=config.n_random, seed=config.seed, batch_size=config.batch_size, pairs=held_out
     )
 
 
-def _positional(
+def _by_part(
     scores: EdgeScores,
     model: Transformer,
     task: Task,
     config: RunConfig,
     held_out: TokenPairs,
     seconds: dict[str, float],
-) -> Found:
+) -> tuple[Circuit, Evaluation]:
     """The circuit of (part, edge) by the run's rule, measured."""
     with _timed(seconds, "select by part"):
-        circuit: PositionalCircuit = _select(scores, model, task, config, positional=True)
+        circuit = _select(scores, model, task, config, parts=True)
     with _timed(seconds, "evaluate by part"):
-        return Found(circuit, _evaluate(circuit, model, task, config, held_out))
+        return circuit, _evaluate(circuit, model, task, config, held_out)
 
 
 def _discover(
@@ -242,23 +233,18 @@ def _write_results(
     folder: RunFolder, circuit: Circuit, evaluation: Evaluation, task: Task, sentences: list[str]
 ) -> None:
     place = folder.partial
-    circuit.save(place / "circuit.json")
     circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
-    folder.write_json("evaluation.json", evaluation.to_json())
     (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    _draw(circuit, evaluation, task, place / "circuit")
+    _write_circuit(folder, "circuit", circuit, evaluation, task)
 
 
-def _write_positional(folder: RunFolder, found: Found, task: Task) -> None:
-    found.circuit.save(folder.partial / "positional.json")
-    folder.write_json("positional_evaluation.json", found.evaluation.to_json())
-    _draw(found.circuit, found.evaluation, task, folder.partial / "positional")
-
-
-def _draw(circuit: Circuit | PositionalCircuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
+def _write_circuit(folder: RunFolder, stem: str, circuit: Circuit, evaluation: Evaluation, task: Task) -> None:
+    """A circuit, what was measured of it, and its pictures."""
+    circuit.save(folder.partial / f"{stem}.json")
+    folder.write_json(CIRCUITS[f"{stem}.json"], evaluation.to_json())
     picture = rendering.circuit_dot(circuit, evaluation.to_json(), task)
     for suffix in (".dot", ".svg", ".png"):
-        rendering.render(picture, stem.with_suffix(suffix))
+        rendering.render(picture, folder.partial / f"{stem}{suffix}")
 
 
 def _about_table(circuit: Circuit) -> list[str]:
@@ -275,7 +261,7 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     sentences = [line for log in scores.decisions for line in log.summary()]
     chosen = circuit.selection
     dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
-    if dropped and circuit.provenance.ablation == "corrupted":
+    if dropped and prunes_from_input(circuit.provenance.ablation):
         edges, were, carry = ("edges are", "were", "they carry") if dropped > 1 else ("edge is", "was", "it carries")
         sentences.append(
             f"{dropped:,} kept {edges} on no path from the input and {were} pruned: under corrupted ablation {carry} nothing."
