@@ -58,7 +58,7 @@ def decided(tmp_path_factory):
     """A finished run folder of an algorithm that decides edge by edge."""
     from runs import run as make
 
-    config = {"task": "induction", "algorithm": "acdc", "n": 6, "n_held_out": 3, "n_random": 0}
+    config = {"task": "induction", "model": "induction-2l", "algorithm": "acdc", "n": 6, "n_held_out": 3, "n_random": 0}
     return make(config, tmp_path_factory.mktemp("cli") / "decided").folder
 
 

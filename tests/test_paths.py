@@ -548,7 +548,14 @@ def test_a_tree_of_groups_lists_a_shared_port_once():
 def test_a_run_of_path_patching_has_its_tree(tmp_path, induction):
     from runs import run
 
-    config = {"task": "induction", "algorithm": "path-patching", "n": 32, "n_held_out": 8, "n_random": 1}
+    config = {
+        "task": "induction",
+        "model": "induction-2l",
+        "algorithm": "path-patching",
+        "n": 32,
+        "n_held_out": 8,
+        "n_random": 1,
+    }
     done = run(dict(config, options={"share": 0.05}), tmp_path / "run")
     text = (tmp_path / "run" / "tree.txt").read_text(encoding="utf-8")
     assert (done.circuit.kept == induction.circuit.kept).all()

@@ -20,7 +20,15 @@ from circuitfind.scores.decision_table import COLUMNS, Row, edges_called, read_t
 from circuitfind.scores.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
 from circuitfind.task.write_pairs import write_pairs
 
-CONFIG = {"task": "induction", "algorithm": "acdc", "n": 6, "n_held_out": 3, "n_random": 0, "seed": 2}
+CONFIG = {
+    "task": "induction",
+    "model": "induction-2l",
+    "algorithm": "acdc",
+    "n": 6,
+    "n_held_out": 3,
+    "n_random": 0,
+    "seed": 2,
+}
 CONFIG |= {"options": {"threshold": 0.03}}
 RUNS = {
     "corrupted": {},
@@ -126,7 +134,7 @@ def test_pairs_of_ones_own_are_read_from_the_run_folder(tmp_path):
     """Fewer than the file has, in an order that its name decides."""
     data = tmp_path / "mine.csv"
     write_pairs(cf.TASKS["induction"].pairs(12), data)
-    folder = run(dict(CONFIG, task=str(data), n_prompts=5), tmp_path / "out").folder
+    folder = run(dict(CONFIG, task=str(data), n=5), tmp_path / "out").folder
     data.unlink()
     (replay,) = replay_decisions(folder, steps=10)
     assert replay.passed

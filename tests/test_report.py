@@ -118,7 +118,7 @@ def test_the_configuration_is_resolved_and_the_versions_are_named(finished):
     assert config["model"] == "tasks-4l"
     assert config["circuitfind"] == cf.__version__
     assert config["algorithm"] == "eap-ig-inputs"
-    setting, rest = setting_of(CONFIG), config_of(CONFIG).resolved(setting_of(CONFIG))
+    setting, rest = setting_of(CONFIG), config_of(CONFIG).resolved(setting_of(CONFIG))[0]
     assert config == {**setting.to_json(), **asdict(rest), "circuitfind": cf.__version__}
     assert {"n_prompts": 8, "n_held_out": 6, "batch_size": 4}.items() <= config.items()
     versions = json.loads((finished.folder / "versions.json").read_text())
@@ -244,16 +244,16 @@ def test_the_caption_says_when_sizes_were_decided_about(decided):
 
 def test_the_estimate_of_a_search_holds_all_prompts_at_once():
     model = cf.load_model("induction-2l")
-    pairs = cf.Setting("induction", model, n=64).train
+    setting = cf.Setting("induction", model, n=64)
 
     def megabytes(algorithm, size):
-        line = estimate(model, pairs, algorithm, {}, size)
+        line = estimate(setting.but(batch_size=size), algorithm, cf.ALGORITHMS[algorithm].options)
         return float(re.search(r"([\d,]+) MB above the model", line)[1].replace(",", ""))
 
     assert megabytes("acdc", 8) > 0.5 * megabytes("acdc", 64)  # batches of similar length are less padded
     assert megabytes("eap", 8) < 0.2 * megabytes("eap", 64)
     c, graph = model.config, model.graph
-    tokens = sum(batch.clean.numel() for batch in make_batches(model, pairs, 8))
+    tokens = sum(batch.clean.numel() for batch in make_batches(model, setting.train, 8))
     vectors = 2 * graph.n_senders + len(graph.blocks) + graph.n_layers * 3 * graph.n_heads + 1
     numbers = tokens * (vectors * c.d_model + 3 * graph.n_layers * graph.n_heads * c.d_head)
     assert megabytes("acdc", 8) == round(4 * numbers / 2**20)
@@ -474,7 +474,14 @@ def test_the_key_of_a_run_is_made_of_what_decides_its_scores(tmp_path):
 
 @pytest.mark.parametrize(("rule", "value"), [("top", 20), ("faithfulness", 0.5)])
 def test_an_algorithm_that_searches_for_a_size_is_told_it_before_it_begins(tmp_path, rule, value):
-    config = {"task": "induction", "algorithm": "refine", "n": 16, "n_held_out": 8, "n_random": 1}
+    config = {
+        "task": "induction",
+        "model": "induction-2l",
+        "algorithm": "refine",
+        "n": 16,
+        "n_held_out": 8,
+        "n_random": 1,
+    }
     config |= {"rule": rule, "value": value}
     found = run(config, tmp_path / "out")
     name = {"top": "edges", "faithfulness": "faithfulness"}[rule]

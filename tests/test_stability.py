@@ -329,6 +329,6 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(UnknownNameError, match="unknown setting 'metrics'"):
         cf.sensitivity(model, "induction", {"one": {}, "two": {"metrics": "kl"}}, edges=5)
     with pytest.raises(OptionError, match="eap-ig-inputs is not defined for 'zero'"):
-        cf.sensitivity(model, "induction", {"one": {}, "two": {"ablation": "zero"}}, edges=5)
+        cf.sensitivity(model, "induction", {"one": {}, "two": {"ablation": "zero"}}, edges=5, algorithm="eap-ig-inputs")
     with pytest.raises(OptionError, match="cannot keep 9999 edges"):
         cf.sensitivity(model, "induction", {"one": {}, "two": {"seed": 1}}, edges=9999)

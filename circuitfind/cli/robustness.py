@@ -130,8 +130,9 @@ def _by_prompt(
     if Path(task).is_dir():
         scores, circuit = EdgeScores.load(Path(task) / "scores.safetensors"), open_run(Path(task))[0]
         return scores, circuit if edges is None else smallest_prefix(scores, edges, absolute=not signed)
-    config = RunConfig(algorithm, options=read_settings(option, "--option"), parts="prompt").resolved(setting)
-    scores = calls.discover(setting, algorithm=config.algorithm, parts=config.parts, **config.all_options)
+    config = RunConfig(algorithm, options=read_settings(option, "--option"), parts="prompt")
+    config, options = config.resolved(setting)
+    scores = calls.discover(setting, algorithm=config.algorithm, parts="prompt", **options)
     if edges is not None:
         return scores, smallest_prefix(scores, edges, absolute=not signed)
     return scores, calls.select(scores, setting, absolute=not signed)

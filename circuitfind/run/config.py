@@ -43,8 +43,8 @@ class RunConfig:
     anyway: bool = False
     workers: int = 0
 
-    def resolved(self, setting: Setting) -> RunConfig:
-        """The same with its algorithm named, if nothing of it is wrong whatever the model.
+    def resolved(self, setting: Setting) -> tuple[RunConfig, dict[str, Any]]:
+        """The same with its algorithm named, and all options of that, if nothing of it is wrong whatever the model.
 
         Raises:
             OptionError, UnknownNameError: the message says what is allowed.
@@ -52,22 +52,17 @@ class RunConfig:
         ablation = setting.ablation or ABLATION
         named = replace(self, algorithm=self.algorithm or default_algorithm(ablation))
         algorithm = ALGORITHMS[named.algorithm or ""]
-        algorithm.resolve(named.all_options)
+        told = algorithm.rules.get(self.rule)  # where the algorithm can be told the rule's number before it begins
+        options = algorithm.resolve({told: self.value} | dict(self.options) if told else self.options)
         algorithm.refuse(ablation, self.parts)
         check_workers(algorithm, self.workers)
         named._refuse_numbers()
-        return named
+        return named, options
 
     @property
     def decided(self) -> bool:
         """Whether the algorithm's own circuit is wanted, where it has one: by default, or since it was told the rule."""
         return self.rule == "default" or self.rule in ALGORITHMS[self.algorithm or ""].rules
-
-    @property
-    def all_options(self) -> dict[str, Any]:
-        """The algorithm's options, with the rule's number for one that can be told before it begins."""
-        name = ALGORITHMS[self.algorithm or ""].rules.get(self.rule)
-        return dict(self.options) | ({name: self.value} if name and name not in self.options else {})
 
     def _refuse_numbers(self) -> None:
         if self.n_random < 0:

@@ -82,10 +82,11 @@ class Run:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A run that has begun: what it is asked for, where it is written, and the seconds of every stage."""
+    """A run that has begun: what it is asked for, the algorithm's options, its folder, and the seconds of every stage."""
 
     setting: Setting
     config: RunConfig
+    options: Mapping[str, Any]
     folder: RunFolder
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -131,7 +132,7 @@ def default_folder(task: str, model: str, algorithm: str) -> Path:
 
 def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, say: Callable[[str], None]) -> _Begun:
     """Model, prompts and folder, or a refusal: first what needs no model, then what needs no prompts, then the rest."""
-    config = config.resolved(setting)
+    config, options = config.resolved(setting)
     setting.refuse_early()
     folder = RunFolder(out, force=force) if out is not None else None
     seconds: dict[str, float] = {}
@@ -146,9 +147,9 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
-    if folder.begin(_resolved_values(setting, config), _decisive(setting, config)):
+    if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
-    return _Begun(setting, config, folder, say, seconds)
+    return _Begun(setting, config, options, folder, say, seconds)
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
@@ -157,11 +158,11 @@ def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
     return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
 
 
-def _decisive(setting: Setting, config: RunConfig) -> dict[str, Any]:
+def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that decides the scores."""
     own, train = setting.to_json(), setting.train
     settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
-    settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": config.all_options}
+    settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": options}
     metric = setting.measure()
     settings |= {"metric": metric.name, "metric_source": metric.source_json}
     if config.parts == "span" and train.text is not None:
@@ -201,9 +202,8 @@ def _discover(begun: _Begun) -> EdgeScores:
     with _timed(begun.seconds, "discover"):
         try:
             if (scores := folder.stored_scores()) is None:
-                cost = (config.algorithm or "", config.all_options, setting.batch_size)
-                begun.say(estimate(setting.transformer, setting.train, *cost))
-                how = {"parts": config.parts, "workers": config.workers, **config.all_options}
+                begun.say(estimate(setting, config.algorithm or "", begun.options))
+                how = {"parts": config.parts, "workers": config.workers, **begun.options}
                 checkpoint = folder.checkpoint()
                 scores = calls.discover(setting, algorithm=config.algorithm, checkpoint=checkpoint, **how)
         except CircuitfindError:

@@ -44,10 +44,10 @@ def is_name(spec: TaskLike) -> bool:
     return isinstance(spec, str) and (spec in TASKS or not (Path(spec).suffix or Path(spec).exists()))
 
 
-def model_of(spec: TaskLike) -> str:
-    """The shipped model that a task is for; one's own pairs are for ``tasks-4l``."""
+def is_whole(spec: TaskLike) -> bool:
+    """Whether a task says everything itself, its model too; pairs do not, and are read as some model reads them."""
     own = isinstance(spec, str | Path) and Path(spec).suffix == ".py"
-    return load_task(spec).model if own or is_name(spec) or isinstance(spec, Task) else Task.model
+    return own or is_name(spec) or isinstance(spec, Task)
 
 
 def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:

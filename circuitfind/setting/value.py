@@ -15,7 +15,7 @@ from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import memory_limit
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
-from circuitfind.setting.naming import TaskLike, is_name, load_task, model_of, tokenized_pairs
+from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
@@ -91,7 +91,7 @@ class Setting:
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).exists()):
-            load_task(self.task)
+            _ = self.behaviour if is_whole(self.task) else load_task(self.task)
 
     def but(self, **changes: Any) -> Setting:
         """The same setting with some changes; what is loaded already stays loaded where it is the same."""
@@ -134,8 +134,10 @@ class Setting:
 
     @property
     def model_spec(self) -> Any:
-        """What names the model: as given, or the one that the task is for."""
-        return model_of(self.task) if self.model is None else self.model
+        """What names the model: as given, or the one that the task is for; one's own pairs are for ``tasks-4l``."""
+        if self.model is not None:
+            return self.model
+        return self.behaviour.model if is_whole(self.task) else Task.model
 
     @property
     def transformer(self) -> Transformer:
@@ -158,10 +160,12 @@ class Setting:
     @property
     def behaviour(self) -> Task:
         """The task."""
-        name = self.metric if isinstance(self.metric, str) else None
-        if is_name(self.task) or isinstance(self.task, Task):
-            return load_task(self.task)
-        return self._once(("task", name), lambda: load_task(self.task, model=self.transformer, metric=name))
+        metric = self.metric if isinstance(self.metric, str) else None
+
+        def load() -> Task:
+            return load_task(self.task, model=None if is_whole(self.task) else self.transformer, metric=metric)
+
+        return self._once(("task", metric), load)
 
     def measure(self, otherwise: MetricLike | None = None) -> Metric:
         """The metric that was asked for, or else ``otherwise``, or else the task's."""
