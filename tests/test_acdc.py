@@ -22,7 +22,7 @@ from circuitfind import progress
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import NumericalError, OptionError
-from circuitfind.execution.recompute.cuts import Page, close_calls
+from circuitfind.execution.recompute.cuts import LogBook, Page, close_calls
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
@@ -319,6 +319,15 @@ def test_fragile_and_contested_decisions_are_counted():
     assert "1 of 4 tests are fragile" in words
     assert "2 edges from heads were cut at more than half the threshold" in words
     assert candidates.sender[0] != WHOLE_PORT
+
+
+@pytest.mark.parametrize(
+    "search", [lambda page: list(page.visits()), lambda page: page.write([(0, 0, 0, TESTED)])], ids=["reads", "writes"]
+)
+def test_a_page_refuses_a_search_that_leaves_edges_undecided(search):
+    candidates = visiting_order(ComputationGraph(1, 3, has_mlp=False), HIGH, True, False)
+    with pytest.raises(AssertionError, match="ended with edges undecided"):
+        LogBook(candidates, [0.1], False, Checkpoint()).fill(search)
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from conftest import SHAPES, random_pairs, small_config, small_model
 from circuitfind.circuit import prune
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.search.refinement import Refinement
+from circuitfind.discovery.search.refinement_notes import MeasuredCircuit, Standing
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
@@ -541,6 +542,16 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(edge
     assert (resumed.chosen == expected.chosen).all()
     assert (resumed.values == expected.values).all()
     assert not list(tmp_path.iterdir())
+
+
+def test_where_a_search_stands_is_read_as_it_was_written():
+    one, two = (MeasuredCircuit(np.array(kept, bool), loss) for kept, loss in (([1, 0, 1], -0.5), ([0, 1, 1], 2.25)))
+    assert (one.n, two.n) == (2, 2)
+    back = Standing.from_rows(Standing(one, two, 10**12 + 1, 3).to_rows())
+    assert (back.operations, back.proposal) == (10**12 + 1, 3)
+    for found, expected in ((back.best, one), (back.current, two)):
+        assert (found.kept == expected.kept).all()
+        assert found.loss == expected.loss
 
 
 def test_all_prompts_and_some_of_them_have_one_size_of_micro_batches(monkeypatch):

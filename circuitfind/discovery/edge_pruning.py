@@ -90,9 +90,7 @@ def edge_pruning(
     gates = Gates(graph, nodes=nodes)
     n = len(gates)
     state = torch.zeros(3, n + 2, dtype=torch.float64)
-    state[0, :n] = start + SPREAD * torch.from_numpy(np.random.default_rng(problem.seed).standard_normal(n))
-    if warm_start:
-        state[0, : graph.n_edges] += _warmth(problem, warm_start)
+    state[0, :n] = _first_log_alphas(problem, n, start, warm_start)
     loss = MaskLoss(problem, gates, group=batch)
     schedule = Schedule(gates, state, wanted, steps, learning_rate, multiplier)
     with torch.no_grad():
@@ -100,6 +98,14 @@ def edge_pruning(
     opened = share_open(state[0, :n])
     values, of_nodes = gates.combined(opened).numpy(), gates.of_nodes(opened).numpy() if nodes else None
     return problem.scores(values, chosen=circuit_of(graph, values, wanted), nodes=of_nodes)
+
+
+def _first_log_alphas(problem: Problem, n: int, mean: float, warm_start: str) -> Tensor:
+    """Log-alphas at the start, (n,): drawn around a mean, and moved by the ranking of another algorithm where one is named."""
+    found = mean + SPREAD * torch.from_numpy(np.random.default_rng(problem.seed).standard_normal(n))
+    if warm_start:
+        found[: problem.graph.n_edges] += _warmth(problem, warm_start)
+    return found
 
 
 def _warmth(problem: Problem, name: str) -> Tensor:

@@ -54,7 +54,9 @@ class LogBook:
         n = max(1, len(self.candidates))
         try:
             for number in range(self._done // n, len(self.thresholds)):
-                search(Page(self, number, self._done % n))
+                page = Page(self, number, self._done % n)
+                search(page)
+                assert page.is_full, "a search ended with edges undecided"
                 self.note((number + 1) * len(self.candidates))
         except BaseException:
             if self._done:
@@ -90,6 +92,11 @@ class Page:
         self._earlier = float(self._values[done - 1, SECONDS]) if done else 0.0
         self._begun = time.monotonic()
         self._tests = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether everything is decided."""
+        return self._done == len(self._candidates)
 
     def visits(self) -> Iterator[tuple[list[int], list[int], Values]]:
         """Receivers in order, each with its senders and the decisions that are known already. All others must be written
