@@ -139,7 +139,7 @@ def dense_seconds(problem: Problem) -> float:
     with torch.inference_mode():
         (batch,) = make_batches(model, problem.pairs, len(problem.pairs))
         batch = with_clean_logits(model, batch, (KL,))
-        ablated = prepare_ablation(problem.ablation, model, [batch]).values(batch)
+        ablated = prepare_ablation(problem.ablation, model, [batch]).writes(batch)
         mask = torch.ones(1, model.graph.n_edges)
 
         def once() -> float:

@@ -141,7 +141,7 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
 
 def masked_logits(model, masks, ablation, seed):
     (batch,) = make_batches(model, random_pairs(model, 3, seed), 3)
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     return run_masked(model, batch.clean, outputs, torch.from_numpy(np.stack(masks)), batch.answer)
 
 

@@ -129,7 +129,7 @@ def test_tiles_of_writes_are_the_writes():
     model = small_model()
     pairs = random_pairs(model)
     writes = Writes.run(model, torch.from_numpy(pairs.clean))
-    whole = writes.dense()
+    whole = writes.dense
     for prompts, positions in tiles(writes.entry.shape[:2], 4):
         torch.testing.assert_close(writes.tile(prompts, positions), whole[:, prompts, positions])
 

@@ -43,7 +43,7 @@ class Dense:
         self.batch = with_clean_logits(problem.model, batch, (problem.metric,))
         means = problem.means
         ablation = prepare_ablation(problem.ablation, problem.model, [batch])
-        self.ablated = (ablation if means is None else replace(ablation, means=means)).values(batch)
+        self.ablated = (ablation if means is None else replace(ablation, means=means)).writes(batch)
         self.problem = problem
 
     def losses(self, masks: np.ndarray) -> np.ndarray:

@@ -175,10 +175,10 @@ def test_the_writes_of_a_run(model, batch, blocks):
 
 def test_the_runs_in_the_streams_own_space(model, batch, blocks):
     ablated = prepare_ablation("corrupted", model, [batch])
-    clean = CleanRun.of(model, batch, ablated.values(batch))
+    clean = CleanRun.of(model, batch, ablated.writes(batch))
     state = State(model, batch, ablated.writes(batch), Room())
     close(clean.streams, [at.stream for at in blocks])
-    close(clean.writes, Writes.run(model, batch.clean).dense())
+    close(clean.writes, Writes.run(model, batch.clean).dense)
     close(clean.writes, sender_outputs(model, batch.clean))
     close(state.delta, clean.delta)
     for at, ports, held in zip(of_kind(blocks, "attention"), clean.ports, state.ports, strict=True):
@@ -208,7 +208,7 @@ def test_the_pass_of_attribution_from_any_block_on(model, batch, blocks, recompu
 def test_the_source_run_of_training_and_its_gradients(model, batch, blocks):
     run = source_run(model, batch.clean)
     close(run.streams, tuple(at.stream for at in blocks))
-    close(run.writes, sender_outputs(model, batch.clean))
+    close(run.dense, sender_outputs(model, batch.clean))
     trained = type(model)(model.config, model.weights)
     for name, tensor in trained.weights.items():
         trained.weights[name] = tensor.clone().requires_grad_()

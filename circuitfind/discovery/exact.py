@@ -29,7 +29,7 @@ def exact(problem: Problem) -> EdgeScores:
     def clean_run(number: int) -> tuple[Batch, CleanRun]:
         if not current or current[0][0] != number:
             batch = problem.complete(batches[number])
-            current[:] = [(number, batch, CleanRun.of(model, batch, ablation.values(batch)))]
+            current[:] = [(number, batch, CleanRun.of(model, batch, ablation.writes(batch)))]
         return current[0][1:]
 
     def contribute(step: tuple[int, int, int]) -> Contribution:

@@ -16,7 +16,7 @@ from torch import Tensor
 from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_incorrect, with_clean_logits
-from circuitfind.execution.masks.sparse import AblatedRun, run_circuit
+from circuitfind.execution.masks.sparse import run_circuit
 from circuitfind.progress import track
 from circuitfind.task import Spans, TokenPairs
 from circuitfind.task.metrics import Metric
@@ -78,7 +78,7 @@ def _measure(
     """All circuits on one micro-batch, into ``values``."""
     parts = None if spans is None else parts_of(spans, batch)
     batch = with_clean_logits(model, batch, tuple(metrics))
-    constants = AblatedRun.of(ablation.writes(batch))
+    constants = ablation.writes(batch)
     for number in track(range(len(masks)), "running circuits"):
         pruning = ablation.prunes_from_input
         logits = run_circuit(model, batch, constants, masks[number], prune_from_input=pruning, parts=parts)

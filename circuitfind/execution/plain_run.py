@@ -27,14 +27,12 @@ class PlainRun:
 
     Attributes:
         model: which model ran.
-        writes: what every sender wrote.
-        streams: the stream at every block of the graph, (prompts, positions, d_model) each.
+        writes: what every sender wrote, and the streams.
         keys, values: the keys and values of every layer as projected, (nodes or shared heads, prompts, positions, width) each.
     """
 
     model: Transformer
     writes: Writes
-    streams: list[Tensor]
     keys: list[Tensor]
     values: list[Tensor]
     _hidden: dict[int, Tensor] = field(default_factory=dict)
@@ -42,10 +40,10 @@ class PlainRun:
     @classmethod
     def of(cls, model: Transformer, tokens: Tensor) -> PlainRun:
         """Run ``tokens`` (prompts, positions)."""
-        run = cls(model, Writes(model, model.embed(tokens)), [], [], [])
+        run = cls(model, Writes(model, model.embed(tokens)), [], [])
         for at in walk(model, run.writes.entry):
             run.writes.collect(at)
-            run.streams.append(at.stream)
+            run.writes.recorded.append(at.stream)
             if at.block.kind == "attention":
                 run.keys.append(at.ports[1])
                 run.values.append(at.ports[2])
@@ -58,7 +56,7 @@ class PlainRun:
             reads = next(
                 b for b, block in enumerate(self.model.graph.blocks) if (block.kind, block.layer) == ("mlp", layer)
             )
-            self._hidden[layer] = hidden_values(self.model, layer, self.streams[reads])
+            self._hidden[layer] = hidden_values(self.model, layer, self.writes.streams[reads])
         return self._hidden[layer]
 
 
@@ -68,12 +66,10 @@ class AblatedValues:
 
     Attributes:
         writes: of all senders, the same for all prompts.
-        streams: the stream made of them, at every block, with the attention output biases.
         means: of the hidden values of some MLPs, by layer, (1, positions or 1, d_mlp); those of the others are not known.
     """
 
     writes: Writes
-    streams: Sequence[Tensor]
     means: dict[int, Tensor]
 
     def hidden(self, layer: int) -> Tensor:
@@ -93,8 +89,7 @@ def donor_of(ablation: Ablation, batch: Batch, means: dict[int, Tensor]) -> Dono
     """
     if ablation.name == "corrupted":
         return PlainRun.of(ablation.model, batch.corrupted)
-    writes = ablation.writes(batch)
-    return AblatedValues(writes, tuple(writes.streams()), {layer: _cut(mean, batch) for layer, mean in means.items()})
+    return AblatedValues(ablation.writes(batch), {layer: _cut(mean, batch) for layer, mean in means.items()})
 
 
 def _cut(mean: Tensor, batch: Batch) -> Tensor:

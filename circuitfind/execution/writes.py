@@ -1,4 +1,4 @@
-"""What every sender writes in one run, with heads kept in head space.
+"""What every sender writes in one run, with heads kept in head space: what a run leaves behind, and what cut edges carry.
 
 A head's write is linear in its mixed values (``d_head`` numbers against ``d_model``), so these are stored, and writes
 are made of them when they are needed: for one sender, for a tile of prompts and positions, or summed into streams. Where
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from circuitfind.transformer import AtBlock, Transformer, base_streams, walk
 
 @dataclass(frozen=True)
 class Writes:
-    """Outputs of all senders on some prompts, or what stands for them under an ablation.
+    """Outputs of all senders on some prompts, or what stands for them under an ablation: what cut edges carry.
 
     Attributes:
         model: whose senders.
@@ -29,6 +30,7 @@ class Writes:
         mlps: what every MLP writes, (prompts, positions, d_model) each.
         constant: where given, it stands for all of the above: (senders, 1 or prompts, 1 or positions, d_model).
         less: where given, it is taken from all of the above; of the shape of ``constant``.
+        recorded: the streams of the run, where it kept them.
     """
 
     model: Transformer
@@ -37,6 +39,7 @@ class Writes:
     mlps: list[Tensor] = field(default_factory=list)
     constant: Tensor | None = None
     less: Tensor | None = None
+    recorded: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def run(cls, model: Transformer, tokens: Tensor) -> Writes:
@@ -77,11 +80,16 @@ class Writes:
         z = self.mixed[layer][place]
         return z if self.model.config.post_norm else self.model.write_node(layer, place, z)
 
-    def streams(self) -> Iterator[Tensor]:
-        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each.
+    @cached_property
+    def streams(self) -> tuple[Tensor, ...]:
+        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each; kept once made.
 
         The attention output biases stay in it whatever is cut.
         """
+        return tuple(self.recorded or self.streams_in_turn())
+
+    def streams_in_turn(self) -> Iterator[Tensor]:
+        """The same one after the other, not kept."""
         if self.constant is not None:
             yield from base_streams(self.model, self.constant, self.entry)
             return
@@ -98,7 +106,7 @@ class Writes:
 
     def first_reader(self, senders: slice) -> tuple[Block, Tensor]:
         """The first block that reads a sublayer, and the stream there, (prompts, positions, d_model)."""
-        for block, stream in zip(self.model.graph.blocks, self.streams(), strict=True):
+        for block, stream in zip(self.model.graph.blocks, self.streams_in_turn(), strict=True):
             if block.n_senders >= senders.stop:
                 return block, stream
         raise ValueError(f"no block reads senders {senders.start} to {senders.stop - 1}")
@@ -140,8 +148,9 @@ class Writes:
             z = self.mixed[layer][:, prompts, positions]
             torch.matmul(z.flatten(1, 2), self.model.output_weights(layer), out=out.flatten(1, 2))
 
+    @cached_property
     def dense(self) -> Tensor:
-        """All of them, broadcastable to (senders, prompts, positions, d_model)."""
+        """All of them, broadcastable to (senders, prompts, positions, d_model); kept once made."""
         return self.tile(slice(None), slice(None)) if self.constant is None else self.constant
 
     def minus(self, other: Writes) -> Writes:

@@ -258,7 +258,7 @@ class PlainCircuit:
         self.problem, self.graph = problem, problem.graph
         self._batches = [problem.complete(batch) for batch in problem.batches()]
         ablation = problem.prepared_ablation(self._batches)
-        self._ablated = [ablation.values(batch) for batch in self._batches]
+        self._ablated = [ablation.writes(batch) for batch in self._batches]
         self.restore()
 
     def restore(self) -> None:

@@ -85,7 +85,8 @@ class MaskLoss:
         order = np.random.Generator(np.random.Philox(key=[problem.seed, 1 << 62])).permutation(len(pairs))
         self._groups = [np.sort(rows) for rows in np.array_split(order, max(1, round(len(pairs) / group)))]
         self._known: dict[bytes, tuple[Batch, Writes]] = {}
-        numbers = pairs.clean.size * (c.n_layers * (c.n_heads * c.d_head + c.d_model) + c.d_model)
+        streams = 1 + len(model.graph.blocks)
+        numbers = pairs.clean.size * (c.n_layers * (c.n_heads * c.d_head + c.d_model) + streams * c.d_model)
         size = (numbers + len(pairs) * c.d_vocab) * model.dtype.itemsize
         self._keeps = size <= SHARE_OF_CACHE * budget(model.device)
 

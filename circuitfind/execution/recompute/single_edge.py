@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
 from circuitfind.transformer.walk import walk_into
@@ -39,7 +40,7 @@ class CleanRun:
     delta: Tensor
 
     @classmethod
-    def of(cls, model: Transformer, batch: Batch, ablated: Tensor) -> CleanRun:
+    def of(cls, model: Transformer, batch: Batch, ablated: Writes) -> CleanRun:
         """Run ``batch`` clean, once."""
         entry = model.embed(batch.clean)
         streams, ports, writes = [], [], entry.new_empty((model.graph.n_senders, *entry.shape))
@@ -47,7 +48,7 @@ class CleanRun:
             streams.append(at.stream)
             if at.block.kind == "attention":
                 ports.append(at.ports)
-        return cls(streams, ports, writes, writes - ablated)
+        return cls(streams, ports, writes, writes - ablated.dense)
 
 
 def single_edge_effects(

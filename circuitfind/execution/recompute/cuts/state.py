@@ -44,10 +44,10 @@ class State:
         self.model, self.batch = model, batch
         graph = model.graph
         entry = model.embed(batch.clean)
-        self.bases = [room.keep(base) for base in writes.streams()]
+        self.bases = [room.keep(base) for base in writes.streams_in_turn()]
         everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *entry.shape)
         constant = writes.constant is not None
-        self.ablated = writes.dense() if constant else writes.tile(*everywhere, out=room.empty(shape, entry))
+        self.ablated = writes.dense if constant else writes.tile(*everywhere, out=room.empty(shape, entry))
         self.delta = room.empty(shape, entry)
         self.ports: list[dict[str, Tensor]] = []
         for at in walk_into(self.delta, model, entry, keep=lambda port: room.keep(model.per_node(port))):
