@@ -4,13 +4,14 @@ from circuitfind.graph.ablations import ABLATIONS, RULES, AblationRule, prunes_f
 from circuitfind.graph.as_networkx import SHARED
 from circuitfind.graph.blocks import Block, Floats, Ints, Longs, Mask, PerEdge
 from circuitfind.graph.computation_graph import ComputationGraph
-from circuitfind.graph.kinds import KINDS, PORTS, NodeKind
+from circuitfind.graph.kinds import KINDS, LETTERS, PORTS, NodeKind
 from circuitfind.graph.names import ARROW, Place, place_of, place_or_none, port_name, split_port
 
 __all__ = [
     "ABLATIONS",
     "ARROW",
     "KINDS",
+    "LETTERS",
     "PORTS",
     "RULES",
     "SHARED",

@@ -24,6 +24,7 @@ class NodeKind:
         ports: what it reads through; one empty port where it reads once.
         look: how it is drawn: ``"bar"``, ``"box"``, or ``"ports"``, a box with a cell for each port.
         label: what is printed on it, with ``{layer}`` and ``{number}``.
+        word: what one is called where several are counted.
         example: a name, for error messages.
     """
 
@@ -33,6 +34,7 @@ class NodeKind:
     ports: tuple[str, ...] = ("",)
     look: str = "box"
     label: str = ""
+    word: str = ""
     example: str = ""
 
     @property
@@ -50,13 +52,19 @@ KINDS = {
     kind.name: kind
     for kind in (
         NodeKind("input", "input", "", ports=(), look="bar", label="input", example="input"),
-        NodeKind("head", "a{layer}.h{number}", "attention", PORTS, "ports", "{layer}.{number}", "a3.h5"),
-        NodeKind("attention", "a{layer}", "attention", PORTS, "ports", "attention {layer}", "a3"),
-        NodeKind("kv", "a{layer}.kv{number}", "attention", PORTS[1:], "ports", "kv {layer}.{number}", "a3.kv1"),
-        NodeKind("mlp", "m{layer}", "mlp", label="MLP {layer}", example="m2"),
-        NodeKind("neuron", "m{layer}.n{number}", "mlp", label="MLP {layer} neuron {number}", example="m3.n17"),
+        NodeKind("head", "a{layer}.h{number}", "attention", PORTS, "ports", "{layer}.{number}", "head", "a3.h5"),
+        NodeKind("attention", "a{layer}", "attention", PORTS, "ports", "attention {layer}", "block", "a3"),
+        NodeKind(
+            "kv", "a{layer}.kv{number}", "attention", PORTS[1:], "ports", "kv {layer}.{number}", "group", "a3.kv1"
+        ),
+        NodeKind("mlp", "m{layer}", "mlp", label="MLP {layer}", word="MLP", example="m2"),
+        NodeKind(
+            "neuron", "m{layer}.n{number}", "mlp", label="MLP {layer} neuron {number}", word="neuron", example="m3.n17"
+        ),
         NodeKind("logits", "logits", "logits", look="bar", label="logits", example="logits"),
     )
 }
 """By name. ``kv`` is no node of its own: the keys and values that the heads of a group share. ``neuron`` is patched by hand and
 not yet a node of the graph."""
+LETTERS = {kind.pattern[0]: kind.block for kind in KINDS.values()}
+"""First letter of the names of nodes, and the block that they read in: all nodes of a block share it."""

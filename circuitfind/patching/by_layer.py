@@ -12,7 +12,7 @@ from circuitfind.statistics import Values
 INPUT, FINAL = "input", "final"
 
 
-def place_of(name: str) -> tuple[str, str] | None:
+def cell_of(name: str) -> tuple[str, str] | None:
     """Row and column of a component, or None for what has no place in such a table (neurons, components patched together)."""
     stream, _, layer = name.partition(".")
     if stream in ("resid_pre", "resid_mid"):
@@ -32,7 +32,7 @@ def by_layer(names: Sequence[str], values: Values) -> tuple[Values, list[str], l
 
     None where a component has no place in such a table.
     """
-    places = [place for name in names if (place := place_of(name))]
+    places = [place for name in names if (place := cell_of(name))]
     if len(places) != len(names):
         return None
     rows, columns = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))
