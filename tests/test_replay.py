@@ -125,7 +125,7 @@ def test_another_precision_may_be_asked_for(made):
 
 def test_the_micro_batches_of_the_replay_do_not_matter(made, monkeypatch):
     monkeypatch.setattr("circuitfind.run.replay.PROMPTS_ON_CPU", 4)
-    assert CONFIG.n_prompts < PROMPTS_ON_CPU
+    assert CONFIG["n"] < PROMPTS_ON_CPU
     (replay,) = replay_decisions(made("mean-positional"), steps=20)
     assert replay.passed
 

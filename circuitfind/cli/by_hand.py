@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import Json, Split, app, print_result
-from circuitfind.cli.settings import Setting, in_setting
+from circuitfind.cli.settings import Setting, setting_options
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_HELD_OUT, N_PATCHED
 
@@ -24,7 +24,7 @@ Direction = Annotated[
 
 
 @app.command("activation-patch")
-@in_setting(task="ioi", prompts=N_PATCHED)
+@setting_options(task="ioi", prompts=N_PATCHED)
 def activation_patch(
     setting: Setting,
     what: Annotated[
@@ -55,7 +55,7 @@ def activation_patch(
 
 
 @app.command()
-@in_setting(prompts=N_HELD_OUT)
+@setting_options(prompts=N_HELD_OUT)
 def ablate(
     setting: Setting,
     nodes: Annotated[
@@ -83,7 +83,7 @@ def ablate(
 
 
 @app.command("path-patch")
-@in_setting()
+@setting_options()
 def path_patch(
     setting: Setting,
     path: Annotated[
@@ -105,7 +105,7 @@ def path_patch(
 
 
 @app.command("path-map")
-@in_setting()
+@setting_options()
 def path_map(
     setting: Setting,
     receiver: Annotated[str, typer.Argument(help="A port 'a8.h6<q>', a head a8.h6, an MLP m3, or logits.")],

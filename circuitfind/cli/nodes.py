@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import Json, app, print_result
-from circuitfind.cli.settings import Setting, in_setting, setting_of_circuit
+from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
 from circuitfind.setting.defaults import N_PATCHED
 
 Threshold = Annotated[float, typer.Option(help="Share of attention below which a head has no role.")]
 
 
 @app.command()
-@in_setting(setting_of_circuit, without=("metric", "ablation"), prompts=N_PATCHED)
+@setting_options(setting_of_circuit, without=("metric", "ablation"), prompts=N_PATCHED)
 def tree(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
@@ -39,7 +39,7 @@ def tree(
 
 
 @app.command("roles")
-@in_setting(without=("metric", "ablation"), prompts=N_PATCHED)
+@setting_options(without=("metric", "ablation"), prompts=N_PATCHED)
 def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = False) -> None:
     """Label heads by what they attend to on a task's prompts."""
     from circuitfind.run import calls

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuitfind.cli.options import AlgorithmOption, Json, Signed, Split, app, print_result, read_settings
-from circuitfind.cli.settings import Setting, in_setting, setting_of_circuit
+from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
 
 if TYPE_CHECKING:
     from circuitfind.circuit import Circuit
@@ -27,7 +27,7 @@ Edges = Annotated[
 
 
 @app.command()
-@in_setting(setting_of_circuit)
+@setting_options(setting_of_circuit)
 def hypotheses(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="A run folder, circuit.json, or an EAP-IG graph JSON.")],
@@ -67,7 +67,7 @@ def hypotheses(
 
 
 @app.command()
-@in_setting()
+@setting_options()
 def stability(
     setting: Setting,
     task: TaskOrRun = "ioi",
@@ -87,7 +87,7 @@ def stability(
 
 
 @app.command()
-@in_setting()
+@setting_options()
 def certify(
     setting: Setting,
     task: TaskOrRun = "ioi",

@@ -1,6 +1,6 @@
 """The options that name a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` that they make.
 
-A command whose first argument is a setting is decorated with :func:`in_setting`, which gives it these options.
+A command whose first argument is a setting is decorated with :func:`setting_options`, which gives it these options.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def setting_of_circuit(
     return setting
 
 
-def in_setting(
+def setting_options(
     options: Callable[..., Any] = setting_named, *, without: Iterable[str] = (), **defaults: Any
 ) -> Callable[[Command], Command]:
     """Give a command the options of a setting beside its own; its first argument is what they make.

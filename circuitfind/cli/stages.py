@@ -19,7 +19,7 @@ from circuitfind.cli.options import (
     print_result,
     read_settings,
 )
-from circuitfind.cli.settings import Setting, in_setting, setting_of_circuit
+from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
 
@@ -37,7 +37,7 @@ def _rule(
 
 
 @app.command()
-@in_setting()
+@setting_options()
 def discover(
     setting: Setting,
     task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
@@ -163,7 +163,7 @@ def _open(
 
 
 @app.command()
-@in_setting(setting_of_circuit)
+@setting_options(setting_of_circuit)
 def evaluate(
     setting_of: Any,
     circuit: Holder,

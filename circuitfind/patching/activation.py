@@ -17,7 +17,7 @@ from circuitfind.errors import OptionError
 from circuitfind.patching.component_effects import ALL, PatchingEffects
 from circuitfind.patching.patched_runs import DENOISING, NOISING, measure_patches
 from circuitfind.patching.sites import Components, patches_of
-from circuitfind.setting.defaults import ABLATION, N_PATCHED
+from circuitfind.setting.defaults import N_PATCHED
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
 from circuitfind.task.spans import KINDS as AXES
@@ -51,7 +51,7 @@ def activation_patch(
         OptionError: a direction, an ablation or a kind of component that is not offered, or parts that the pairs do not have.
         UnknownNameError: a component that the model does not have.
     """
-    check_options(by, direction, setting.ablation or ABLATION)
+    check_options(by, direction, setting.ablated_by)
     patches = patches_of(setting.transformer, what)
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}

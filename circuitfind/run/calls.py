@@ -33,7 +33,7 @@ from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
-from circuitfind.setting.defaults import ABLATION, FAITHFULNESS, N_HELD_OUT, N_RANDOM
+from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
 from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
@@ -64,7 +64,7 @@ def discover(
         workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
             the model is on one; 0 works in this process. The scores do not depend on how many there are.
     """
-    chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablation or ABLATION)], workers)
+    chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablated_by)], workers)
     problem = setting.problem("train", metric=chosen.metric, parts=parts)
     return chosen(replace(problem, checkpoint=checkpoint or Checkpoint()), **options)
 
@@ -206,7 +206,7 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
             setting.prompts(split),
             circuit,
             setting.measure_of(circuit.provenance),
-            ablation=setting.ablation or ABLATION,
+            ablation=setting.ablated_by,
             split=split,
             n_random=n_random,
             seed=setting.seed,

@@ -10,7 +10,7 @@ from typing import Any
 from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
 from circuitfind.run.sharding import check_workers
-from circuitfind.setting.defaults import ABLATION, FAITHFULNESS, N_RANDOM
+from circuitfind.setting.defaults import FAITHFULNESS, N_RANDOM
 from circuitfind.setting.value import Setting
 
 POSITIONAL = ("position", "span")
@@ -49,12 +49,11 @@ class RunConfig:
         Raises:
             OptionError, UnknownNameError: the message says what is allowed.
         """
-        ablation = setting.ablation or ABLATION
-        named = replace(self, algorithm=self.algorithm or default_algorithm(ablation))
+        named = replace(self, algorithm=self.algorithm or default_algorithm(setting.ablated_by))
         algorithm = ALGORITHMS[named.algorithm or ""]
         told = algorithm.rules.get(self.rule)  # where the algorithm can be told the rule's number before it begins
         options = algorithm.resolve({told: self.value} | dict(self.options) if told else self.options)
-        algorithm.refuse(ablation, self.parts)
+        algorithm.refuse(setting.ablated_by, self.parts)
         check_workers(algorithm, self.workers)
         named._refuse_numbers()
         return named, options

@@ -22,7 +22,6 @@ from circuitfind.graph import Floats
 from circuitfind.progress import track
 from circuitfind.run import calls
 from circuitfind.selection.prefixes import check_size, smallest_prefix
-from circuitfind.setting.defaults import ABLATION
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
 from circuitfind.statistics import faithfulness
@@ -140,6 +139,7 @@ def sensitivity(
         OptionError: fewer than two variants, a size the graph has not, or an algorithm that is not defined for its ablation.
         UnknownNameError: a variant changes something else.
     """
+    setting = setting.but(model=setting.model_spec) if setting.model is None else setting  # one for all tasks
     wanted = variants_of(setting.behaviour) if variants is None else variants
     if len(wanted) < 2:
         raise OptionError("give at least two variants to compare")
@@ -165,9 +165,8 @@ class _Way:
         for key in changes.keys() - set(CHANGEABLE):
             raise UnknownNameError("setting", key, CHANGEABLE)
         changed = setting.but(**{key: changes[key] for key in OF_THE_SETTING if key in changes})
-        ablation = changed.ablation or ABLATION
-        algorithm = changes["algorithm"] or default_algorithm(ablation)
-        ALGORITHMS[algorithm].refuse(ablation, "")
+        algorithm = changes["algorithm"] or default_algorithm(changed.ablated_by)
+        ALGORITHMS[algorithm].refuse(changed.ablated_by, "")
         return cls(changed, algorithm, changes["options"] or {})
 
     def found(self, edges: int, absolute: bool) -> Circuit:
@@ -183,6 +182,6 @@ class _Way:
         masks = np.stack([whole, ~whole, *(circuit.kept for circuit in circuits)])
         with torch.inference_mode():
             batches = make_batches(model, pairs, batch_size)
-            prepared = prepare_ablation(self.setting.ablation or ABLATION, model, batches)
+            prepared = prepare_ablation(self.setting.ablated_by, model, batches)
             values = measure_circuits(model, pairs, masks, [metric], prepared, batch_size=batch_size)[metric.name]
         return faithfulness(values[2:], values[1], values[0])

@@ -108,13 +108,18 @@ class Setting:
         options = provenance.task_options if self.task_options is None else self.task_options
         return self.but(ablation=ablation, task_options=options)
 
+    @property
+    def ablated_by(self) -> str:
+        """The ablation that was asked for, or else ``corrupted``."""
+        return self.ablation or ABLATION
+
     def to_json(self) -> dict[str, Any]:
         """What was named, as a run folder keeps it."""
         metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
         return {
             "task": str(self.task) if isinstance(self.task, str | Path) else self.behaviour.name,
             "model": str(self.model_spec) if isinstance(self.model_spec, str | Path) else self.transformer.name,
-            "ablation": self.ablation or ABLATION,
+            "ablation": self.ablated_by,
             "metric": metric,
             "n_prompts": self.n,
             "n_held_out": self.n_held_out,
@@ -243,7 +248,6 @@ class Setting:
             about: what else the provenance says, such as ``algorithm`` and ``options``.
         """
         model, pairs, resolved = self.transformer, self.prompts(split), self.measure(metric)
-        ablation = self.ablation or ABLATION
         provenance = Provenance(
             model=model.name,
             model_source=model.source,
@@ -255,8 +259,8 @@ class Setting:
             metric=resolved.name,
             metric_source=resolved.source_json,
             unit=resolved.unit,
-            ablation=ablation,
+            ablation=self.ablated_by,
             seed=self.seed,
             **about,
         )
-        return Problem(model, pairs, resolved, ablation, self.seed, self.batch_size, parts, provenance)
+        return Problem(model, pairs, resolved, self.ablated_by, self.seed, self.batch_size, parts, provenance)
