@@ -20,6 +20,7 @@ from typing import Any
 _PUBLIC = {
     "load_model": "circuitfind.run.calls",
     "load_task": "circuitfind.run.calls",
+    "load_circuit": "circuitfind.formats",
     "check_pairs": "circuitfind.run.calls",
     "discover": "circuitfind.run.calls",
     "select": "circuitfind.run.calls",
@@ -52,6 +53,8 @@ _PUBLIC = {
     "TASKS": "circuitfind.task",
     "ALGORITHMS": "circuitfind.discovery.contract",
     "METRICS": "circuitfind.task.metrics",
+    "Metric": "circuitfind.task.metrics",
+    "FORMATS": "circuitfind.formats",
     "CircuitfindError": "circuitfind.errors",
 }
 

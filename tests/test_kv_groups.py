@@ -18,10 +18,11 @@ from test_acdc import assert_same_as_naive
 
 import circuitfind as cf
 from circuitfind import kernels
-from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.circuit import Circuit
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, ModelError, OptionError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
+from circuitfind.formats.eap_ig import to_eap_ig
 from circuitfind.graph import SHARED, ComputationGraph
 from circuitfind.graph.kv_groups import split_by_head
 from circuitfind.rendering.circuits import circuit_dot

@@ -1,7 +1,8 @@
 """A circuit: the edges that are kept, with or without parts of prompts; pruning; its JSON; as text."""
 
-from circuitfind.circuit.circuit import Circuit, by_query_head, from_eap_ig, prune, to_eap_ig
+from circuitfind.circuit.circuit import Circuit, prune
 from circuitfind.circuit.positional import Layout, PositionalCircuit, prune_parts, spans_for
+from circuitfind.circuit.query_heads import by_query_head
 from circuitfind.circuit.tree import tree_text
 
 __all__ = [
@@ -9,10 +10,8 @@ __all__ = [
     "Layout",
     "PositionalCircuit",
     "by_query_head",
-    "from_eap_ig",
     "prune",
     "prune_parts",
     "spans_for",
-    "to_eap_ig",
     "tree_text",
 ]

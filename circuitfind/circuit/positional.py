@@ -19,6 +19,7 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit.circuit import Circuit
+from circuitfind.circuit.json_file import read_object
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.scores import SIGN, EdgeScores, Provenance
@@ -251,11 +252,7 @@ class PositionalCircuit:
         Raises:
             CircuitError: not such a file.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
-        return cls.from_json(values if isinstance(values, dict) else {})
+        return cls.from_json(read_object(path))
 
 
 def spans_for(circuit: Circuit | PositionalCircuit, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:

@@ -78,7 +78,7 @@ def hypotheses(
 ) -> None:
     """Test five hypotheses about a circuit: equivalence, independence, minimality, sufficiency, partial necessity."""
     from circuitfind.execution.memory import memory_limit
-    from circuitfind.formats.run_folder import open_run
+    from circuitfind.formats import open_run
     from circuitfind.run import calls, robustness
 
     found, settings = open_run(circuit)
@@ -219,7 +219,7 @@ def _scores(
     """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
     from circuitfind.discovery.contract import ALGORITHMS
     from circuitfind.execution.memory import memory_limit
-    from circuitfind.formats.run_folder import open_run
+    from circuitfind.formats import open_run
     from circuitfind.run import calls
     from circuitfind.scores import EdgeScores
     from circuitfind.selection.prefixes import smallest_prefix

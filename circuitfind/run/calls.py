@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from circuitfind import models, rendering
-from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.circuit import Circuit
 from circuitfind.circuit.positional import PositionalCircuit, positional_above, positional_layout, positional_top
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError
@@ -331,17 +331,3 @@ def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
     if placed:
         columns["answer_at"] = [str(p.answer_at) for p in pairs]
     pandas.DataFrame(columns).to_csv(path, index=False)
-
-
-def write_eap_ig(
-    circuit: Circuit, path: str | Path, *, d_model: int, n_heads: int | None = None, scores: Path | None = None
-) -> None:
-    """Write EAP-IG's graph JSON: the kept edges, or all edges where the file of their scores is given.
-
-    Args:
-        n_heads: heads of an attention block, needed where a node of the graph is a whole one.
-    """
-    if scores is not None:
-        circuit = replace(circuit, scores=EdgeScores.load(scores).values)
-    values = to_eap_ig(circuit, d_model=d_model, all_edges=scores is not None, n_heads=n_heads)
-    Path(path).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances
-from circuitfind.formats.opening import open_circuit, read_scores
+from circuitfind.formats.opening import read
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -153,8 +153,7 @@ def compare(
     """Hold two circuits against each other.
 
     Args:
-        a, b: circuits, edge scores, or paths of run folders, circuit files (ours or EAP-IG's) or score files (``.safetensors``,
-            ``.parquet``, EAP-IG's JSON).
+        a, b: circuits, edge scores, or paths of run folders and files in any registered format.
         top: compare the circuits of that many best edges instead of the ones given; needs scores of all edges.
         absolute: rank by size of score.
         names: what the two are called.
@@ -226,21 +225,15 @@ def _all_scores(circuit: Circuit) -> Importances | None:
 
 
 def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
-    if path.suffix in (".safetensors", ".parquet"):
-        return _opened(read_scores(path).scores, path.name)
-    try:
-        found = read_scores(path)
-    except CircuitError:  # a circuit's file need not have scores of all edges
-        found = None
-    try:
-        circuit, _ = open_circuit(path)
-    except OptionError:  # a file of importances marks no edge
-        if found is None:
-            raise
-        return None, found
-    if isinstance(circuit, PositionalCircuit):
+    found = read(path)
+    if isinstance(found.circuit, PositionalCircuit):
         raise CircuitError(f"{path} is a circuit with parts of prompts; compare circuits without")
-    return circuit, found
+    if found.circuit is None and found.importances is None:
+        raise OptionError(f"{path} marks no edge as being in a circuit, and has no scores")
+    if found.circuit is None and found.importances is not None:
+        own = found.importances.scores
+        return decided_edges(own) if own.decided is not None else None, found.importances
+    return found.circuit, found.importances
 
 
 def _shape(graph: ComputationGraph) -> str:
