@@ -204,7 +204,8 @@ def read(place: OnDisk) -> Contents:
     files = sorted(pairs[0].rglob("*.json"))
     if len(files) != 1:
         raise CircuitError(f"{pairs[0]} holds {len(files)} circuits; give the file of one, such as {files[0].name}")
-    return eap_ig.read(OnDisk(files[0]))
+    found = eap_ig.read(OnDisk(files[0]))
+    return found if found.importances is None else replace(found, circuit=None)  # importances mark every edge
 
 
 def _pairs_in(folder: Path) -> list[Path]:
