@@ -50,9 +50,9 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
 from circuitfind.execution.recompute.cuts import CurrentCircuit
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.run.pipeline import versions
 from circuitfind.scores.decisions import HOW_COLUMN, UNREAD, DecisionLog
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TASKS
 from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
@@ -139,7 +139,7 @@ def dense_seconds(problem: Problem) -> float:
     with torch.inference_mode():
         (batch,) = make_batches(model, problem.pairs, len(problem.pairs))
         batch = with_clean_logits(model, batch, (KL,))
-        ablated = prepare_ablation(problem.ablation, model, [batch]).values(batch)
+        ablated = prepare_ablation(problem.ablation, model, [batch]).writes(batch)
         mask = torch.ones(1, model.graph.n_edges)
 
         def once() -> float:

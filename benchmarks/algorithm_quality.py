@@ -33,9 +33,9 @@ import circuitfind as cf
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import best_edges
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.statistics import faithfulness
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS

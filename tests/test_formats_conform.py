@@ -44,12 +44,16 @@ def full(graph: ComputationGraph) -> Contents:
 def file_of(format_: Format, folder, what=None, **changes):
     """A file, or a folder, of that format."""
     given = {name: GIVEN[name] for name in (*format_.needs, *format_.options)}
-    return write(
-        what or full(GRAPHS["plain"]),
-        folder / f"file{next(iter(format_.suffixes), '')}",
-        format_.name,
-        **given | changes,
-    )
+    path = folder / f"file{next(iter(format_.suffixes), '')}"
+    return write(what or full(GRAPHS["plain"]), path, format_.name, **given | changes)
+
+
+def file_or_refusal(format_: Format, folder, what: Contents):
+    """The file, or what the format says of contents that it cannot hold."""
+    try:
+        return file_of(format_, folder, what), ""
+    except OptionError as error:
+        return None, str(error)
 
 
 def run_folder(folder):
@@ -109,10 +113,9 @@ def test_the_same_edges_and_scores_are_read_back(format_, shape, tmp_path):
 def test_a_circuit_without_scores_is_held_or_refused(format_, tmp_path):
     kept = full(GRAPHS["plain"]).circuit.kept
     bare = Contents.of(Circuit(GRAPHS["plain"], kept))
-    try:
-        path = file_of(format_, tmp_path, bare)
-    except OptionError as error:
-        assert "scores of all edges" in str(error)
+    path, refusal = file_or_refusal(format_, tmp_path, bare)
+    if path is None:
+        assert "scores of all edges" in refusal
         return
     again = read(path)
     assert (again.circuit.kept == kept).all()
@@ -124,10 +127,9 @@ def test_edges_without_a_score_stay_so_or_are_refused(format_, tmp_path):
     scores = some_scores(GRAPHS["plain"])
     unscored = np.arange(GRAPHS["plain"].n_edges) % 7 == 3
     marked = Importances(replace(scores, values=np.where(unscored, 0.0, scores.values)), unscored)
-    try:
-        path = file_of(format_, tmp_path, Contents.of(marked))
-    except OptionError as error:
-        assert any(word in str(error) for word in ("a score for every edge", "scores only"))
+    path, refusal = file_or_refusal(format_, tmp_path, Contents.of(marked))
+    if path is None:
+        assert any(word in refusal for word in ("a score for every edge", "scores only"))
         return
     again = read(path).importances
     assert (again.unscored == unscored).all()
@@ -157,8 +159,7 @@ def test_a_damaged_file_is_refused_by_name(format_, damage, tmp_path):
         else:
             file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
     with pytest.raises(CircuitError, match=path.name):
-        found = read(path)
-        assert found.circuit or found.importances
+        read(path)
 
 
 # --- ours and theirs --------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def test_a_graph_edited_elsewhere_is_read_with_its_new_edges(name, tmp_path):
 
 
 def test_an_unknown_format_and_an_unknown_option_are_refused(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown format 'graphlm'. Did you mean 'graphml'"):
+    with pytest.raises(UnknownNameError, match=r"unknown format 'graphlm'\. Did you mean 'graphml'"):
         write(full(GRAPHS["plain"]), tmp_path / "x", "graphlm")
     with pytest.raises(OptionError, match="format dot takes no d_model"):
         write(full(GRAPHS["plain"]), tmp_path / "x", "dot", d_model=8)

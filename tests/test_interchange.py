@@ -394,10 +394,9 @@ def run(command_line, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A finished run folder."""
-    from circuitfind.run.pipeline import RunConfig
-    from circuitfind.run.pipeline import run as make
+    from runs import run as make
 
-    config = RunConfig(algorithm="eap", n_prompts=6, n_held_out=4, n_random=2, rule="top", value=60)
+    config = {"algorithm": "eap", "n": 6, "n_held_out": 4, "n_random": 2, "rule": "top", "value": 60}
     return make(config, tmp_path_factory.mktemp("inter") / "run").folder
 
 

@@ -90,7 +90,7 @@ def test_python_example_finds_measures_and_draws(folder):
 
 def test_parts_example_finds_measures_and_draws(folder):
     out = run([sys.executable, "-c", example("example: parts")], folder)
-    assert re.search(r"PositionalCircuit\(\d+ edges in 5 parts: rest, IO, S1, S2, END\) [\d.]+", out)
+    assert re.search(r"Circuit\(\d+ of [\d,]+ edges in 5 parts \(rest, IO, S1, S2, END\), .*\) [\d.]+", out)
     assert "</svg>" in (folder / "ioi-by-span.svg").read_text(encoding="utf-8")
 
 

@@ -23,18 +23,22 @@ from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import CircuitfindError
 from circuitfind.graph import Mask
 from circuitfind.run.folder import code_hash
-from circuitfind.setting import load_task, problem_of, tokenized_pairs
-from circuitfind.task import Task, TokenPairs
+from circuitfind.setting.value import Setting
+from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric, MetricFile, as_metric, metric_from_text
 from circuitfind.transformer import Transformer
 from circuitfind.truth import truth_of
 
 APART = (
     "tasks",  # what they make is in a cell's hash
-    *("cli", "rendering", "patching", "paths", "interchange", "__main__.py"),
-    *("api.py", "report.py", "run_config.py", "replay.py", "robustness.py"),
+    *("cli", "rendering", "patching", "__main__.py"),
+    *(
+        f"run/{name}.py"
+        for name in ("pipeline", "config", "estimate", "replay", "sensitivity", "comparison", "difference")
+    ),
+    *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
-    *("bench/table.py", "bench/run.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
+    *("bench/table.py", "bench/benchmark.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
 )
 """Source files and folders that change no number of a cell; all others are in its hash."""
 LETTERS = 16
@@ -42,7 +46,7 @@ LETTERS = 16
 
 
 @dataclass(frozen=True)
-class Setting:
+class Shared:
     """What a grid says of all its cells: see :mod:`circuitfind.bench.grid`."""
 
     measures: tuple[str, ...]
@@ -52,7 +56,7 @@ class Setting:
     dtype: str
 
     @classmethod
-    def of(cls, grid: Grid) -> Setting:
+    def of(cls, grid: Grid) -> Shared:
         """A grid's."""
         return cls(grid.measures, grid.threads, grid.memory, grid.device, grid.dtype)
 
@@ -65,9 +69,9 @@ class Cell:
         model, task: their specifications.
         algorithm, options: options all resolved.
         metric, metric_file: what scores are found with, and the file that it is from, if it is the user's.
-        ablation, seed, prompts, held_out: see :func:`circuitfind.run.calls.discover`; prompts of either split.
+        ablation, seed, prompts, held_out: see :class:`~circuitfind.setting.value.Setting`; prompts of either split.
         own: the file that the algorithm is from, if it is the user's.
-        setting: the grid's.
+        shared: what the grid says of all its cells.
         weights, tokens, truth: hashes of the model, of the prompts of both splits with the task's metric, and of the known
             circuit ("" if none is).
         code: hash of circuitfind's source.
@@ -84,7 +88,7 @@ class Cell:
     prompts: int
     held_out: int
     own: Sources
-    setting: Setting
+    shared: Shared
     weights: str
     tokens: str
     truth: str
@@ -109,65 +113,56 @@ def measuring_code() -> str:
 
 
 class Subjects:
-    """Models and prompts by their specifications; those of the last model are kept."""
+    """Settings by what a grid names; those of the last model are kept."""
 
     def __init__(self) -> None:
         self._model: tuple[Any, Transformer, str] | None = None
-        self._pairs: dict[Any, TokenPairs] = {}
+        self._settings: dict[Any, Setting] = {}
 
-    def model(self, spec: str, setting: Setting) -> tuple[Transformer, str]:
+    def model(self, spec: str, shared: Shared) -> tuple[Transformer, str]:
         """A model, and a hash of its weights and configuration."""
-        key = spec, setting.device, setting.dtype
+        key = spec, shared.device, shared.dtype
         if self._model is None or self._model[0] != key:
             self._model = None  # the memory of the one before
-            self._pairs.clear()
-            model = models.load(spec, device=setting.device, dtype=setting.dtype)
+            self._settings.clear()
+            model = models.load(spec, device=shared.device, dtype=shared.dtype)
             self._model = key, model, _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
         return self._model[1:]
 
-    def pairs(self, model: Transformer, task: Task, split: str, n: int, seed: int) -> TokenPairs:
-        """Prompts."""
-        key = task.name, split, n, seed
-        if key not in self._pairs:
-            self._pairs[key] = tokenized_pairs(model, task, split=split, n=n, seed=seed)
-        return self._pairs[key]
+    def setting(self, model: Transformer, ground: Ground | Cell, seed: int) -> Setting:
+        """The setting of a ground or a cell, its prompts made once."""
+        key = ground.task, ground.prompts, ground.held_out, seed
+        if key not in self._settings:
+            self._settings[key] = Setting(ground.task, model, n=ground.prompts, n_held_out=ground.held_out, seed=seed)
+        return self._settings[key]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A task on a model with the prompts of one seed, loaded.
+    """A task on a model with the prompts of one seed, and a hash of the model."""
 
-    Attributes:
-        weights: a hash of the model.
-        train, held_out: the prompts that circuits are found on, and measured on.
-    """
-
-    model: Transformer
+    setting: Setting
     weights: str
-    task: Task
-    train: TokenPairs
-    held_out: TokenPairs
-    seed: int
 
     @classmethod
-    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, setting: Setting) -> Subject:
+    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, shared: Shared) -> Subject:
         """What a ground or a cell names."""
-        model, weights = subjects.model(ground.model, setting)
-        task = load_task(ground.task, model=model)
-        train = subjects.pairs(model, task, "train", ground.prompts, seed)
-        return cls(model, weights, task, train, subjects.pairs(model, task, "held-out", ground.held_out, seed), seed)
+        model, weights = subjects.model(ground.model, shared)
+        return cls(subjects.setting(model, ground, seed), weights)
 
     def truth(self, ablation: str) -> Mask | None:
         """The known circuit, boolean (edges,), if there is one."""
-        truth = truth_of(self.model, self.task, ablation)
+        truth = truth_of(self.setting.transformer, self.setting.behaviour, ablation)
         return None if truth is None else truth.edges
 
     def hashes(self, ablation: str) -> dict[str, str]:
         """``weights``, ``tokens`` and ``truth`` of a :class:`Cell`."""
-        truth, both = self.truth(ablation), (self.train, self.held_out)
+        truth, both = self.truth(ablation), (self.setting.train, self.setting.held_out)
         return {
             "weights": self.weights,
-            "tokens": _sha256(_said_of(self.task.metric), *(text for pairs in both for text in _checksums(pairs))),
+            "tokens": _sha256(
+                _said_of(self.setting.behaviour.metric), *(text for pairs in both for text in _checksums(pairs))
+            ),
             "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
         }
 
@@ -177,18 +172,7 @@ class Subject:
         Raises:
             OptionError: the metric needs incorrect answers that a pair does not have.
         """
-        return problem_of(
-            self.model,
-            self.task,
-            metric=metric,
-            ablation=ablation,
-            n=len(self.train),
-            seed=self.seed,
-            split="train",
-            batch_size=None,
-            task_options=None,
-            pairs=self.train,
-        )
+        return self.setting.but(metric=metric, ablation=ablation).problem("train")
 
 
 def _checksums(pairs: TokenPairs) -> tuple[str, str]:

@@ -38,7 +38,7 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import parse_bytes
 from circuitfind.models.load import DTYPES
-from circuitfind.setting import load_task
+from circuitfind.setting.naming import load_task
 from circuitfind.task import TASKS
 from circuitfind.task.files import beside
 from circuitfind.task.metrics import as_metric

@@ -76,16 +76,6 @@ KvPorts = Annotated[
 ]
 
 
-def model_for(task: str, model: str | None) -> str:
-    """The model that was asked for, or else the one that a task is for; a file of pairs is for ``tasks-4l``."""
-    from circuitfind.setting import load_task
-    from circuitfind.task import Task
-
-    if model is None and (Path(task).suffix == ".py" or not (Path(task).suffix or Path(task).exists())):
-        return load_task(task).model
-    return model or Task.model
-
-
 def about(
     path: Path, circuit: Any, settings: Mapping[str, Any], model: str | None, task: str | None, otherwise: str = ""
 ) -> tuple[str, str]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from circuitfind.circuit import Circuit, circuit, positional
+from circuitfind.circuit import Circuit, stored
 from circuitfind.circuit.json_file import read_object
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import OptionError
 from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
 from circuitfind.formats.importances import Importances
@@ -22,17 +21,16 @@ CIRCUITS = {"circuit.json": "evaluation.json", "positional.json": "positional_ev
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether a file says that it follows one of our two schemas."""
-    return place.values.get("schema") in (circuit.SCHEMA, positional.SCHEMA)
+    """Whether a file says that it follows one of our schemas."""
+    return place.values.get("schema") in (stored.SCHEMA, stored.FIRST, stored.FIRST_WITH_PARTS)
 
 
 def read(place: OnDisk) -> Contents:
     """The circuit, and what its run folder has of it."""
-    kind = PositionalCircuit if place.values.get("schema") == positional.SCHEMA else Circuit
     scores = place.path.with_name(SCORES)
     ranked = place.path.name == "circuit.json" and scores.exists()
     settings = settings_in(place.path.parent) if place.path.name in CIRCUITS else {}
-    return Contents(kind.load(place.path), (lambda: scores_in(scores)) if ranked else None, settings)
+    return Contents(Circuit.load(place.path), (lambda: scores_in(scores)) if ranked else None, settings)
 
 
 def write(contents: Contents, path: Path) -> None:

@@ -16,14 +16,11 @@ import numpy as np
 
 from circuitfind.circuit import Circuit
 from circuitfind.circuit.json_file import object_or_nothing
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import OptionError
 from circuitfind.formats.importances import Importances
 from circuitfind.graph import ComputationGraph
 from circuitfind.registry import Registry
 from circuitfind.scores import EdgeScores, Provenance
-
-AnyCircuit = Circuit | PositionalCircuit
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +33,12 @@ class Contents:
         settings: the configuration of the run that it is of, empty where it is of none.
     """
 
-    circuit: AnyCircuit | None = None
+    circuit: Circuit | None = None
     ranking: Callable[[], Importances] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, what: Contents | AnyCircuit | EdgeScores | Importances) -> Contents:
+    def of(cls, what: Contents | Circuit | EdgeScores | Importances) -> Contents:
         """Any of the values that a file may hold."""
         if isinstance(what, Contents):
             return what
@@ -84,7 +81,7 @@ class Contents:
             raise OptionError(
                 f"{use} holds a circuit, and here are scores only; give a run folder, or a circuit's file"
             )
-        if isinstance(self.circuit, PositionalCircuit):
+        if self.circuit.layout is not None:
             raise OptionError(f"{use} holds a circuit without parts of prompts; give circuit.json or the run folder")
         return self.circuit
 

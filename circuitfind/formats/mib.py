@@ -197,9 +197,9 @@ def read(place: OnDisk) -> Contents:
     """
     pairs = _pairs_in(place.path)
     if len(pairs) != 1:
-        found = ", ".join(pair.name for pair in pairs) or "none"
+        names = ", ".join(pair.name for pair in pairs) or "none"
         raise CircuitError(
-            f"{place.path} is a submission with several pairs ({found}), or none: give the folder of one"
+            f"{place.path} is a submission with several pairs ({names}), or none: give the folder of one"
         )
     files = sorted(pairs[0].rglob("*.json"))
     if len(files) != 1:

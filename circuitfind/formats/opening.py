@@ -8,7 +8,7 @@ from typing import Any
 
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.formats.contract import FORMATS, AnyCircuit, Contents, Format, OnDisk
+from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
 from circuitfind.formats.importances import Importances
 from circuitfind.scores import EdgeScores
 
@@ -44,7 +44,7 @@ def read(path: str | Path) -> Contents:
         raise CircuitError(f"{path}: {error}") from None
 
 
-def write(what: Contents | AnyCircuit | EdgeScores | Importances, path: str | Path, to: str, **given: Any) -> Path:
+def write(what: Contents | Circuit | EdgeScores | Importances, path: str | Path, to: str, **given: Any) -> Path:
     """Write a circuit or scores in any registered format that writes.
 
     Args:
@@ -69,7 +69,7 @@ def writers() -> list[str]:
     return [one.name for one in FORMATS if one.write is not None]
 
 
-def load_circuit(path: str | Path) -> AnyCircuit:
+def load_circuit(path: str | Path) -> Circuit:
     """The circuit of a run folder or of a file in any registered format.
 
     Raises:
@@ -81,7 +81,7 @@ def load_circuit(path: str | Path) -> AnyCircuit:
 
 def open_circuit(
     path: Path, rule: str | None = None, value: float = 0, *, absolute: bool = True, ablation: str | None = None
-) -> tuple[AnyCircuit, dict[str, Any]]:
+) -> tuple[Circuit, dict[str, Any]]:
     """A circuit and the settings of its run: the one that a file holds, or one chosen from the scores in it.
 
     Args:
@@ -108,10 +108,10 @@ def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
         OptionError: the file holds scores and no circuit.
     """
     circuit, settings = open_circuit(path)
-    if isinstance(circuit, Circuit):
+    if circuit.layout is None:
         return circuit, settings
     raise CircuitError(
-        f"{path} is a positional circuit, which this cannot be done with; give circuit.json or the run folder"
+        f"{path} is a circuit with parts of prompts, which this cannot be done with; give circuit.json or the run folder"
     )
 
 

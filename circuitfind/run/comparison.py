@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances
 from circuitfind.formats.opening import read
@@ -153,7 +152,8 @@ def compare(
     """Hold two circuits against each other.
 
     Args:
-        a, b: circuits, edge scores, or paths of run folders and files in any registered format.
+        a, b: circuits, edge scores, or paths of run folders, circuit files (ours or EAP-IG's) or score files (``.safetensors``,
+            ``.parquet``, EAP-IG's JSON).
         top: compare the circuits of that many best edges instead of the ones given; needs scores of all edges.
         absolute: rank by size of score.
         names: what the two are called.
@@ -206,12 +206,11 @@ def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
 
 def _opened(source: Source, name: str) -> tuple[Circuit | None, Importances | None]:
     """The circuit, if there is one, and the scores of all edges, if there are."""
-    if isinstance(source, PositionalCircuit):
-        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without")
     if isinstance(source, EdgeScores):
         own = decided_edges(source) if source.decided is not None else None
         return own, Importances(source, np.zeros(source.graph.n_edges, dtype=bool))
     if isinstance(source, Circuit):
+        _refuse_parts(source, name)
         return source, _all_scores(source)
     return _from_path(Path(source))
 
@@ -226,14 +225,18 @@ def _all_scores(circuit: Circuit) -> Importances | None:
 
 def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
     found = read(path)
-    if isinstance(found.circuit, PositionalCircuit):
-        raise CircuitError(f"{path} is a circuit with parts of prompts; compare circuits without")
-    if found.circuit is None and found.importances is None:
+    if found.circuit is not None:
+        _refuse_parts(found.circuit, str(path))
+        return found.circuit, found.importances
+    if found.importances is None:
         raise OptionError(f"{path} marks no edge as being in a circuit, and has no scores")
-    if found.circuit is None and found.importances is not None:
-        own = found.importances.scores
-        return decided_edges(own) if own.decided is not None else None, found.importances
-    return found.circuit, found.importances
+    own = found.importances.scores
+    return decided_edges(own) if own.decided is not None else None, found.importances
+
+
+def _refuse_parts(circuit: Circuit, name: str) -> None:
+    if circuit.layout is not None:
+        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without, such as its flat()")
 
 
 def _shape(graph: ComputationGraph) -> str:

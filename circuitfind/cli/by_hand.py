@@ -1,4 +1,6 @@
-"""Commands that change components of a model and measure what follows: activation-patch, ablate."""
+"""Commands that change components or paths of a model and measure what follows: activation-patch, ablate, path-patch,
+path-map.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +10,23 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import (
-    Ablation,
-    BatchSize,
-    Bos,
-    Device,
-    Dtype,
-    Json,
-    Memory,
-    Metric,
-    Model,
-    Prompts,
-    Seed,
-    Split,
-    TaskName,
-    TaskOption,
-    app,
-    model_for,
-    print_result,
-    read_settings,
-)
+from circuitfind.cli.options import Json, Split, app, print_result
+from circuitfind.cli.settings import Setting, in_setting
 from circuitfind.errors import OptionError
+from circuitfind.setting.defaults import N_HELD_OUT, N_PATCHED
 
 Top = Annotated[int, typer.Option(help="Print the N largest effects.")]
 Out = Annotated[Path | None, typer.Option(help="A heat map: .svg, .png or .pdf.")]
+Direction = Annotated[
+    str,
+    typer.Option(help="noising (ablated values in the clean run) or denoising (clean values in the ablated run)."),
+]
 
 
 @app.command("activation-patch")
+@in_setting(task="ioi", prompts=N_PATCHED)
 def activation_patch(
-    task: TaskName = "ioi",
+    setting: Setting,
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,55 +37,27 @@ def activation_patch(
     direction: Annotated[
         str, typer.Option(help="denoising (clean values into the corrupted run) or noising.")
     ] = "denoising",
-    model: Model = None,
-    metric: Metric = None,
-    ablation: Ablation = "corrupted",
     split: Split = "train",
-    prompts: Prompts = 64,
-    seed: Seed = 0,
-    batch_size: BatchSize = None,
-    task_option: TaskOption = None,
     share: Annotated[bool, typer.Option("--share", help="Draw shares of metric(clean) - metric(corrupted).")] = False,
     top: Top = 12,
     out: Out = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
-    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Put values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
-    from circuitfind.execution.memory import memory_limit
-    from circuitfind.patching import activation_patch as patch
-    from circuitfind.patching.activation import check_options
-    from circuitfind.run import calls
+    from circuitfind import patching
 
-    check_options(by, direction, ablation)
     _check_picture(out)
     chosen = what or ["head"]
-    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
-    with memory_limit(memory):
-        effects = patch(
-            network,
-            calls.load_task(task, model=network),
-            chosen[0] if len(chosen) == 1 else chosen,
-            by=by,
-            direction=direction,
-            metric=metric,
-            ablation=ablation,
-            n=prompts,
-            seed=seed,
-            split=split,
-            batch_size=batch_size,
-            task_options=read_settings(task_option, "--task-option"),
-        )
+    components = chosen[0] if len(chosen) == 1 else chosen
+    effects = patching.activation_patch(setting, components, by=by, direction=direction, split=split)
     picture = effects.render(out, share=share) if out else None
     print_result(effects.to_json() | _drawn(picture), as_json, _patching_lines(effects, top, picture))
 
 
 @app.command()
+@in_setting(prompts=N_HELD_OUT)
 def ablate(
-    task: TaskName,
+    setting: Setting,
     nodes: Annotated[
         list[str],
         typer.Argument(help="Components: a3.h5, m1, a2 (all its heads), m3.n17; or head, mlp, attention, node."),
@@ -104,49 +66,65 @@ def ablate(
     neurons: Annotated[
         str | None, typer.Option(help="Neurons of the one MLP that is named: 3,17,40 or all (with --each: a ranking).")
     ] = None,
-    model: Model = None,
-    metric: Metric = None,
-    ablation: Ablation = "corrupted",
     split: Split = "held-out",
-    prompts: Prompts = 128,
-    seed: Seed = 0,
-    batch_size: BatchSize = None,
-    task_option: TaskOption = None,
     top: Top = 12,
     out: Out = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
-    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Knock out heads, MLPs or single neurons of the full model, and measure what is lost."""
-    from circuitfind.execution.memory import memory_limit
-    from circuitfind.patching import ablate as knock_out
-    from circuitfind.patching.activation import check_options
-    from circuitfind.run import calls
+    from circuitfind import patching
 
-    check_options("", "noising", ablation)
     _check_picture(out)
     numbers = _numbers(neurons)
-    network = calls.load_model(model_for(task, model), device=device, dtype=dtype, bos=bos)
-    with memory_limit(memory):
-        effects = knock_out(
-            network,
-            calls.load_task(task, model=network),
-            nodes[0] if len(nodes) == 1 else nodes,
-            ablation=ablation,
-            neurons=numbers,
-            each=each,
-            metric=metric,
-            n=prompts,
-            seed=seed,
-            split=split,
-            batch_size=batch_size,
-            task_options=read_settings(task_option, "--task-option"),
-        )
+    components = nodes[0] if len(nodes) == 1 else nodes
+    effects = patching.ablate(setting, components, neurons=numbers, each=each, split=split)
     picture = effects.render(out) if out else None
     print_result(effects.to_json() | _drawn(picture), as_json, _ablation_lines(effects, top, picture))
+
+
+@app.command("path-patch")
+@in_setting()
+def path_patch(
+    setting: Setting,
+    path: Annotated[
+        list[str],
+        typer.Argument(
+            help="One path or several patched together, each in quotes: 'a0.h1 -> a5.h5<k> -> * -> logits'. * is every way "
+            "through any nodes, mlps any chain of MLPs."
+        ),
+    ],
+    direction: Direction = "noising",
+    split: Split = "train",
+    as_json: Json = False,
+) -> None:
+    """Measure what a path, or a set of paths, does."""
+    from circuitfind import patching
+
+    effect = patching.path_patch(setting, path, direction=direction, split=split)
+    print_result(effect.to_json(), as_json, [str(effect)])
+
+
+@app.command("path-map")
+@in_setting()
+def path_map(
+    setting: Setting,
+    receiver: Annotated[str, typer.Argument(help="A port 'a8.h6<q>', a head a8.h6, an MLP m3, or logits.")],
+    through: Annotated[
+        str, typer.Option(help="What lies between a sender and the receiver: direct (nothing) or mlps.")
+    ] = "direct",
+    direction: Direction = "noising",
+    split: Split = "train",
+    out: Annotated[Path | None, typer.Option(help="Draw it: .svg, .png or .pdf.")] = None,
+    top: Annotated[int, typer.Option(help="How many senders to print.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Measure every sender through one receiver: sender -> RECEIVER -> * -> logits."""
+    from circuitfind import patching
+
+    found = patching.path_heat_map(setting, receiver, through=through, direction=direction, split=split)
+    picture = None if out is None else str(found.render(out))
+    lines = [found.text(top), *([picture] if picture else [])]
+    print_result({**found.to_json(), "picture": picture}, as_json, lines)
 
 
 def _check_picture(out: Path | None) -> None:

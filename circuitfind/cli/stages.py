@@ -1,4 +1,4 @@
-"""Commands that make or use a circuit: discover, evaluate, render, replay."""
+"""Commands that are the stages of the method: discover, evaluate, render; and replay, which makes decisions again."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from circuitfind.cli.options import (
-    Ablation,
     AlgorithmOption,
-    BatchSize,
-    Bos,
     Device,
     Dtype,
     Json,
-    KvPorts,
-    Memory,
-    Metric,
-    Model,
-    Prompts,
     Signed,
     Split,
-    TaskOption,
-    about,
     app,
-    model_for,
     print_result,
     read_settings,
 )
+from circuitfind.cli.settings import Setting, in_setting, setting_of_circuit
 from circuitfind.errors import OptionError
+from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
+
+Random = Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")]
 
 
 def _rule(
@@ -40,16 +33,17 @@ def _rule(
     given = {name: float(value) for name, value in rules.items() if value is not None}
     if len(given) > 1:
         raise OptionError("give one of --faithfulness, --edges, --threshold and --greedy, not several")
-    return next(iter(given.items()), ("default", 0.85))
+    return next(iter(given.items()), ("default", FAITHFULNESS))
 
 
 @app.command()
+@in_setting()
 def discover(
+    setting: Setting,
     task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Your own pairs instead: CSV, JSONL, JSON, or a Python file.")
     ] = None,
-    model: Model = None,
     algorithm: Annotated[
         str | None,
         typer.Option(
@@ -59,86 +53,65 @@ def discover(
         ),
     ] = None,
     option: AlgorithmOption = None,
-    task_option: TaskOption = None,
-    metric: Metric = None,
-    ablation: Ablation = "corrupted",
     faithfulness: Annotated[
         float | None,
         typer.Option(
-            help="Keep the smallest circuit that reaches this on the train split [default: 0.85; acdc's is its own]."
+            help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
         ),
     ] = None,
     edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
     greedy: Annotated[int | None, typer.Option(help="Grow N edges from the logits instead.")] = None,
     signed: Signed = False,
-    prompts: Annotated[int, typer.Option(help="Pairs for discovery.")] = 256,
-    held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = 128,
-    random: Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")] = 20,
-    seed: Annotated[int, typer.Option(help="Which prompts, and which random circuits.")] = 0,
-    batch_size: BatchSize = None,
+    held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = N_HELD_OUT,
+    random: Random = N_RANDOM,
     parts: Annotated[
         str,
         typer.Option(
             help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
         ),
     ] = "",
-    device: Device = None,
     workers: Annotated[
         int,
         typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process]."),
     ] = 0,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
-    bos: Bos = None,
-    kv_ports: KvPorts = "head",
     out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on although the model cannot do the task.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
-    from circuitfind.execution.memory import memory_limit
     from circuitfind.run.pipeline import RunConfig, run
 
     rule, value = _rule(faithfulness, edges, threshold, greedy)
+    config = RunConfig(
+        algorithm,
+        options=read_settings(option, "--option"),
+        rule=rule,
+        value=value,
+        absolute=not signed,
+        n_random=random,
+        parts=parts,
+        anyway=anyway,
+        workers=workers,
+    )
+    setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
+    result = run(setting, config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
+    summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
+    summary.pop("per_example")
+    if result.by_part is not None:
+        summary["positional"] = result.by_part[1].to_json()
+        summary["positional"].pop("per_example")
+    print_result(summary, as_json, _discovery_lines(result))
+
+
+def _task_or_data(task: str | None, data: Path | None) -> str:
+    """What the command is to be about."""
     if task is not None and data is not None:
         raise OptionError(f"give a task ({task}) or --data ({data}), not both")
     if data is not None and not data.suffix:  # or it would be read as a task's name
         raise OptionError(f"--data {data}: give a file of pairs (.csv, .tsv, .jsonl, .json) or a Python file")
-    chosen = str(data) if data is not None else task or "ioi"
-    config = RunConfig(
-        task=chosen,
-        model=model_for(chosen, model),
-        algorithm=algorithm or ("eap-ig-inputs" if ablation == "corrupted" else "eap-ig-activations"),
-        ablation=ablation,
-        metric=metric,
-        rule=rule,
-        value=value,
-        absolute=not signed,
-        n_prompts=prompts,
-        n_held_out=held_out,
-        n_random=random,
-        seed=seed,
-        batch_size=batch_size,
-        parts=parts,
-        device=device,
-        dtype=dtype,
-        bos=bos,
-        kv_ports=kv_ports,
-        options=read_settings(option, "--option"),
-        task_options=read_settings(task_option, "--task-option"),
-        anyway=anyway,
-        workers=workers,
-    )
-    with memory_limit(memory):
-        result = run(config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
-    summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
-    summary.pop("per_example")
-    if result.positional is not None:
-        summary["positional"] = result.positional.evaluation.to_json()
-        summary["positional"].pop("per_example")
-    print_result(summary, as_json, _discovery_lines(result))
+    return str(data) if data is not None else task or "ioi"
 
 
 def _discovery_lines(result: Any) -> Iterable[str]:
@@ -153,7 +126,7 @@ def _discovery_lines(result: Any) -> Iterable[str]:
     yield from result.sentences
     yield ""
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
-    positional = "positional.svg, positional.json, " if result.positional else ""
+    positional = "positional.svg, positional.json, " if result.by_part else ""
     yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, {positional}...  ({seconds})"
 
 
@@ -190,51 +163,26 @@ def _open(
 
 
 @app.command()
+@in_setting(setting_of_circuit)
 def evaluate(
+    setting_of: Any,
     circuit: Holder,
-    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="Also FILE.py:NAME [default: the circuit's].")] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
     split: Split = "held-out",
-    prompts: Prompts = 128,
-    random: Annotated[int, typer.Option(help="Random circuits of equal size.")] = 20,
-    seed: Annotated[int, typer.Option(help="Which prompts and random circuits.")] = 0,
-    task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
-    ] = None,
+    random: Random = N_RANDOM,
     edges: Edges = None,
     threshold: Threshold = None,
     greedy: Greedy = None,
     nodes: Nodes = None,
     signed: Signed = False,
-    device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
-    bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
     from circuitfind.evaluation import verdict
     from circuitfind.run import calls
 
-    loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
-    spec, chosen = about(circuit, loaded, settings, model, task)
-    precision = dtype or settings.get("dtype") or "float32"
-    begun = settings.get("bos") if bos is None else bos
-    ports = "group" if loaded.graph.n_kv_groups else "head"
-    network = calls.load_model(spec, device=device, dtype=precision, bos=begun, kv_ports=ports)
-    measured = calls.evaluate(
-        network,
-        calls.load_task(chosen, model=network),
-        loaded,
-        split=split,
-        metric=metric,
-        ablation=ablation,
-        n=prompts,
-        n_random=random,
-        seed=seed,
-        task_options=read_settings(task_option, "--task-option") if task_option or task else None,
-    )
+    loaded, run = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
+    measured = calls.evaluate(setting_of(circuit, loaded, run), loaded, split=split, n_random=random)
     print_result(measured.to_json(), as_json, verdict(loaded, measured))
 
 
@@ -265,7 +213,7 @@ def render(
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = calls.render(
         rendering.strongest(loaded, top) if top is not None else loaded,
-        file.with_name("positional.svg" if loaded.parts_axis else "circuit.svg") if out is None else out,
+        file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.patching.measure import DENOISING, Measured
-from circuitfind.patching.table import axis_of, by_layer
+from circuitfind.patching.by_layer import axis_of, by_layer
+from circuitfind.patching.patched_runs import DENOISING, Measured
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.statistics import Values, faithfulness, mean_intervals, mean_of_counted

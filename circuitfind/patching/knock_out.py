@@ -21,15 +21,17 @@ import numpy as np
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.recompute.patches import Patch
-from circuitfind.patching.effects import listed, plain
-from circuitfind.patching.measure import NOISING, Measured, measure_patches
+from circuitfind.graph import place_or_none
+from circuitfind.patching.by_layer import axis_of, by_layer
+from circuitfind.patching.component_effects import listed, plain
+from circuitfind.patching.patched_runs import NOISING, Measured, measure_patches
 from circuitfind.patching.sites import KINDS, Components, check_neurons, label, names_of, patches_of, together
-from circuitfind.patching.table import axis_of, by_layer
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
-from circuitfind.setting import N_HELD_OUT, MetricLike, problem_of
+from circuitfind.setting.defaults import N_HELD_OUT
+from circuitfind.setting.pieces import in_setting
+from circuitfind.setting.value import Setting
 from circuitfind.statistics import Values, faithfulness, mean_intervals
-from circuitfind.task import Task, TokenPairs
 from circuitfind.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -139,21 +141,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+@in_setting(N_HELD_OUT)
 def ablate(
-    model: Transformer,
-    task: Task | str,
+    setting: Setting,
     nodes: Components,
     *,
-    ablation: str = "corrupted",
     neurons: Sequence[int] | str | None = None,
     each: bool = False,
-    metric: MetricLike | None = None,
-    n: int = N_HELD_OUT,
-    seed: int = 0,
     split: str = "held-out",
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
 ) -> AblationEffects:
     """Knock out components of the full model, at all positions, and measure the behaviour before and after.
 
@@ -161,31 +156,17 @@ def ablate(
         nodes: one component (``"a3.h5"``, ``"m1"``, ``"a2"`` for all heads of a layer, ``"m3.n17"`` for a neuron); a kind
             (``"head"``, ``"mlp"``, ``"attention"``, ``"node"``), all of it; a list, knocked out together; or a list of such
             lists, one after the other.
-        ablation: ``"corrupted"``, ``"zero"``, ``"mean"`` or ``"mean-positional"``.
         neurons: hidden values of the one MLP that ``nodes`` names, instead of the whole MLP: a list, or ``"all"``.
         each: one at a time instead of together: ``ablate(model, task, "m3", neurons="all", each=True).top(20)`` ranks all
             neurons of an MLP by exact effect.
-        metric, n, seed, split, batch_size, task_options, pairs: as for :func:`circuitfind.activation_patch`; held-out prompts
-            by default, for this measures what was found elsewhere.
+        split: held-out prompts by default, for this measures what was found elsewhere.
 
     Raises:
         UnknownNameError, OptionError: a component, a neuron or an ablation that there is not; neurons of a mixture of experts.
     """
-    patches = _patches(model, nodes, neurons, each)
-    problem = problem_of(
-        model,
-        task,
-        algorithm="ablation",
-        options={"nodes": nodes, "neurons": neurons, "each": each},
-        metric=metric,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split=split if pairs is None else "",
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    patches = _patches(setting.transformer, nodes, neurons, each)
+    options = {"nodes": nodes, "neurons": neurons, "each": each}
+    problem = setting.problem(split, given="", algorithm="ablation", options=options)
     measured = measure_patches(problem, [patch for _, patch in patches], NOISING)
     return AblationEffects.of(measured, [name for name, _ in patches], problem.metric.sign, problem.provenance)
 
@@ -218,10 +199,11 @@ def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str |
 
 def _neurons(model: Transformer, nodes: Components, neurons: Sequence[int] | str) -> Sequence[int]:
     """Numbers of the neurons that are meant."""
-    if not isinstance(nodes, str) or nodes not in model.graph.sender_names or not nodes.startswith("m"):
+    place = place_or_none(nodes) if isinstance(nodes, str) and nodes in model.graph.sender_names else None
+    if place is None or place.kind != "mlp":
         raise OptionError(f"neurons= belongs to one MLP, such as 'm3'; it was given with {nodes!r}")
     if isinstance(neurons, str) and neurons != EVERY:
         raise OptionError(f"neurons={neurons!r}: give a list of numbers, or {EVERY!r}")
     chosen = range(model.config.d_mlp) if isinstance(neurons, str) else [int(neuron) for neuron in neurons]
-    check_neurons(model, int(nodes[1:]), chosen)
+    check_neurons(model, place.layer, chosen)
     return chosen
