@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
+from circuitfind.execution.recompute.agenda import MLP
 from circuitfind.graph import PORTS, ComputationGraph
 
 ARROW, ANY, MLPS, DIRECT = "->", "*", "mlps", ""
-MLP = "mlp"
-"""The one port of an MLP."""
 WILDCARDS = (ANY, MLPS)
 _STOP = re.compile(r"(?P<node>[^<>]+)(?:<(?P<port>[^<>]*)>)?")
 _GROUP = re.compile(r"a(?P<layer>\d+)\.kv(?P<group>\d+)")
