@@ -246,7 +246,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "README.md").write_text(markdown(result))
-    put_into(Path("README.md"), "speed", "\n".join(markdown(result).splitlines()[2:]))
+    put_into("speed", "\n".join(markdown(result).splitlines()[2:]))
     print(markdown(result))
 
 

@@ -18,8 +18,8 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import circuitfind as cf
-from circuitfind.discovery.acdc import receivers_of
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import receivers_of
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit, run_masked
 from circuitfind.execution.recompute.cuts import CurrentCircuit
 from circuitfind.models.exact import float64_throughout, widened_tables

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit, to_eap_ig
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import CircuitError, OptionError
+from circuitfind.formats.eap_ig import to_eap_ig
+from circuitfind.formats.parquet import write_parquet
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering import draw
 from circuitfind.run.comparison import expected_jaccard, overlap
@@ -173,7 +174,7 @@ def test_a_circuits_file_ranks_its_own_edges_only(tmp_path):
 def test_every_form_of_the_same_scores_gives_the_same_comparison(tmp_path):
     a, b = two()
     some_scores(0).save(tmp_path / "a.safetensors")
-    some_scores(0).to_parquet(tmp_path / "a.parquet")
+    write_parquet(some_scores(0), tmp_path / "a.parquet")
     (tmp_path / "a.json").write_text(json.dumps(to_eap_ig(a, d_model=8)))
     (tmp_path / "run").mkdir()
     a.save(tmp_path / "run" / "circuit.json")
@@ -206,7 +207,7 @@ def test_what_has_no_common_edges_is_refused():
         cf.compare(from_names("m0->m1"), a, top=5)
     layout = Layout(("rest",), np.ones((1, 1), dtype=bool), np.array([True]))
     with pytest.raises(CircuitError, match="parts of prompts"):
-        cf.compare(PositionalCircuit(GRAPH, layout, a.kept[None]), a)
+        cf.compare(Circuit(GRAPH, a.kept[None], layout=layout), a)
     with pytest.raises(CircuitError, match="nowhere"):
         cf.compare("nowhere.json", a)
 

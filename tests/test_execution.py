@@ -216,7 +216,8 @@ def test_edge_products_do_not_depend_on_the_tile_size(model, pairs, axis):
         products = EdgeProducts(model, axis)
         products._tokens = tokens
         run = AttributionPass(model, batch, model.embed(batch.clean))
-        found.append(products(run, clean, ablated, METRICS["logit-diff"]))
+        run.backward(lambda logits: METRICS["logit-diff"](logits, batch.targets))
+        found.append(products.multiply(run, clean.minus(ablated)))
     assert len(found[0]) == {"": 1, "prompt": len(batch), "position": batch.clean.shape[1]}[axis]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], **TIGHT)

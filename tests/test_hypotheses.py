@@ -15,10 +15,10 @@ import torch
 from conftest import SHAPES, random_pairs, small_config, small_model
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.evaluation import hypotheses_of, hypothesis_tests, random_circuits
+from circuitfind.evaluation import hypotheses_of, random_circuits
+from circuitfind.evaluation.hypotheses import decisions as hypothesis_tests
 from circuitfind.evaluation.hypotheses.inflation import inflated, random_path
 from circuitfind.evaluation.hypotheses.significance import (
     adjusted,
@@ -504,9 +504,9 @@ def test_what_cannot_be_tested_is_refused(known):
     with pytest.raises(OptionError, match="complement of the circuit holds no circuit"):
         hypotheses_of(model, pairs, most, LOGIT_DIFF, reference="complement", n_random=2)
     layout = Layout(("rest", "END"), np.ones((2, 2), dtype=bool), np.array([False, True]))
-    positional = PositionalCircuit(model.graph, layout, np.stack([truth, truth]))
+    apart = Circuit(model.graph, np.stack([truth, truth]), layout=layout)
     with pytest.raises(OptionError, match="without parts of prompts"):
-        hypotheses_of(model, pairs, positional, LOGIT_DIFF)
+        hypotheses_of(model, pairs, apart, LOGIT_DIFF)
 
 
 # --- in Python and on the command line --------------------------------------------------------------------------------
@@ -515,9 +515,17 @@ def test_what_cannot_be_tested_is_refused(known):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder whose scores are kept apart by prompt."""
-    from circuitfind.run.pipeline import RunConfig, run
+    from runs import run
 
-    config = RunConfig(algorithm="eap", n_prompts=16, n_held_out=6, n_random=1, rule="top", value=25, parts="prompt")
+    config = {
+        "algorithm": "eap",
+        "n": 16,
+        "n_held_out": 6,
+        "n_random": 1,
+        "rule": "top",
+        "value": 25,
+        "parts": "prompt",
+    }
     return run(config, tmp_path_factory.mktemp("evidence") / "run").folder
 
 

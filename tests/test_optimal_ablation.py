@@ -98,7 +98,7 @@ def test_the_constant_is_the_best_one_where_that_is_known():
 def test_constants_of_a_task_hold_on_other_prompts():
     model = cf.load_model("induction-2l")
     train, test = (
-        one_batch(model, cf.api.tokenized_pairs(model, cf.load_task("induction"), split=split, n=32))
+        one_batch(model, cf.Setting("induction", model, n=32, n_held_out=32).prompts(split))
         for split in ("train", "held-out")
     )
     found, mean = (

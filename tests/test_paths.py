@@ -452,7 +452,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
 def induction():
     model = cf.load_model("induction-2l")
     scores = cf.discover(model, "induction", algorithm="path-patching", n=32, share=0.05)
-    pairs = cf.api.tokenized_pairs(model, cf.load_task("induction"), split="train", n=32)
+    pairs = cf.Setting("induction", model, n=32).train
     return SimpleNamespace(model=model, circuit=cf.select(scores), pairs=pairs, roles=head_roles(model, pairs))
 
 
@@ -546,10 +546,17 @@ def test_a_tree_of_groups_lists_a_shared_port_once():
 
 
 def test_a_run_of_path_patching_has_its_tree(tmp_path, induction):
-    from circuitfind.run.pipeline import RunConfig, run
+    from runs import run
 
-    config = RunConfig("induction", "induction-2l", "path-patching", n_prompts=32, n_held_out=8, n_random=1)
-    done = run(replace(config, options={"share": 0.05}), tmp_path / "run")
+    config = {
+        "task": "induction",
+        "model": "induction-2l",
+        "algorithm": "path-patching",
+        "n": 32,
+        "n_held_out": 8,
+        "n_random": 1,
+    }
+    done = run(dict(config, options={"share": 0.05}), tmp_path / "run")
     text = (tmp_path / "run" / "tree.txt").read_text(encoding="utf-8")
     assert (done.circuit.kept == induction.circuit.kept).all()
     assert text == cf.tree_text(done.circuit, induction.roles.texts())

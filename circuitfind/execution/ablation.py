@@ -23,9 +23,8 @@ from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
+from circuitfind.graph import ABLATIONS, prunes_from_input
 from circuitfind.transformer import Transformer
-
-ABLATIONS = ("corrupted", "zero", "mean", "mean-positional", "optimal")
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,8 @@ class Ablation:
 
     @property
     def prunes_from_input(self) -> bool:
-        """Whether nodes that no path from the input reaches may be dropped without changing the function.
-
-        Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the
-        others it computes something else from the ablated stream, so only dead ends on the output side may go.
-        """
-        return self.name == "corrupted"
+        """Whether nodes that no path from the input reaches may be dropped: see :class:`circuitfind.graph.AblationRule`."""
+        return prunes_from_input(self.name)
 
     def writes(self, batch: Batch) -> Writes:
         """What every sender's cut edges carry on a micro-batch."""

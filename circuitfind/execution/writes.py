@@ -74,8 +74,8 @@ class Writes:
             return self.constant[sender].expand_as(self.entry)
         if sender == 0:
             return self.entry
-        layer, place = divmod(sender - 1, self.model.graph.senders_per_layer)
-        if place == self.model.graph.n_heads:
+        kind, layer, place = self.model.graph.place(sender)
+        if kind == "mlp":
             return self.mlps[layer]
         z = self.mixed[layer][place]
         return z if self.model.config.post_norm else self.model.write_node(layer, place, z)
@@ -137,10 +137,10 @@ class Writes:
 
     def _fill(self, part: slice, prompts: slice, positions: slice, out: Tensor) -> None:
         """One sublayer's writes into ``out``."""
-        layer, place = divmod(part.start - 1, self.model.graph.senders_per_layer)
+        kind, layer, _ = self.model.graph.place(part.start)
         if part.start == 0:
             out[0] = self.entry[prompts, positions]
-        elif place == self.model.graph.n_heads:
+        elif kind == "mlp":
             out[0] = self.mlps[layer][prompts, positions]
         elif self.model.config.post_norm:
             out.copy_(self.mixed[layer][:, prompts, positions])

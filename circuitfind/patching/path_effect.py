@@ -26,10 +26,9 @@ from circuitfind.execution.measuring import find_non_finite
 from circuitfind.execution.recompute.paths import DIRECTIONS, PathBatch, agenda_of, path_numbers, read_route
 from circuitfind.progress import track
 from circuitfind.scores import Provenance
-from circuitfind.setting import N_PROMPTS, MetricLike, problem_of
+from circuitfind.setting.pieces import in_setting
+from circuitfind.setting.value import Setting
 from circuitfind.statistics import Values, faithfulness, mean_intervals
-from circuitfind.task import Task, TokenPairs
-from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,31 +111,17 @@ class PathEffect:
         return "\n".join(lines)
 
 
+@in_setting()
 def path_patch(
-    model: Transformer,
-    task: Task | str,
-    path: str | Sequence[str],
-    *,
-    direction: str = DIRECTIONS[0],
-    metric: MetricLike | None = None,
-    ablation: str = "corrupted",
-    split: str = "train",
-    n: int = N_PROMPTS,
-    seed: int = 0,
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
+    setting: Setting, path: str | Sequence[str], *, direction: str = DIRECTIONS[0], split: str = "train"
 ) -> PathEffect:
     """The effect of patching a path, or several together.
 
     Args:
         path: such as ``a0.h1 -> a5.h5<k> -> a8.h6<q> -> logits``, or a list of such; see
             :mod:`circuitfind.execution.recompute.paths.routes` for ports and the wildcards ``*`` and ``mlps``.
-        direction: ``noising`` or ``denoising``; see :class:`PathEffect`.
-        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's if None.
-        ablation: what the first node's output is replaced by (or, denoising, what everything else writes).
-        split, n, seed: which prompts.
-        pairs: token pairs to use instead of the task's.
+        direction: ``noising`` or ``denoising``; see :class:`PathEffect`. The setting's ablation is what the first node's output
+            is replaced by (or, denoising, what everything else writes).
 
     Raises:
         OptionError: no path, one that does not end in ``logits``, or an unknown direction.
@@ -147,23 +132,11 @@ def path_patch(
     refuse_direction(direction)
     if not texts:
         raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
-    routes = [read_route(model.graph, text) for text in texts]
-    agenda, paths = agenda_of(model.graph, routes), tuple(map(str, routes))
+    graph = setting.transformer.graph
+    routes = [read_route(graph, text) for text in texts]
+    agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))
     options = {"paths": list(paths), "direction": direction}
-    problem = problem_of(
-        model,
-        task,
-        algorithm="path-patch",
-        options=options,
-        metric=metric,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split=split if pairs is None else "",
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    problem = setting.problem(split, given="", algorithm="path-patch", options=options)
     values = np.empty((3, len(problem.pairs)))
 
     def measure(part: PathBatch) -> None:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances
-from circuitfind.formats.opening import open_circuit, read_scores
+from circuitfind.formats.opening import read
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -207,12 +206,11 @@ def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
 
 def _opened(source: Source, name: str) -> tuple[Circuit | None, Importances | None]:
     """The circuit, if there is one, and the scores of all edges, if there are."""
-    if isinstance(source, PositionalCircuit):
-        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without")
     if isinstance(source, EdgeScores):
         own = decided_edges(source) if source.decided is not None else None
         return own, Importances(source, np.zeros(source.graph.n_edges, dtype=bool))
     if isinstance(source, Circuit):
+        _refuse_parts(source, name)
         return source, _all_scores(source)
     return _from_path(Path(source))
 
@@ -226,21 +224,19 @@ def _all_scores(circuit: Circuit) -> Importances | None:
 
 
 def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
-    if path.suffix in (".safetensors", ".parquet"):
-        return _opened(read_scores(path).scores, path.name)
-    try:
-        found = read_scores(path)
-    except CircuitError:  # a circuit's file need not have scores of all edges
-        found = None
-    try:
-        circuit, _ = open_circuit(path)
-    except OptionError:  # a file of importances marks no edge
-        if found is None:
-            raise
-        return None, found
-    if isinstance(circuit, PositionalCircuit):
-        raise CircuitError(f"{path} is a circuit with parts of prompts; compare circuits without")
-    return circuit, found
+    found = read(path)
+    if found.circuit is not None:
+        _refuse_parts(found.circuit, str(path))
+        return found.circuit, found.importances
+    if found.importances is None:
+        raise OptionError(f"{path} marks no edge as being in a circuit, and has no scores")
+    own = found.importances.scores
+    return decided_edges(own) if own.decided is not None else None, found.importances
+
+
+def _refuse_parts(circuit: Circuit, name: str) -> None:
+    if circuit.layout is not None:
+        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without, such as its flat()")
 
 
 def _shape(graph: ComputationGraph) -> str:
