@@ -32,7 +32,7 @@ ATTENTION_OF_THEIR_OWN = {
     "execution/gradients/by_masks.py": "every port has an input of its own, differentiated block by block",
     "execution/recompute/single_edge.py": "one port of one node reads something else",
     "execution/recompute/cuts/state.py": "one node at a time, where a change reaches it",
-    "execution/recompute/paths/values.py": "some nodes at a time, where a change reaches them",
+    "execution/recompute/paths/changes.py": "some nodes at a time, where a change reaches them",
     "execution/recompute/patches.py": "patched runs, from the first changed position on",
 }
 """Files that project, attend and write, and why the walk does not do it for them."""

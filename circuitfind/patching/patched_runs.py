@@ -19,7 +19,7 @@ from circuitfind.execution.measuring import find_non_finite
 from circuitfind.execution.memory import patched_tokens, patching_numbers
 from circuitfind.execution.plain_run import Donor, PlainRun, donor_of, hidden_means
 from circuitfind.execution.recompute.patches import Patch, Window, patched_logits
-from circuitfind.execution.recompute.single_edge import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from circuitfind.execution.recompute.single_edge import LOGITS_OF_CUTS, TOKENS_OF_CUTS
 from circuitfind.progress import track
 from circuitfind.statistics import Values
 from circuitfind.task.metrics import Targets
@@ -121,8 +121,8 @@ def _measure_part(
 def _groups(problem: Problem, patches: Sequence[Patch], window: Window) -> Iterator[list[int]]:
     """Numbers of patches that begin in the same layer, as many as fit at a time."""
     blocks, (n_prompts, n_positions) = problem.graph.blocks, window.mask.shape
-    tokens = patched_tokens(problem.model, TOKENS_AT_ONCE) // (n_prompts * n_positions)
-    at_once = max(1, min(tokens, LOGITS_AT_ONCE // (n_prompts * problem.model.config.d_vocab)))
+    tokens = patched_tokens(problem.model, TOKENS_OF_CUTS) // (n_prompts * n_positions)
+    at_once = max(1, min(tokens, LOGITS_OF_CUTS // (n_prompts * problem.model.config.d_vocab)))
 
     def layer(number: int) -> int:
         return blocks[patches[number][0].block].layer

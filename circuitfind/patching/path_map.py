@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import OptionError
+from circuitfind.execution.recompute.agenda import Agenda
 from circuitfind.execution.recompute.paths import (
     ANY,
     DIRECT,
     DIRECTIONS,
     MLPS,
     PathBatch,
-    Plan,
     Route,
     Stop,
-    plan_of,
+    agenda_of,
     receiver_stop,
 )
 from circuitfind.execution.recompute.paths.routes import block_number
@@ -181,18 +181,18 @@ def path_heat_map(
         clean, ablated = part.ends()
         totals[part.batch.rows] = (sign * (clean - ablated)).cpu().double().numpy()
         unpatched, turned = (clean, sign) if direction == DIRECTIONS[0] else (ablated, -sign)
-        for plan, senders in groups:
-            values = turned * (unpatched - part.entering(plan, senders))
+        for agenda, senders in groups:
+            values = turned * (unpatched - part.entering(agenda, senders))
             effects[np.asarray(senders)[:, None], part.batch.rows] = values.cpu().double().numpy()
 
-    for_batches(problem, direction, len(groups[0][0].steps), measure)
+    for_batches(problem, direction, len(groups[0][0].stages), measure)
     kept = effects if per_example else None
     mean, total = effects.mean(1), float(totals.mean())
     return PathHeatMap(graph, receiver, through, direction, mean, total, problem.provenance, kept)
 
 
-def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Plan, Sequence[int]]]:
-    """Senders before a receiver that take the same way to it, with that way's plan."""
+def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Agenda, Sequence[int]]]:
+    """Senders before a receiver that take the same way to it, with that way's agenda."""
     top = block_number(graph, stop.nodes[0])
     between = [number for number in range(top) if gap == MLPS and graph.blocks[number].kind == "mlp"]
     logits = Stop("logits", (graph.n_senders,), ("",))
@@ -202,5 +202,5 @@ def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Pla
     for entry_block in (*between, top):
         last = graph.blocks[entry_block].n_senders
         if last > first:
-            yield plan_of(graph, [route], entry_block), range(first, last)
+            yield agenda_of(graph, [route], entry_block), range(first, last)
         first = max(first, last)

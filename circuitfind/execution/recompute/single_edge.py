@@ -18,8 +18,8 @@ from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
 from circuitfind.transformer.walk import walk_into
 
-TOKENS_AT_ONCE = 8192
-LOGITS_AT_ONCE = 2**24
+TOKENS_OF_CUTS = 8192
+LOGITS_OF_CUTS = 2**24
 """Tokens (edges x prompts x positions), and logits (edges x prompts x vocabulary), of one batched run."""
 
 
@@ -72,7 +72,7 @@ def single_edge_effects(
     """
     block = model.graph.blocks[block_number]
     n_nodes, logits = len(_nodes(model, block, receiver)), len(batch) * model.config.d_vocab
-    at_once = max(1, min(TOKENS_AT_ONCE // (n_nodes * batch.clean.numel()), LOGITS_AT_ONCE // logits))
+    at_once = max(1, min(TOKENS_OF_CUTS // (n_nodes * batch.clean.numel()), LOGITS_OF_CUTS // logits))
     parts = [
         measure(_logits_without(model, batch, run, block_number, block, receiver, slice(start, start + at_once)))
         for start in range(0, block.n_senders, at_once)

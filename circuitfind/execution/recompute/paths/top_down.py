@@ -8,8 +8,7 @@ import numpy as np
 
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.recompute.paths.effects import PathBatch
-from circuitfind.execution.recompute.paths.plan import plan_along
+from circuitfind.execution.recompute.paths.path_batch import PathBatch
 from circuitfind.execution.recompute.reach import Positions, what_is_reached
 from circuitfind.graph import Floats, Mask
 from circuitfind.task.metrics import Metric
@@ -51,16 +50,16 @@ class PathSearch:
             total += float((clean - ablated).double().sum())
         return total / sum(map(len, self.batches))
 
-    def visit(self, number: int, kept: Mask) -> Visit:
+    def visit(self, number: int, kept: Mask) -> PathVisit:
         """Begin with the edges into a block.
 
         Args:
             kept: boolean (edges,), final in all blocks above.
         """
-        return Visit(self, self._positions, number, kept)
+        return PathVisit(self, self._positions, number, kept)
 
 
-class Visit:
+class PathVisit:
     """The edges into the receivers of a block that something kept reads.
 
     Attributes:
@@ -75,8 +74,7 @@ class Visit:
             positions.learn(kept, node)
         read = [receiver for receiver in receivers if positions.read(receiver)]
         self.rows = [receiver - self._block.first_receiver for receiver in read]
-        reaches = (what_is_reached(graph, kept, positions, [receiver], number) for receiver in read)
-        self._plans = [plan_along(graph, reach) for reach in reaches]
+        self._agendas = [what_is_reached(graph, kept, positions, [receiver], number) for receiver in read]
 
     def summed_effects(self, batch: Batch) -> Floats:
         """Effects of the edges, summed over a micro-batch's prompts: (receivers, senders); > 0 helps the clean behaviour."""
@@ -84,7 +82,7 @@ class Visit:
         if self.rows:
             run, sign = self._search.of(batch), self._search.metric.sign
             clean, _ = run.ends()
-            for row, plan in enumerate(self._plans):
-                effects = sign * (clean - run.entering(plan, range(self._block.n_senders)))
+            for row, agenda in enumerate(self._agendas):
+                effects = sign * (clean - run.entering(agenda, range(self._block.n_senders)))
                 out[row] = effects.double().sum(-1).cpu().numpy()
         return out

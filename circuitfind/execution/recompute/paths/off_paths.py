@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.recompute.paths.plan import Plan
+from circuitfind.execution.recompute.agenda import Agenda
 from circuitfind.execution.writes import Writes
 from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class BaseRun:
+class OffPaths:
     """What everything off the paths does on one micro-batch.
 
     Attributes:
@@ -33,7 +33,7 @@ class BaseRun:
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: Batch, writes: Writes, other: Writes) -> BaseRun:
+    def of(cls, batch: Batch, writes: Writes, other: Writes) -> OffPaths:
         """The run; positions before the first token in which the prompts of a pair differ are left out, where no later one
         reaches them.
         """
@@ -43,9 +43,9 @@ class BaseRun:
         first = int(differs.int().argmax()) if bool(differs.any()) else differs.numel() - 1
         return cls(batch, writes, other, min(first, int(batch.answer.min())))
 
-    def under(self, plan: Plan) -> BaseRun:
-        """The same run, without the first position too where a plan allows it (and nodes write here what their inputs say)."""
-        leaves = plan.leaves_first_out and self.writes.constant is None and self.model.config.causal
+    def under(self, agenda: Agenda) -> OffPaths:
+        """The same run, without the first position where an agenda allows it (and nodes write here what their inputs say)."""
+        leaves = agenda.leaves_first_out and self.writes.constant is None and self.model.config.causal
         least = min(1, int(self.batch.answer.min())) if leaves else 0
         return replace(self, start=max(self.start, least))
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import SHARE_OF_BATCH, attribution_numbers, budget
-from circuitfind.execution.recompute.paths.base import BaseRun
-from circuitfind.execution.recompute.paths.plan import Plan
-from circuitfind.execution.recompute.paths.values import changed_final
+from circuitfind.execution.recompute.agenda import Agenda
+from circuitfind.execution.recompute.paths.changes import changed_final
+from circuitfind.execution.recompute.paths.off_paths import OffPaths
 from circuitfind.execution.writes import Writes
 from circuitfind.task.metrics import Metric, Targets
 from circuitfind.transformer import Transformer
 
 DIRECTIONS = ("noising", "denoising")
-TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**17}
-LOGITS_AT_ONCE = {"cpu": 2**24, "cuda": 2**28}
+TOKENS_OF_PATHS = {"cpu": 4096, "cuda": 2**17}
+LOGITS_OF_PATHS = {"cpu": 2**24, "cuda": 2**28}
 """Tokens (senders x prompts x positions), and logits (senders x prompts x vocabulary), of one batched run."""
 
 
@@ -44,7 +44,7 @@ class PathBatch:
         self.model, self.batch = model, batch
         clean, ablated = Writes.run(model, batch.clean), ablation.writes(batch)
         self._runs = clean, ablated
-        self.base = BaseRun.of(batch, *((clean, ablated) if direction == DIRECTIONS[0] else (ablated, clean)))
+        self.base = OffPaths.of(batch, *((clean, ablated) if direction == DIRECTIONS[0] else (ablated, clean)))
         self.metric, self._columns, self._targets = metric, *_answers(metric, batch)
 
     @cached_property
@@ -57,33 +57,33 @@ class PathBatch:
         """The metric of every prompt in the clean run, and with every sender ablated; (prompts,) each."""
         return self._ends
 
-    def along(self, plan: Plan) -> Tensor:
-        """The metric of every prompt under a plan without an entry, (prompts,)."""
-        return self.metric_of(changed_final(plan, self.base.under(plan)))[0]
+    def along(self, agenda: Agenda) -> Tensor:
+        """The metric of every prompt under an agenda without an entry, (prompts,)."""
+        return self.metric_of(changed_final(agenda, self.base.under(agenda)))[0]
 
-    def entering(self, plan: Plan, senders: Sequence[int]) -> Tensor:
-        """The metric when each of some senders enters a plan in turn, (senders, prompts)."""
-        parts = [self._entering(plan, senders[start : start + n]) for n, start in self._pieces(plan, len(senders))]
+    def entering(self, agenda: Agenda, senders: Sequence[int]) -> Tensor:
+        """The metric when each of some senders enters an agenda in turn, (senders, prompts)."""
+        parts = [self._entering(agenda, senders[start : start + n]) for n, start in self._pieces(agenda, len(senders))]
         return torch.cat(parts)
 
-    def _entering(self, plan: Plan, senders: Sequence[int]) -> Tensor:
-        base = self.base.under(plan)
+    def _entering(self, agenda: Agenda, senders: Sequence[int]) -> Tensor:
+        base = self.base.under(agenda)
         entry = torch.stack([base.replaced(sender) for sender in senders])
-        return self.metric_of(changed_final(plan, base, entry))
+        return self.metric_of(changed_final(agenda, base, entry))
 
-    def _pieces(self, plan: Plan, n_senders: int) -> Iterator[tuple[int, int]]:
+    def _pieces(self, agenda: Agenda, n_senders: int) -> Iterator[tuple[int, int]]:
         """How many senders at once, and from which on."""
         model, tokens = self.model, self.batch.clean.numel()
-        of_token = (len(plan.steps) + 8) * model.config.d_model + 3 * model.config.n_heads * model.config.d_head
+        of_token = (len(agenda.stages) + 8) * model.config.d_model + 3 * model.config.n_heads * model.config.d_head
         room = int(SHARE_OF_BATCH * budget(model.device)) // (of_token * model.dtype.itemsize)
-        at_once = max(1, min(TOKENS_AT_ONCE[self._kind], room) // tokens)
+        at_once = max(1, min(TOKENS_OF_PATHS[self._kind], room) // tokens)
         for start in range(0, n_senders, at_once):
             yield at_once, start
 
     def metric_of(self, final: Tensor) -> Tensor:
         """The metric of last streams (variants, prompts, d_model): (variants, prompts)."""
         width = self.model.config.d_vocab if self._columns is None else len(self._columns)
-        at_once = max(1, LOGITS_AT_ONCE[self._kind] // (width * len(self.batch)))
+        at_once = max(1, LOGITS_OF_PATHS[self._kind] // (width * len(self.batch)))
         return torch.cat(
             [
                 self.metric(self.model.unembed(some, columns=self._columns), self._targets)

@@ -6,17 +6,16 @@ read from the logits down by a deterministic automaton whose state, at an input 
 Of A->B->D->logits and E->B->logits, D reads a B that has read A, and the logits a B that has read E; no E->B->D arises.
 ``*`` adds one value per node, not one per way.
 
-Values that are read by the same inputs and read alike are one **step**, so that every way up from a node costs what a forward
+Values that are read by the same inputs and read alike are one **stage**, so that every way up from a node costs what a forward
 pass on the shared stream costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from circuitfind.execution.recompute.paths.routes import ANY, MLP, MLPS, Route, block_number
-from circuitfind.execution.recompute.reach import Reach
+from circuitfind.execution.recompute.agenda import MLP, Agenda, Reading, Stage
+from circuitfind.execution.recompute.paths.routes import ANY, MLPS, Route, block_number
 from circuitfind.graph import PORTS, ComputationGraph
 
 Items = tuple[tuple[int, int], ...]
@@ -25,68 +24,7 @@ Copy = tuple[int, tuple[tuple[str, Items], ...]]
 """A node's value: its number, and where the automaton is at each of its ports that read something new."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What is new at an input.
-
-    Attributes:
-        block: number of the block whose stream it is.
-        entry: whether the sender that is given later enters here.
-        replaced: senders whose output is replaced.
-        steps: numbers of steps whose output has changed.
-    """
-
-    block: int
-    entry: bool = False
-    replaced: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Step:
-    """Nodes of a block to compute again together.
-
-    Attributes:
-        block, layer: where.
-        heads: which attention nodes of the layer; () for its MLP.
-        ports: ``q``, ``k``, ``v`` or :data:`MLP`: what reads something new. Other ports keep their values.
-        at_answer: what they write matters at the answer position only.
-    """
-
-    block: int
-    layer: int
-    heads: tuple[int, ...]
-    ports: Mapping[str, Reading]
-    at_answer: bool
-
-    def reads_answer_only(self, port: str) -> bool:
-        """Whether only the answer position of this port's input matters."""
-        return self.at_answer and port in ("q", MLP)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that must be computed again, in execution order, and what is new at the logits."""
-
-    steps: tuple[Step, ...]
-    logits: Reading
-
-    @property
-    def leaves_first_out(self) -> bool:
-        """Whether the first position changes nothing further on: under causal attention a query has one key there, whatever it
-        asks.
-        """
-        new = list[bool]()  # whether a step's output may be new at the first position
-        for step in self.steps:
-            for port, reading in step.ports.items():
-                reads_new = reading.entry or bool(reading.replaced) or any(new[number] for number in reading.steps)
-                if reads_new and port in ("k", "v"):
-                    return False
-            new.append(not step.heads and reads_new)
-        return True
-
-
-def plan_of(graph: ComputationGraph, routes: Sequence[Route], entry_block: int = 0) -> Plan:
+def agenda_of(graph: ComputationGraph, routes: Sequence[Route], entry_block: int = 0) -> Agenda:
     """The values that a set of paths needs.
 
     Args:
@@ -103,22 +41,6 @@ def plan_of(graph: ComputationGraph, routes: Sequence[Route], entry_block: int =
             found[place] = automaton.below(*place)
             waiting += [(automaton.block[node], items) for node, ports in found[place][2] for _, items in ports]
     return _bundled(automaton, found, top)
-
-
-def plan_along(graph: ComputationGraph, reach: Reach) -> Plan:
-    """The values that a change of one input needs which goes on along the kept edges of a circuit alone."""
-    if not reach.steps:
-        return Plan((), Reading(len(graph.blocks) - 1, entry=True))
-    place = {step.node: number for number, step in enumerate(reach.steps)}
-    steps = []
-    for number, step in enumerate(reach.steps):
-        ports = {
-            port: Reading(reading.block, number < reach.n_first, (), tuple(place[node] for node in reading.changed))
-            for port, reading in step.ports.items()
-        }
-        heads = () if step.head is None else (step.head,)
-        steps.append(Step(block_number(graph, step.node), step.layer, heads, ports, step.at_answer))
-    return Plan(tuple(steps), Reading(len(graph.blocks) - 1, steps=tuple(place[node] for node in reach.logits.changed)))
 
 
 class _Automaton:
@@ -163,8 +85,8 @@ def _bundled(
     automaton: _Automaton,
     found: Mapping[tuple[int, Items], tuple[bool, list[int], list[Copy]]],
     top: tuple[int, Items],
-) -> Plan:
-    """Steps of the copies that read alike and are read by the same inputs."""
+) -> Agenda:
+    """Stages of the copies that read alike and are read by the same inputs."""
     graph, block_of = automaton.graph, automaton.block
     numbers = {place: number for number, place in enumerate(found)}
     readers: dict[Copy, list[int]] = {}
@@ -176,15 +98,15 @@ def _bundled(
         bundles.setdefault((block_of[node], ports, tuple(sorted(numbers_of))), []).append(node)
     order = sorted(bundles, key=lambda bundle: (bundle[0], bundles[bundle][0]))
     read_by: list[list[int]] = [[] for _ in found]
-    for step, (_, _, inputs) in enumerate(order):
+    for stage, (_, _, inputs) in enumerate(order):
         for reading in inputs:
-            read_by[reading].append(step)
+            read_by[reading].append(stage)
     readings = [
         Reading(block, entry, tuple(replaced), tuple(read_by[numbers[block, items]]))
         for (block, items), (entry, replaced, _) in found.items()
     ]
     answer_only = [True] * len(readings)  # until something reads it at all positions
-    steps: list[Step] = []
+    stages: list[Stage] = []
     for bundle in reversed(order):
         block, ports, inputs = bundle
         at_answer = all(answer_only[reading] for reading in inputs)
@@ -192,7 +114,7 @@ def _bundled(
         heads = tuple(node - graph.heads(graph.blocks[block].layer).start for node in nodes)
         is_mlp = automaton.kinds[block] == "mlp"
         read = {port: readings[numbers[block, items]] for port, items in ports}
-        steps.append(Step(block, graph.blocks[block].layer, () if is_mlp else heads, read, at_answer))
+        stages.append(Stage(block, graph.blocks[block].layer, tuple(nodes), () if is_mlp else heads, read, at_answer))
         for port, items in ports:
-            answer_only[numbers[block, items]] &= steps[-1].reads_answer_only(port)
-    return Plan(tuple(reversed(steps)), readings[numbers[top]])
+            answer_only[numbers[block, items]] &= stages[-1].reads_answer_only(port)
+    return Agenda(tuple(reversed(stages)), readings[numbers[top]])
