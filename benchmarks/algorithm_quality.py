@@ -190,7 +190,6 @@ def main() -> None:
     parser.add_argument("--algorithm", action="append", help="only this one, beside what there is; repeatable")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--page", action="store_true", help="only the tables and the picture, from results that exist")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     arguments = parser.parse_args()
     if not arguments.page:
         for task in arguments.task or TASKS:
@@ -198,7 +197,7 @@ def main() -> None:
     if arguments.page or not arguments.task:
         from benchmarks.algorithm_page import write
 
-        write(OUT, arguments.readme)
+        write(OUT)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ there is one.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import time
@@ -38,6 +39,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "acdc": {"threshold": 0.02},
 }
 """Options that make the long algorithms short."""
+PARTS = "parts" if "parts" in inspect.signature(cf.select).parameters else "positional"
+"""What :func:`circuitfind.select` calls a circuit of (part, edge); version 0.1 said ``positional``."""
 MOST_PARTS = ("", "prompt", "position", "span")
 
 
@@ -115,7 +118,7 @@ def run(model: Any, task: str, algorithm: str, ablation: str, parts: str) -> dic
         if scores.decided is not None:
             rules["decided"] = {}
     for rule, how in rules.items():
-        found[rule] = circuit_and_evaluation(model, task, scores, how, positional=False)
+        found[rule] = circuit_and_evaluation(model, task, scores, how, by_part=False)
     if parts in ("position", "span"):
         by_part: dict[str, dict[str, Any]] = {
             "top": {"top": 30},
@@ -123,14 +126,14 @@ def run(model: Any, task: str, algorithm: str, ablation: str, parts: str) -> dic
             "faithful": {"faithfulness": 0.5},
         }
         for rule, how in by_part.items():
-            found[f"{rule}-by-{parts}"] = circuit_and_evaluation(model, task, scores, how, positional=True)
+            found[f"{rule}-by-{parts}"] = circuit_and_evaluation(model, task, scores, how, by_part=True)
     return found
 
 
-def circuit_and_evaluation(model: Any, task: str, scores: Any, how: dict[str, Any], positional: bool) -> dict[str, Any]:
+def circuit_and_evaluation(model: Any, task: str, scores: Any, how: dict[str, Any], by_part: bool) -> dict[str, Any]:
     """A circuit by one rule, and what is measured of it."""
     try:
-        circuit = cf.select(scores, model, task, **how, **({"positional": True} if positional else {}))
+        circuit = cf.select(scores, model, task, **how, **({PARTS: True} if by_part else {}))
         evaluation = cf.evaluate(model, task, circuit, n=N, n_random=3)
     except cf.CircuitfindError as error:
         return {"refused": f"{type(error).__name__}: {error}"}

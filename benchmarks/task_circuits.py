@@ -37,8 +37,7 @@ def table(runs: list[Run]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Find and measure the circuit of every task.")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    arguments = parser.parse_args()
+    parser.parse_args()
     pairs = [(task.name, "tasks-4l") for task in TASKS if task.model == "tasks-4l"] + [("induction", "induction-2l")]
     runs = []
     for task, model in pairs:
@@ -49,7 +48,7 @@ def main() -> None:
     )
     text = f"{table(runs)}\n\n{made}"
     (OUT / "README.md").write_text(f"# Circuits of the zoo models\n\n{text}\n", encoding="utf-8")
-    put_into(arguments.readme, "task circuits", text)
+    put_into("task circuits", text)
 
 
 if __name__ == "__main__":

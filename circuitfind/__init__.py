@@ -42,7 +42,6 @@ _PUBLIC = {
     "check_model": "models",
     "memory_limit": "execution.memory",
     "Circuit": "circuit",
-    "PositionalCircuit": "circuit.positional",
     "ComputationGraph": "graph",
     "EdgeScores": "scores",
     "combine_scores": "scores.combination",

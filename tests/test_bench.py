@@ -286,7 +286,7 @@ def test_what_an_algorithm_refuses_at_work_is_skipped_too(folder, tmp_path):
 @pytest.mark.parametrize("metric", ["logit-diff", "kl"])
 def test_asking_whether_an_algorithm_is_defined_runs_no_model(metric, monkeypatch):
     subject = Subject.of(Subjects(), ground_of(), 0, setting_of())
-    for name in ("embed", "unembed", "logits", "attention_block"):
+    for name in ("embed", "unembed", "logits", "layer_range"):
         monkeypatch.delattr(Transformer, name)
     refused = {a.name for a in ALGORITHMS if refusal(a, Entry(a.name, a.name, {}), subject, metric, "corrupted")}
     flat = {"atp-star", "eap", "ensemble", "gim", "hisp", "node-attribution", "relp"}
@@ -465,7 +465,7 @@ def test_a_file_that_is_no_grid_is_refused(text, message, tmp_path):
     ("text", "message"),
     [
         ("x = 1", "own.py adds no algorithm"),
-        ("1 / 0", "own.py fails: ZeroDivisionError"),
+        ("1 / 0", "own.py, line 1: ZeroDivisionError"),
         (OWN.replace('"deadly"', '"eap"'), "there is an algorithm 'eap' already"),
     ],
 )
@@ -625,6 +625,6 @@ def test_as_many_processes_as_cores_unless_told_otherwise(monkeypatch):
 
 def test_names_and_metrics_are_those_of_the_registries(alone):
     rows = table(alone)
-    assert set(rows.metric) <= set(METRICS)
+    assert set(rows.metric) <= {metric.name for metric in METRICS}
     one = Named("m", "t", "a", "{}", "kl", "zero", 3)
     assert one.path == "m/t/a/zero/3"

@@ -12,7 +12,7 @@ from conftest import SHAPES, random_pairs, small_model
 from test_execution import TIGHT
 
 import circuitfind as cf
-from circuitfind.circuit.positional import Layout
+from circuitfind.circuit import Layout
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import ModelError
 from circuitfind.evaluation import head_roles

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind
-from circuitfind.circuit import SCHEMA, Circuit, from_eap_ig, prune, to_eap_ig
+from circuitfind.circuit import Circuit, from_eap_ig, prune, to_eap_ig
+from circuitfind.circuit.stored import SCHEMA
 from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, make_batches, prepare_ablation, run_masked
 from circuitfind.graph import ComputationGraph
@@ -140,7 +141,7 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
 
 def masked_logits(model, masks, ablation, seed):
     (batch,) = make_batches(model, random_pairs(model, 3, seed), 3)
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     return run_masked(model, batch.clean, outputs, torch.from_numpy(np.stack(masks)), batch.answer)
 
 
@@ -242,7 +243,7 @@ def test_the_schema_is_itself_valid_and_knows_every_key():
     jsonschema.Draft202012Validator.check_schema(DESCRIPTION)
     assert DESCRIPTION["properties"]["schema"]["const"] == SCHEMA
     values = top_edges(some_scores(), 20).to_json()
-    assert set(values) == set(DESCRIPTION["required"]) == set(DESCRIPTION["properties"])
+    assert set(values) == set(DESCRIPTION["required"]) == set(DESCRIPTION["properties"]) - {"parts"}
     assert set(values["provenance"]) == set(DESCRIPTION["properties"]["provenance"]["properties"])
 
 
@@ -304,7 +305,7 @@ ROW = {"name": "m0->logits", "source": "m0", "target": "logits", "port": None, "
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        (_changed(schema="another/3"), CircuitError, "has schema 'another/3', not 'circuitfind-circuit/1'"),
+        (_changed(schema="another/3"), CircuitError, "has schema 'another/3', not 'circuitfind-circuit/2'"),
         ({"edges": []}, CircuitError, "has schema None"),
         ({"schema": SCHEMA, "edges": []}, CircuitError, "lacks 'graph'"),
         (_changed(graph={"layers": 2}), CircuitError, "not a circuit of schema"),

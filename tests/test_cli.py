@@ -15,7 +15,6 @@ from typer.main import get_command
 import circuitfind as cf
 from circuitfind import models
 from circuitfind.circuit import Circuit, to_eap_ig
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.cli.options import app
 from circuitfind.task.write_pairs import write_pairs
 
@@ -570,7 +569,7 @@ def test_the_program_helps_says_its_version_and_fails_with_a_code():
     assert len(wrong.stderr.splitlines()) == 1
 
 
-# --- positional circuits ----------------------------------------------------------------------------------------------
+# --- circuits with parts ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -587,7 +586,7 @@ POSITIONAL_FILES = {f"positional.{suffix}" for suffix in ("json", "dot", "svg", 
 
 def test_a_run_by_span_also_has_the_circuit_that_says_where(by_span):
     assert {path.name for path in by_span.iterdir()} == FILES | POSITIONAL_FILES
-    circuit = PositionalCircuit.load(by_span / "positional.json")
+    circuit = Circuit.load(by_span / "positional.json")
     assert circuit.selection["n"] == 60
     assert circuit.layout.labels == ("rest", "IO", "S1", "S2", "END")
     measured = json.loads((by_span / "positional_evaluation.json").read_text())
@@ -623,7 +622,7 @@ def test_evaluate_and_render_take_the_positional_file(run, by_span, tmp_path):
     assert "parts of the prompt" not in (tmp_path / "plain.dot").read_text()
 
 
-def test_what_a_positional_circuit_cannot_be_is_refused(refused, by_span):
+def test_what_a_circuit_with_parts_cannot_be_is_refused(refused, by_span):
     assert "give circuit.json or the run folder" in refused("export", by_span / "positional.json", "graph.json")
     message = refused("discover", *FEW, "-a", "eap", "--parts", "span", "--greedy", "5", "--out", "x")
     assert "--greedy grows circuits without parts" in message

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit, to_eap_ig
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout, to_eap_ig
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering import draw
@@ -206,7 +205,7 @@ def test_what_has_no_common_edges_is_refused():
         cf.compare(from_names("m0->m1"), a, top=5)
     layout = Layout(("rest",), np.ones((1, 1), dtype=bool), np.array([True]))
     with pytest.raises(CircuitError, match="parts of prompts"):
-        cf.compare(PositionalCircuit(GRAPH, layout, a.kept[None]), a)
+        cf.compare(Circuit(GRAPH, a.kept[None], layout=layout), a)
     with pytest.raises(CircuitError, match="nowhere"):
         cf.compare("nowhere.json", a)
 

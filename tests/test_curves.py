@@ -24,7 +24,7 @@ from circuitfind.evaluation import (
     measure_curve,
     measure_curves,
 )
-from circuitfind.evaluation import sizes as sizes_module
+from circuitfind.evaluation.rankings import sizes as sizes_module
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import alive_counts, top_edges

@@ -13,14 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit, prune_parts
+from circuitfind.circuit import Circuit, Layout, prune
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
 from circuitfind.evaluation import (
     Evaluation,
     clean_accuracy,
     evaluate_circuit,
-    positional_verdict,
     report_pairs,
     verdict,
 )
@@ -365,7 +363,7 @@ def test_a_circuit_found_on_one_split_is_faithful_on_the_other_and_random_ones_a
     assert done.split == "held-out"
 
 
-# --- positional circuits ----------------------------------------------------------------------------------------------
+# --- circuits with parts ----------------------------------------------------------------------------------------------
 
 SPAN_MODEL = cf.load_model("tasks-4l")
 MARKED = ("IO", "S2", "END")
@@ -376,15 +374,15 @@ def labelled(pairs, keep=MARKED) -> PromptPairs:
     return PromptPairs(tuple(replace(p, labels={k: v for k, v in p.labels.items() if k in keep}) for p in pairs))
 
 
-def positional(share=0.3, keep=MARKED) -> PositionalCircuit:
+def with_parts(share=0.3, keep=MARKED) -> Circuit:
     pairs = tokenize(labelled(ioi_pairs(6), keep), SPAN_MODEL.tokenizer)
     layout = Layout.of(spans_of(pairs, "span", SPAN_MODEL.tokenizer), pairs)
     kept = np.random.default_rng(0).random((len(layout.labels), SPAN_MODEL.graph.n_edges)) < share
-    return PositionalCircuit(SPAN_MODEL.graph, layout, prune_parts(SPAN_MODEL.graph, kept, layout, "corrupted"))
+    return Circuit(SPAN_MODEL.graph, prune(SPAN_MODEL.graph, kept, "corrupted", layout), layout=layout)
 
 
 def test_the_same_edges_at_every_part_are_worth_what_they_are_without_parts():
-    circuit = positional()
+    circuit = with_parts()
     flat = np.random.default_rng(0).random(SPAN_MODEL.graph.n_edges) < 0.4
     pairs = tokenize(labelled(ioi_pairs(5)), SPAN_MODEL.tokenizer)
     everywhere = replace(circuit, kept=np.stack([flat] * len(circuit.kept)))
@@ -395,15 +393,15 @@ def test_the_same_edges_at_every_part_are_worth_what_they_are_without_parts():
     assert apart.n_edges_total == 4 * plain.n_edges_total
 
 
-def test_random_positional_circuits_are_at_least_as_large():
+def test_random_circuits_with_parts_are_at_least_as_large():
     pairs = tokenize(labelled(ioi_pairs(4)), SPAN_MODEL.tokenizer)
-    done = evaluate_circuit(SPAN_MODEL, pairs, positional(), LOGIT_DIFF, n_random=3)
+    done = evaluate_circuit(SPAN_MODEL, pairs, with_parts(), LOGIT_DIFF, n_random=3)
     assert len(done.random) == 3
-    assert done.random_edges >= done.n_edges == positional().n_edges
+    assert done.random_edges >= done.n_edges == with_parts().n_edges
 
 
 def test_prompts_that_lack_a_part_or_have_them_in_another_order_are_measured_as_if_each_were_alone():
-    circuit = positional(0.5)
+    circuit = with_parts(0.5)
     rows = [
         replace(pair, labels=dict(list(pair.labels.items())[number % 2 :])) for number, pair in enumerate(ioi_pairs(6))
     ]
@@ -417,12 +415,12 @@ def test_prompts_that_lack_a_part_or_have_them_in_another_order_are_measured_as_
 def test_prompts_with_an_unknown_part_are_refused():
     pairs = tokenize(labelled(ioi_pairs(4), (*MARKED, "S1")), SPAN_MODEL.tokenizer)
     with pytest.raises(CircuitError, match=r"have the part 'S1'.*rest, .*use prompts of its task"):
-        evaluate_circuit(SPAN_MODEL, pairs, positional(), LOGIT_DIFF, n_random=0)
+        evaluate_circuit(SPAN_MODEL, pairs, with_parts(), LOGIT_DIFF, n_random=0)
 
 
-def test_the_verdict_on_a_positional_circuit_counts_pairs_beside_the_plain_circuit():
-    circuit = positional()
-    first, second, *_ = positional_verdict(circuit, sound(n_edges=20, n_edges_total=300), plain=10)
+def test_the_verdict_on_a_circuit_with_parts_counts_pairs_beside_the_plain_circuit():
+    circuit = with_parts()
+    first, second, *_ = verdict(circuit, sound(n_edges=20, n_edges_total=300), without_parts=10)
     assert first == (
         "By span: 20 of 300 (edge, part) pairs (6.7%) are kept; the circuit without parts keeps 10 edges at all 4 parts, "
         "40 pairs."

@@ -15,8 +15,7 @@ import torch
 from conftest import SHAPES, random_pairs, small_config, small_model
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import hypotheses_of, random_circuits
 from circuitfind.evaluation.hypotheses import decisions as hypothesis_tests
@@ -505,9 +504,9 @@ def test_what_cannot_be_tested_is_refused(known):
     with pytest.raises(OptionError, match="complement of the circuit holds no circuit"):
         hypotheses_of(model, pairs, most, LOGIT_DIFF, reference="complement", n_random=2)
     layout = Layout(("rest", "END"), np.ones((2, 2), dtype=bool), np.array([False, True]))
-    positional = PositionalCircuit(model.graph, layout, np.stack([truth, truth]))
+    apart = Circuit(model.graph, np.stack([truth, truth]), layout=layout)
     with pytest.raises(OptionError, match="without parts of prompts"):
-        hypotheses_of(model, pairs, positional, LOGIT_DIFF)
+        hypotheses_of(model, pairs, apart, LOGIT_DIFF)
 
 
 # --- in Python and on the command line --------------------------------------------------------------------------------

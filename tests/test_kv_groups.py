@@ -260,7 +260,7 @@ def by_head(model):
 def test_a_circuit_is_the_one_with_a_port_per_head_whose_edges_into_a_group_are_tied(model, share):
     pairs, (other, made_of) = random_pairs(model), by_head(model)
     (batch,) = make_batches(model, pairs, len(pairs))
-    ablated = prepare_ablation("corrupted", model, [batch]).values(batch)
+    ablated = prepare_ablation("corrupted", model, [batch]).writes(batch)
     masks = torch.from_numpy(np.random.default_rng(0).random((3, model.graph.n_edges)) < share)
     tied = run_masked(other, batch.clean, ablated, masks[:, made_of], batch.answer)
     torch.testing.assert_close(

@@ -36,7 +36,7 @@ from circuitfind.rendering import (
     style,
     to_dot,
 )
-from circuitfind.rendering.drawing import place_of
+from circuitfind.rendering.drawing import standing
 
 ROLES = {"a0.h1": "duplicate token", "a0.h6": "previous token", "a2.h5": "S-inhibition", "a3.h0": "name mover"}
 
@@ -58,12 +58,12 @@ def random_drawing(n_edges: int, seed: int, n_layers: int = 4, n_heads: int = 8)
     rng = random.Random(seed)
     heads = [f"a{layer}.h{head}" for layer in range(n_layers) for head in range(n_heads)]
     chosen = rng.sample(heads, min(len(heads), n_edges // 3 + 2)) + [f"m{layer}" for layer in range(n_layers)]
-    nodes = ["input", *sorted(chosen, key=place_of), "logits"]
+    nodes = ["input", *sorted(chosen, key=standing), "logits"]
     possible = [
         (source, target, port)
         for source in nodes
         for target in nodes
-        if place_of(source)[:2] < place_of(target)[:2]
+        if standing(source)[:2] < standing(target)[:2]
         for port in (("q", "k", "v") if target.startswith("a") else (None,))
     ]
     edges = rng.sample(possible, min(n_edges, len(possible)))
@@ -203,7 +203,7 @@ def test_each_sublayer_is_one_row(drawing: CircuitDrawing) -> None:
     heights: dict[Any, set[int]] = {}
     for name, box in boxes(laid_out_by_node(drawing)).items():
         if not name.startswith("row"):
-            heights.setdefault(place_of(name)[:2], set()).add(round((box[1] + box[3]) / 2))
+            heights.setdefault(standing(name)[:2], set()).add(round((box[1] + box[3]) / 2))
     assert all(len(row) == 1 for row in heights.values())
     assert len({height for row in heights.values() for height in row}) == len(heights)
 
@@ -344,7 +344,7 @@ def large(n_edges: int, n_layers: int = 12, n_heads: int = 12) -> CircuitDrawing
 def plain_box(node: str, depth: int, n_layers: int) -> str:
     if node in ("input", "logits"):
         return node
-    first = int(place_of(node)[0]) // depth * depth
+    first = int(standing(node)[0]) // depth * depth
     last = min(first + depth - 1, n_layers - 1)
     return f"{node[0]}{first}" + (f"-{last}" if last > first else "")
 

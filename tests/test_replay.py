@@ -12,7 +12,7 @@ from conftest import small_model
 from runs import run
 
 import circuitfind as cf
-from circuitfind.discovery.acdc import visiting_order
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, CircuitfindError, OptionError, UnknownNameError
 from circuitfind.run.replay import PROMPTS_ON_CPU, Disagreement, PlainCircuit, Replay, Rule, replay_decisions
 from circuitfind.scores import EdgeScores

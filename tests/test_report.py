@@ -16,7 +16,7 @@ from runs import config_of, run, setting_of
 import circuitfind as cf
 from circuitfind import models, progress, rendering
 from circuitfind.circuit import Circuit
-from circuitfind.discovery import contract
+from circuitfind.discovery.contract import sums
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
 from circuitfind.execution import make_batches
 from circuitfind.run import calls, pipeline
@@ -64,7 +64,7 @@ def swept(tmp_path_factory):
 def interrupt(monkeypatch, at_step: int) -> None:
     """Ctrl-C in the middle of discovery."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
-    original, done = contract.in_pieces, []
+    original, done = sums.in_pieces, []
 
     def interrupted(step, contribute):
         if len(done) == at_step:
@@ -72,7 +72,7 @@ def interrupt(monkeypatch, at_step: int) -> None:
         done.append(step)
         return original(step, contribute)
 
-    monkeypatch.setattr(contract, "in_pieces", interrupted)
+    monkeypatch.setattr(sums, "in_pieces", interrupted)
 
 
 def started(out, monkeypatch, config=CONFIG, at_step=1):
@@ -300,8 +300,8 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch
     assert (partial / "checkpoint.safetensors").exists()
     assert not out.exists()
     said, computed = [], []
-    original = contract.in_pieces
-    monkeypatch.setattr(contract, "in_pieces", lambda *step: computed.append(step) or original(*step))
+    original = sums.in_pieces
+    monkeypatch.setattr(sums, "in_pieces", lambda *step: computed.append(step) or original(*step))
     resumed = run(CONFIG, out, say=said.append)
     assert f"going on with the interrupted run in {partial}" in said
     assert len(computed) == 1, "one of two micro-batches was left"

@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind as cf
-from circuitfind.circuit import prune
-from circuitfind.circuit.positional import Layout, positional_top, prune_parts
+from circuitfind.circuit import Layout, prune
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import random_circuits
-from circuitfind.evaluation.random_circuits import random_positional
 from circuitfind.execution import ABLATIONS, make_batches, measure_circuits, prepare_ablation
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
@@ -202,70 +200,70 @@ def test_no_random_circuits_are_an_empty_array_and_fewer_are_refused():
             random_circuits(graph, 5, n, ablation="zero", seed=seed)
 
 
-# --- positional circuits ----------------------------------------------------------------------------------------------
+# --- circuits with parts ----------------------------------------------------------------------------------------------
 
 
-def positional_scores(pairs=PAIRS, ablation="corrupted") -> EdgeScores:
+def scores_by_part(pairs=PAIRS, ablation="corrupted") -> EdgeScores:
     return ALGORITHMS["eap"](Problem(MODEL, pairs, LOGIT_DIFF, ablation, parts="position"))
 
 
 def reached_by_part(scores, layout, size) -> float:
     """What the faithfulness of the best ``size`` (part, edge) exceeds with 95 % confidence: measured anew."""
     ablation = prepare_ablation(scores.provenance.ablation, MODEL, make_batches(MODEL, PAIRS))
-    kept = positional_top(scores, layout, size).kept
+    kept = top_edges(scores, size, layout=layout).kept
     masks = np.stack([kept, np.zeros_like(kept), np.ones_like(kept)])
     values = measure_circuits(MODEL, PAIRS, masks, [LOGIT_DIFF], ablation, spans=scores.spans)["logit-diff"]
     return quantiles(bootstrap(*values), 0.05)[0]
 
 
 @pytest.mark.parametrize("ablation", ["corrupted", "mean"])
-def test_the_positional_prefix_reaches_its_target_and_the_next_smaller_one_does_not(ablation):
-    scores = positional_scores(ablation=ablation)
-    circuit = cf.select(scores, MODEL, pairs=PAIRS, positional=True, faithfulness=0.7)
+def test_the_prefix_with_parts_reaches_its_target_and_the_next_smaller_one_does_not(ablation):
+    scores = scores_by_part(ablation=ablation)
+    circuit = cf.select(scores, MODEL, pairs=PAIRS, parts=True, faithfulness=0.7)
     size = circuit.selection["asked"]
     assert circuit.selection["target"] == 0.7
     assert reached_by_part(scores, circuit.layout, size) >= 0.7 > reached_by_part(scores, circuit.layout, size - 1)
-    assert (circuit.kept == positional_top(scores, circuit.layout, size).kept).all()
+    assert (circuit.kept == top_edges(scores, size, layout=circuit.layout).kept).all()
 
 
-def test_where_all_prompts_are_one_part_the_positional_circuit_is_the_plain_one():
+def test_where_all_prompts_are_one_part_the_circuit_with_parts_is_the_plain_one():
     one = Spans(("rest",), np.zeros(PAIRS.clean.shape, dtype=np.int64))
     plain = scores_of(MODEL, PAIRS)
     scores = ALGORITHMS["eap"](Problem(MODEL, PAIRS, LOGIT_DIFF, parts="span", spans=one))
     layout = Layout.of(one, PAIRS)
     for n in (5, 30, 60):
-        assert (positional_top(scores, layout, n).kept[0] == top_edges(plain, n).kept).all()
+        assert (top_edges(scores, n, layout=layout).kept[0] == top_edges(plain, n).kept).all()
 
 
-def test_positional_rules_are_checked():
-    scores = positional_scores()
-    top = cf.select(scores, MODEL, pairs=PAIRS, positional=True, top=30)
-    assert (top.kept == positional_top(scores, top.layout, 30).kept).all()
-    assert cf.select(scores, MODEL, pairs=PAIRS, positional=True, threshold=0.3).selection["threshold"] == 0.3
+def test_rules_with_parts_are_checked():
+    scores = scores_by_part()
+    top = cf.select(scores, MODEL, pairs=PAIRS, parts=True, top=30)
+    assert (top.kept == top_edges(scores, 30, layout=top.layout).kept).all()
+    assert cf.select(scores, MODEL, pairs=PAIRS, parts=True, threshold=0.3).selection["threshold"] == 0.3
     with pytest.raises(OptionError, match="greedy= grows circuits without parts"):
-        cf.select(scores, MODEL, pairs=PAIRS, positional=True, greedy=4)
+        cf.select(scores, MODEL, pairs=PAIRS, parts=True, greedy=4)
     with pytest.raises(OptionError, match="depends on how the parts of prompts lie: give model and task"):
-        cf.select(scores, positional=True, top=4)
+        cf.select(scores, parts=True, top=4)
     with pytest.raises(OptionError, match="discover with parts='span' or 'position'"):
-        cf.select(scores_of(MODEL, PAIRS), MODEL, pairs=PAIRS, positional=True)
+        cf.select(scores_of(MODEL, PAIRS), MODEL, pairs=PAIRS, parts=True)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_random_positional_circuits_are_the_smallest_prefixes_of_random_rankings_that_are_large_enough(ablation):
+def test_random_circuits_with_parts_are_the_smallest_prefixes_of_random_rankings_that_are_large_enough(ablation):
     graph = ComputationGraph(2, 2)
     layout = Layout(("rest", "S", "END"), np.triu(np.ones((3, 3), bool)), np.array([False, False, True]))
-    masks = random_positional(graph, layout, 25, 3, ablation=ablation, seed=4)
+    masks = random_circuits(graph, 25, 3, ablation=ablation, seed=4, layout=layout)
     for number, mask in enumerate(masks):
         order = np.argsort(np.random.default_rng([4, number]).random(mask.size), kind="stable")
 
         def pruned(n, order=order):
             kept = np.zeros(order.size, dtype=bool)
             kept[order[:n]] = True
-            return prune_parts(graph, kept.reshape(3, -1), layout, ablation)
+            return prune(graph, kept.reshape(3, -1), ablation, layout)
 
         first = next(n for n in range(order.size + 1) if pruned(n).sum() >= 25)
         assert (mask == pruned(first)).all()
-    assert not random_positional(graph, layout, 0, 2, ablation=ablation).any()
+    assert not random_circuits(graph, 0, 2, ablation=ablation, layout=layout).any()
 
 
 # --- a circuit of n edges ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from circuitfind import models
@@ -24,6 +25,7 @@ from circuitfind.graph import Mask
 from circuitfind.run.folder import code_hash
 from circuitfind.setting.value import Setting
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import Metric, MetricFile, as_metric, metric_from_text
 from circuitfind.transformer import Transformer
 from circuitfind.truth import truth_of
 
@@ -65,7 +67,8 @@ class Cell:
 
     Attributes:
         model, task: their specifications.
-        algorithm, options, metric: options all resolved; the metric that scores are found with.
+        algorithm, options: options all resolved.
+        metric, metric_file: what scores are found with, and the file that it is from, if it is the user's.
         ablation, seed, prompts, held_out: see :class:`~circuitfind.setting.value.Setting`; prompts of either split.
         own: the file that the algorithm is from, if it is the user's.
         shared: what the grid says of all its cells.
@@ -79,6 +82,7 @@ class Cell:
     algorithm: str
     options: Mapping[str, Any]
     metric: str
+    metric_file: Sources
     ablation: str
     seed: int
     prompts: int
@@ -156,11 +160,13 @@ class Subject:
         truth, both = self.truth(ablation), (self.setting.train, self.setting.held_out)
         return {
             "weights": self.weights,
-            "tokens": _sha256(self.setting.behaviour.metric, *(text for pairs in both for text in _checksums(pairs))),
+            "tokens": _sha256(
+                _said_of(self.setting.behaviour.metric), *(text for pairs in both for text in _checksums(pairs))
+            ),
             "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
         }
 
-    def problem(self, metric: str, ablation: str) -> Problem:
+    def problem(self, metric: Metric, ablation: str) -> Problem:
         """The problem of discovery.
 
         Raises:
@@ -178,9 +184,30 @@ def _sha256(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def _said_of(metric: str) -> str:
+    """A registered metric's name; of a user's own, which may lie elsewhere on another machine, the hash of its file."""
+    source = as_metric(metric).source
+    return metric if source is None else source.sha256
+
+
 def algorithm_of(cell: Cell) -> Algorithm:
     """A cell's algorithm."""
     return algorithm_named(cell.algorithm, cell.own)
+
+
+def named_metric(metric: Metric) -> tuple[str, Sources]:
+    """``metric`` and ``metric_file`` of a :class:`Cell`."""
+    if metric.source is None:
+        return metric.name, {}
+    file = Path(metric.source.path).name
+    return f"{file}:{metric.source.name}", {file: metric.source.text}
+
+
+def metric_of(cell: Cell) -> Metric:
+    """A cell's metric; a user's own from the text that came with the cell."""
+    for file, text in cell.metric_file.items():
+        return metric_from_text(MetricFile(file, cell.metric.removeprefix(f"{file}:"), text))
+    return as_metric(cell.metric)
 
 
 def check_here(cell: Cell, subject: Subject) -> None:

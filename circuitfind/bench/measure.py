@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from circuitfind import kernels
-from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here
+from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here, metric_of
 from circuitfind.bench.costs import plain_forward, threads, timed
 from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.evaluation import curve_measures, truth_measures
@@ -84,7 +84,7 @@ def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
 
 def _measured(cell: Cell, subject: Subject) -> Result:
     check_here(cell, subject)
-    algorithm, problem = algorithm_of(cell), subject.problem(cell.metric, cell.ablation)
+    algorithm, problem = algorithm_of(cell), subject.problem(metric_of(cell), cell.ablation)
     model = problem.model
     forward = plain_forward(model, problem.pairs)
     try:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Any, NoReturn
 
-from circuitfind.bench.cells import Cell, Shared, Subject, Subjects, measuring_code
+from circuitfind.bench.cells import Cell, Shared, Subject, Subjects, measuring_code, named_metric
 from circuitfind.bench.costs import plain_forward, threads
 from circuitfind.bench.grid import Entry, Grid, Ground
 from circuitfind.bench.own import algorithm_named
 from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import OptionError, UnknownNameError
+from circuitfind.task.metrics import Metric, as_metric
 
 MEASURING = 200
 """About how many forward passes on the held-out prompts it takes to measure one cell's curves."""
@@ -150,17 +151,19 @@ def _planned(
     algorithm = algorithm_named(entry.algorithm, entry.own)
     setting = subject.setting
     model, task = setting.transformer, setting.behaviour
-    metric = entry.metric or algorithm.metric or task.metric
+    metric = as_metric(entry.metric or algorithm.metric or task.metric)
     options = json.dumps(entry.options, sort_keys=True)
-    named = Named(model.name, task.name, entry.label, options, metric, ablation, setting.seed)
+    named = Named(model.name, task.name, entry.label, options, metric.name, ablation, setting.seed)
     if reason := refusal(algorithm, entry, subject, metric, ablation):
         return Skipped(named, reason)
+    name, file = named_metric(metric)
     cell = Cell(
         model=ground.model,
         task=ground.task,
         algorithm=entry.algorithm,
         options=entry.options,
-        metric=metric,
+        metric=name,
+        metric_file=file,
         ablation=ablation,
         seed=setting.seed,
         prompts=ground.prompts,
@@ -192,7 +195,7 @@ class _Probe(Problem):
     batches = take = prepared_ablation = add_up = add_up_nodes = _begin
 
 
-def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: str, ablation: str) -> str:
+def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: Metric, ablation: str) -> str:
     """Why an algorithm is not defined for this metric, this ablation or this model; "" if it is. Nothing is computed.
 
     It is called with a problem that nothing can be done with, and what it says before it begins counts. A user's own algorithm

@@ -1,9 +1,4 @@
-"""A circuit: the edges that are kept, and its files. What cannot matter is pruned:
-
-* dead ends (nodes that feed nothing) never matter;
-* nodes that no path from the input reaches do not matter under ``corrupted`` ablation, where their output is the
-  corrupted one. Under ``zero`` and ``mean`` ablation it is not, so there only dead ends are pruned.
-"""
+"""A circuit: the edges that are kept, everywhere or part by part of the prompts; as table, graph and file."""
 
 from __future__ import annotations
 
@@ -13,21 +8,24 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitfind.circuit import stored
+from circuitfind.circuit.layout import Layout
+from circuitfind.circuit.pruning import prune
+from circuitfind.circuit.unrolled import Links, at_parts, links_of
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.graph import ComputationGraph, Floats, Mask
+from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.graph.kv_groups import split_blocks, split_by_head
-from circuitfind.scores import SIGN, Provenance
-from circuitfind.task import Spans
+from circuitfind.scores import Provenance
+from circuitfind.task import Spans, Tokenizer, TokenPairs, spans_of
 
 if TYPE_CHECKING:
     import networkx
     import pandas
 
-SCHEMA = "circuitfind-circuit/1"
 MOST_IN_JSON = 5_000_000
 """Edges up to which EAP-IG's format, an object for every edge of the graph, is written: about a gigabyte."""
 
@@ -38,67 +36,108 @@ class Circuit:
 
     Attributes:
         graph: the whole graph.
-        kept: boolean (edges,), after pruning.
-        scores: float64 (edges,), or None for a circuit that was given and not found.
+        kept: boolean, after pruning: (edges,), or (parts, edges) where edges are kept part by part of the prompts.
+        scores: numbers of that shape, or None for a circuit that was given and not found.
         selection: the rule that chose it: ``rule``, ``absolute``, ``asked`` (edges before pruning) and the rule's number.
         provenance: where the scores came from.
+        layout: the parts, if edges are kept part by part. Each edge then counts once for every part that keeps it.
+
+    Raises:
+        CircuitError: an array of another shape or kind.
     """
 
     graph: ComputationGraph
     kept: Mask
-    scores: Floats | None = None
+    scores: np.ndarray[Any, Any] | None = None
     selection: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
-    parts_axis: ClassVar[str] = ""
-    """Along what its edges are kept apart: nothing, unlike those of a :class:`.positional.PositionalCircuit`."""
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
-        if self.kept.shape != (self.graph.n_edges,) or self.kept.dtype != np.bool_:
-            raise CircuitError(
-                f"kept edges must be a boolean array of {self.graph.n_edges}; got {self.kept.dtype} {self.kept.shape}"
-            )
-        if self.scores is not None and self.scores.shape != self.kept.shape:
-            raise CircuitError(f"scores have shape {self.scores.shape}; the graph has {self.graph.n_edges} edges")
+        n = self.graph.n_edges
+        shape, told = ((n,), f"{n}") if self.layout is None else ((len(self.layout), n), f"{len(self.layout)} x {n}")
+        if self.kept.shape != shape or self.kept.dtype != np.bool_:
+            raise CircuitError(f"kept edges must be a boolean array of {told}; got {self.kept.dtype} {self.kept.shape}")
+        if self.scores is not None and self.scores.shape != shape:
+            raise CircuitError(f"scores have shape {self.scores.shape}; the graph has {told} edges")
 
     @property
     def n_edges(self) -> int:
         """Kept edges."""
         return int(np.count_nonzero(self.kept))
 
+    # ---------------------------------------------------------------- parts of prompts
+
+    @property
+    def parts(self) -> str:
+        """What its edges are kept apart by: ``"position"``, ``"span"``, or ``""`` for nothing."""
+        return "" if self.layout is None else self.layout.kind
+
+    def spans(self, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:
+        """The parts of these prompts, of the kind that the circuit keeps its edges apart by; None for a circuit without."""
+        return spans_of(pairs, self.parts, tokenizer) if self.parts else None
+
     def rows(self, spans: Spans | None = None) -> Mask:
-        """The kept edges, which are the same at every part of a prompt."""
-        return self.kept
+        """The kept edges in the order of other prompts' parts, found by label: boolean (parts of ``spans``, edges); ``kept`` of
+        a circuit without parts.
+
+        Raises:
+            CircuitError: the prompts have a part that the circuit knows nothing of.
+        """
+        return self.kept if spans is None or self.layout is None else self.kept[self.layout.places(spans)]
+
+    def flat(self) -> Circuit:
+        """The edges kept in any part, as a circuit without parts; scores are summed over parts."""
+        if self.layout is None:
+            return self
+        kept = prune(self.graph, np.asarray(self.kept.any(0)), self.provenance.ablation)
+        scores = None if self.scores is None else self.scores.sum(0).astype(np.float64)
+        return Circuit(self.graph, kept, scores, {"rule": "any part", "from": dict(self.selection)}, self.provenance)
+
+    @property
+    def links(self) -> Links:
+        """Where attention moves information from part to part: see :func:`.unrolled.links_of`; none without parts."""
+        return [] if self.layout is None else links_of(self.graph, self.kept, self.layout)
+
+    # ---------------------------------------------------------------- edges and nodes
 
     @property
     def edges(self) -> list[dict[str, Any]]:
-        """The kept edges by decreasing size of score: ``name, source, target, port, score``."""
+        """The kept edges by decreasing size of score: ``name, source, target, port, score``; with parts, ``part`` first."""
         columns = self.columns()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def columns(self, most: int | None = None) -> dict[str, list[Any]]:
         """:attr:`edges` by column, or those of the ``most`` first."""
-        numbers = np.flatnonzero(self.kept)
+        places = self.strongest(most)
+        score = [None] * len(places) if self.scores is None else self.scores.ravel()[places].tolist()
+        parts, numbers = np.divmod(places, self.graph.n_edges)
+        labels = {} if self.layout is None else {"part": [self.layout.labels[part] for part in parts.tolist()]}
+        return {**labels, **self.graph.edge_columns(numbers.tolist()), "score": score}
+
+    def strongest(self, most: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where the kept edges stand in the flat array of all, by decreasing size of score; the ``most`` first if given."""
+        places = np.flatnonzero(self.kept)
         if self.scores is not None:
-            numbers = numbers[np.argsort(-np.abs(self.scores[numbers]), kind="stable")]
-        numbers = numbers[:most]
-        score = [None] * len(numbers) if self.scores is None else self.scores[numbers].tolist()
-        return {**self.graph.edge_columns(numbers.tolist()), "score": score}
+            places = places[np.argsort(-np.abs(self.scores.ravel()[places]), kind="stable")]
+        return places[:most]
 
     @cached_property
     def nodes(self) -> list[str]:
         """Nodes with a kept edge, in execution order. One into a group's keys or values does not tell which heads it is for."""
-        senders, receivers = self.graph.ends(np.flatnonzero(self.kept))
+        senders, receivers = self.graph.ends(np.flatnonzero(np.atleast_2d(self.kept).any(0)))
         own = receivers[self.graph.receiver_stop[receivers] == self.graph.receiver_node[receivers] + 1]
         used = np.union1d(senders, self.graph.receiver_node[own])
         return [self.graph.node_name(int(node)) for node in used]
 
     def __contains__(self, edge_name: str) -> bool:
-        return bool(self.kept[self.graph.edge_index(edge_name)])
+        return bool(self.kept[..., self.graph.edge_index(edge_name)].any())
 
     def __repr__(self) -> str:
         p = self.provenance
+        parts = "" if self.layout is None else f" in {len(self.layout)} parts ({', '.join(self.layout.labels)})"
         return (
-            f"Circuit({self.n_edges:,} of {self.graph.n_edges:,} edges, {len(self.nodes)} nodes; "
+            f"Circuit({self.n_edges:,} of {self.kept.size:,} edges{parts}, {len(self.nodes)} nodes; "
             f"{p.task or 'no task'} on {p.model or 'no model'}, {p.algorithm or 'given'}, {p.ablation or '?'} ablation)"
         )
 
@@ -119,8 +158,15 @@ class Circuit:
         """The circuit as a graph; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
 
         The graph attributes ``provenance`` and ``selection`` (JSON text) say where it is from.
+
+        With parts, nodes are at parts, such as ``a3.h1@S2``, and only those with a kept edge are in. The graph attribute
+        ``parts`` has the labels in order. Node attributes: ``kind``, ``layer`` and ``head`` as there, ``node`` and ``part``.
+        Edges within a part: key the port (``q``, ``k``, ``v``) or ``""``; attributes ``kind`` (``"edge"``), ``name``, ``port``,
+        ``part``, and ``score`` where there are scores. Attention: an edge with key and ``kind`` ``"attention"`` from a head at
+        the part where its keys and values are read to the same head at another part, where its output is used. What enters
+        a head's ``q`` stays at its part, though its node may have such an edge.
         """
-        graph = self.graph.to_networkx(self.kept, self.scores)
+        graph = self.graph.to_networkx(self.kept, self.scores) if self.layout is None else at_parts(self)
         graph.graph |= {
             "provenance": json.dumps(asdict(self.provenance)),
             "selection": json.dumps(dict(self.selection)),
@@ -129,64 +175,34 @@ class Circuit:
 
     @classmethod
     def from_networkx(cls, graph: networkx.MultiDiGraph, like: Circuit | None = None) -> Circuit:
-        """From such a graph, perhaps edited. Scores are taken from ``like``, and provenance too, where it is given."""
+        """From such a graph without parts, perhaps edited.
+
+        Scores are taken from ``like``, and provenance too, where it is given.
+        """
         shape, kept = ComputationGraph.from_networkx(graph)
         if like is None:
             before = json.loads(graph.graph.get("selection", "{}"))
             selection = {"rule": "edited", "from": before} if before else {"rule": "given"}
             provenance = Provenance.from_dict(json.loads(graph.graph.get("provenance", "{}")))
             return cls(shape, kept, selection=selection, provenance=provenance)
+        like = like.flat()
         return replace(like, graph=shape, kept=kept, selection={"rule": "edited", "from": dict(like.selection)})
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; the layout is described by ``circuit.schema.json``."""
-        p = self.provenance
-        return {
-            "schema": SCHEMA,
-            "model": p.model,
-            "task": p.task,
-            "metric": p.metric,
-            "unit": p.unit,
-            "ablation": p.ablation,
-            "algorithm": p.algorithm,
-            "sign": SIGN,
-            "selection": dict(self.selection),
-            "graph": self.graph.shape,
-            "n_edges": self.n_edges,
-            "n_edges_total": self.graph.n_edges,
-            "provenance": asdict(p),
-            "edges": self.edges,
-        }
+        """JSON-ready values; they are described by ``circuit.schema.json``."""
+        return stored.to_json(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Circuit:
-        """What :meth:`to_json` gave. Scores of edges outside the circuit are not in the file and become 0.
+        """What :meth:`to_json` gave, in this version or an earlier one. Scores of edges outside the circuit become 0.
 
         Raises:
             CircuitError, UnknownNameError: another schema, a missing or wrong value, or an edge that does not exist.
         """
-        if values.get("schema") != SCHEMA:
-            raise CircuitError(
-                f"this JSON has schema {values.get('schema')!r}, not {SCHEMA!r}; EAP-IG files are read too"
-            )
-        try:
-            graph, rows = ComputationGraph(**values["graph"]), values["edges"]
-            numbers = [graph.edge_index(row["name"]) for row in rows]
-            given = [row.get("score") for row in rows]
-            kept, scores = np.zeros(graph.n_edges, dtype=bool), np.zeros(graph.n_edges)
-            kept[numbers] = True
-            scored = bool(rows) and None not in given
-            if scored:
-                scores[numbers] = given
-            provenance = Provenance.from_dict(values.get("provenance", {}))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CircuitError(f"this JSON is not a circuit of schema {SCHEMA!r}: {_reason(error)}") from None
-        if not np.isfinite(scores[numbers]).all():
-            raise CircuitError("this JSON has scores that are NaN or infinite")
-        return cls(graph, kept, scores if scored else None, values.get("selection", {}), provenance)
+        return cls(**stored.read(values))
 
     def save(self, path: Path) -> None:
-        """Write ``circuit.json``."""
+        """Write it as JSON, ``circuit.json``."""
         path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -203,18 +219,6 @@ class Circuit:
         if not isinstance(values, dict) or "edges" not in values:
             raise CircuitError(f"{path} is not a circuit: it has no 'edges'")
         return from_eap_ig(values) if "cfg" in values else cls.from_json(values)
-
-
-def _reason(error: Exception) -> str:
-    return f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-
-
-# -------------------------------------------------------------------- pruning
-
-
-def prune(graph: ComputationGraph, kept: Mask, ablation: str) -> Mask:
-    """The kept edges that matter under this ablation (see the module's first lines)."""
-    return graph.prune(kept, from_input=ablation == "corrupted")
 
 
 # -------------------------------------------------------------------- EAP-IG's file format
@@ -300,7 +304,7 @@ def from_eap_ig(values: Mapping[str, Any]) -> Circuit:
             kept[number] = edge.get("in_graph", True)
             scores[number] = float(edge.get("score") or 0.0)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CircuitError(f"this is not an EAP-IG graph: {_reason(error)}") from None
+        raise CircuitError(f"this is not an EAP-IG graph: {stored.reason(error)}") from None
     if np.isinf(scores).any():
         raise CircuitError("this EAP-IG graph has scores that are infinite")
     return Circuit(graph, kept, np.nan_to_num(scores), {"rule": "eap-ig file"})

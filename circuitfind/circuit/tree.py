@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from circuitfind.circuit.circuit import Circuit
+from circuitfind.graph import place_of, split_port
 
 BRANCH, LAST, DOWN, NOTHING = "├─ ", "└─ ", "│  ", "   "
 ABOVE = "(above)"
@@ -28,9 +29,10 @@ def tree_text(circuit: Circuit, labels: Mapping[str, str] | None = None) -> str:
     """The tree, line by line; ports with the strongest edge come first, and within a port the strongest edge.
 
     Args:
+        circuit: one with parts of prompts is shown without: an edge that any part keeps.
         labels: what to write beside nodes, by name (``{"a3.h7": "END -> IO 0.91"}``).
     """
-    return "\n".join(_Tree(circuit, labels or {}).lines()) + "\n"
+    return "\n".join(_Tree(circuit.flat(), labels or {}).lines()) + "\n"
 
 
 @dataclass
@@ -89,7 +91,8 @@ class _Tree:
     def _line(self, receiver: int, sender: int) -> str:
         graph, name = self.circuit.graph, self.circuit.graph.receiver_names[receiver]
         port = graph.receiver_ports[receiver]
-        shared = name.partition("<")[0] if ".kv" in name else ""
+        owner = split_port(name)[0]
+        shared = owner if place_of(owner).kind == "kv" else ""
         words = [f"{port}{f' of {shared}' if shared else ''}: " if port else ""]
         if sender < 0:
             return words[0] + ABOVE

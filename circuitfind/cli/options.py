@@ -52,7 +52,8 @@ AlgorithmOption = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
 ]
 Metric = Annotated[
-    str | None, typer.Option(help="logit-diff, prob-diff, kl, nll, accuracy or top1 [default: the task's].")
+    str | None,
+    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME [default: the task's]."),
 ]
 Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]

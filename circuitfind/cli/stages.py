@@ -99,8 +99,8 @@ def discover(
     result = run(setting, config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
     summary.pop("per_example")
-    if result.positional is not None:
-        summary["positional"] = result.positional.evaluation.to_json()
+    if result.by_part is not None:
+        summary["positional"] = result.by_part[1].to_json()
         summary["positional"].pop("per_example")
     print_result(summary, as_json, _discovery_lines(result))
 
@@ -126,7 +126,7 @@ def _discovery_lines(result: Any) -> Iterable[str]:
     yield from result.sentences
     yield ""
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
-    positional = "positional.svg, positional.json, " if result.positional else ""
+    positional = "positional.svg, positional.json, " if result.by_part else ""
     yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, {positional}...  ({seconds})"
 
 
@@ -212,7 +212,7 @@ def render(
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = calls.render(
         rendering.strongest(loaded, top) if top is not None else loaded,
-        file.with_name("positional.svg" if loaded.parts_axis else "circuit.svg") if out is None else out,
+        file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )

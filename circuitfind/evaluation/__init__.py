@@ -33,7 +33,7 @@ from circuitfind.evaluation.rankings.bench_measures import curve_measures, truth
 from circuitfind.evaluation.rankings.curves import Curve, curve_of_circuits, measure_curve, measure_curves
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_for
-from circuitfind.evaluation.verdict import FEW_PROMPTS, positional_verdict, verdict
+from circuitfind.evaluation.verdict import FEW_PROMPTS, verdict
 
 __all__ = [
     "CHANCE",
@@ -71,7 +71,6 @@ __all__ = [
     "minimality",
     "pessimistic_auc_of_points",
     "pessimistic_roc_auc",
-    "positional_verdict",
     "pr_auc",
     "random_circuits",
     "report_pairs",

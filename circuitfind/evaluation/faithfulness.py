@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit, spans_for
-from circuitfind.evaluation.random_circuits import random_controls
+from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
@@ -128,7 +127,7 @@ def _finite(value: Any) -> Any:
 def evaluate_circuit(
     model: Transformer,
     pairs: TokenPairs,
-    circuit: Circuit | PositionalCircuit,
+    circuit: Circuit,
     metric: Metric,
     *,
     ablation: str = "corrupted",
@@ -147,10 +146,11 @@ def evaluate_circuit(
         OptionError: a negative number, or a metric that needs incorrect answers where there are none.
         CircuitError: the prompts have a part that the circuit knows nothing of.
     """
-    spans = spans_for(circuit, pairs, model.tokenizer)
+    spans = circuit.spans(pairs, model.tokenizer)
     kept = circuit.rows(spans)
     prepared = prepare_ablation(ablation, model, make_batches(model, pairs, batch_size))
-    controls = random_controls(circuit, n_random, ablation=ablation, seed=seed)
+    alike = circuit.graph, circuit.n_edges, n_random
+    controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]
     masks = np.stack([kept, np.ones_like(kept), np.zeros_like(kept), *random])
     names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")

@@ -7,16 +7,23 @@ from typing import Any
 import numpy as np
 
 from circuitfind import kernels
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit, unrolled
+from circuitfind.circuit import Layout
+from circuitfind.circuit.unrolled import unrolled
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph, Mask
+from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import smallest_prefix
 
 
 def random_circuits(
-    graph: ComputationGraph, n_edges: int, n: int, *, ablation: str, seed: int = 0, avoid: Mask | None = None
+    graph: ComputationGraph,
+    n_edges: int,
+    n: int,
+    *,
+    ablation: str,
+    seed: int = 0,
+    avoid: Mask | None = None,
+    layout: Layout | None = None,
 ) -> Mask:
     """``n`` random circuits with at least ``n_edges`` edges *after pruning*: boolean (circuits, edges).
 
@@ -25,8 +32,12 @@ def random_circuits(
 
     Args:
         avoid: edges that come in only where the others do not make a circuit of that size, boolean (edges,).
+        layout: parts of prompts, for circuits of (part, edge): boolean (circuits, parts, edges). Nothing is avoided then.
     """
-    _check(n, seed)
+    if n < 0 or seed < 0:
+        raise OptionError(f"{n} random circuits with seed {seed}: give 0 or more of both")
+    if layout is not None:
+        return _at_parts(graph, layout, n_edges, n, ablation, seed)
     masks = np.zeros((n, graph.n_edges), dtype=bool)
     for number in range(n):
         values = np.random.default_rng([seed, number]).random(graph.n_edges)
@@ -37,27 +48,15 @@ def random_circuits(
     return masks
 
 
-def random_controls(circuit: Circuit | PositionalCircuit, n: int, *, ablation: str, seed: int = 0) -> Mask:
-    """``n`` random circuits like this one, with at least as many edges after pruning: boolean (circuits, *kept's shape)."""
-    if isinstance(circuit, Circuit):
-        return random_circuits(circuit.graph, circuit.n_edges, n, ablation=ablation, seed=seed)
-    return random_positional(circuit.graph, circuit.layout, circuit.n_edges, n, ablation=ablation, seed=seed)
-
-
-def random_positional(
-    graph: ComputationGraph, layout: Layout, n_edges: int, n: int, *, ablation: str, seed: int = 0
-) -> Mask:
-    """:func:`random_circuits` of (part, edge): boolean (circuits, parts, edges)."""
-    _check(n, seed)
-    n_parts = len(layout.labels)
-    masks = np.zeros((n, n_parts, graph.n_edges), dtype=bool)
-    whole = np.ones((n_parts, graph.n_edges), dtype=bool)
-    sources, targets, _, places, n_nodes = unrolled(graph, whole, layout)
+def _at_parts(graph: ComputationGraph, layout: Layout, n_edges: int, n: int, ablation: str, seed: int) -> Mask:
+    masks = np.zeros((n, len(layout), graph.n_edges), dtype=bool)
+    whole = np.ones(masks.shape[1:], dtype=bool)
+    sources, targets, places, n_nodes = unrolled(graph, whole, layout)
     real = places >= 0
     for number in range(n if n_edges else 0):
         values = np.random.default_rng([seed, number]).random(whole.size)
         rank = _ranks(np.where(real, values[places], -1))  # links inside heads are always there: they come first
-        after = kernels.alive_after(sources, targets, rank, n_nodes, ablation == "corrupted")[real]
+        after = kernels.alive_after(sources, targets, rank, n_nodes, prunes_from_input(ablation))[real]
         last = np.partition(after, n_edges - 1)[n_edges - 1]
         masks[number].reshape(-1)[places[real]] = after <= last
     return masks
@@ -68,8 +67,3 @@ def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ranks
-
-
-def _check(n: int, seed: int) -> None:
-    if n < 0 or seed < 0:
-        raise OptionError(f"{n} random circuits with seed {seed}: give 0 or more of both")

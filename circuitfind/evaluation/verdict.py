@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.evaluation.faithfulness import Evaluation
 from circuitfind.evaluation.other_prompts.stability import Stability
 
@@ -13,15 +12,32 @@ FEW_PROMPTS = 30
 
 
 def verdict(
-    circuit: Circuit | PositionalCircuit, evaluation: Evaluation, stability: Stability | None = None
+    circuit: Circuit,
+    evaluation: Evaluation,
+    stability: Stability | None = None,
+    *,
+    without_parts: int | None = None,
 ) -> list[str]:
     """Sentences: first what was found, then each weakness of the evidence (none if there is none).
 
     Args:
         stability: under resampling of the prompts that the circuit was found on, where it was measured.
+        without_parts: edges of the circuit without parts that one with parts stands beside; both are then compared first.
     """
+    lines = _lines(circuit, evaluation, stability)
+    if without_parts is None or circuit.layout is None:
+        return lines
+    n, total, parts = evaluation.n_edges, evaluation.n_edges_total, len(circuit.layout)
+    kept = f"{n:,} of {total:,} (edge, part) pairs ({n / total:.1%}) are kept"
+    there = (
+        f"the circuit without parts keeps {without_parts:,} edges at all {parts} parts, {without_parts * parts:,} pairs"
+    )
+    return [f"By {circuit.parts}: {line}" for line in (f"{kept}; {there}.", *lines)]
+
+
+def _lines(circuit: Circuit, evaluation: Evaluation, stability: Stability | None) -> list[str]:
     share = evaluation.n_edges / evaluation.n_edges_total
-    parts = f" at {len(circuit.kept)} parts of the prompt" if circuit.parts_axis else ""
+    parts = "" if circuit.layout is None else f" at {len(circuit.layout)} parts of the prompt"
     kept = f"{evaluation.n_edges} of {evaluation.n_edges_total} edges{parts} ({share:.1%})"
     where = f"{len(evaluation.full)} {evaluation.split} prompts"
     if not np.isfinite(evaluation.faithfulness):
@@ -47,14 +63,6 @@ def _instability(stability: Stability | None) -> list[str]:
     return [f"Weak: {stability.sentence[0].lower()}{stability.sentence[1:]}"]
 
 
-def positional_verdict(circuit: PositionalCircuit, evaluation: Evaluation, plain: int) -> list[str]:
-    """:func:`verdict` of a circuit with parts, after how much it keeps beside one without, of ``plain`` edges."""
-    parts, axis, n, total = len(circuit.kept), circuit.parts_axis, evaluation.n_edges, evaluation.n_edges_total
-    kept = f"{n:,} of {total:,} (edge, part) pairs ({n / total:.1%}) are kept"
-    there = f"the circuit without parts keeps {plain:,} edges at all {parts} parts, {plain * parts:,} pairs"
-    return [f"By {axis}: {kept}; {there}.", *(f"By {axis}: {line}" for line in verdict(circuit, evaluation))]
-
-
 def _control(evaluation: Evaluation) -> str:
     if not len(evaluation.random):
         return "; no random control was run."
@@ -63,7 +71,7 @@ def _control(evaluation: Evaluation) -> str:
     return f"; {n} random circuit{'s' * (n > 1)} of equal size reach{'es' * (n == 1)} {mean:.0%}{spread}."
 
 
-def _doubts(circuit: Circuit | PositionalCircuit, evaluation: Evaluation, low: float, high: float) -> list[str]:
+def _doubts(circuit: Circuit, evaluation: Evaluation, low: float, high: float) -> list[str]:
     found, doubts = evaluation.faithfulness, []
     if len(evaluation.random) and np.mean(evaluation.random >= found) > 0.05:
         beaten = int((evaluation.random >= found).sum())

@@ -7,7 +7,7 @@ change along paths. For gradients, each tested against autograd through the plai
 a run on one shared stream), :mod:`.masked_gradients` (by every edge's mask, at any mask).
 """
 
-from circuitfind.execution.ablation import ABLATIONS, Ablation, prepare_ablation
+from circuitfind.execution.ablation import Ablation, prepare_ablation
 from circuitfind.execution.batches import Batch, make_batches, require_incorrect
 from circuitfind.execution.gradients.by_masks import MaskedRun
 from circuitfind.execution.gradients.by_receivers import AttributionPass
@@ -16,6 +16,7 @@ from circuitfind.execution.masks.sparse import run_circuit
 from circuitfind.execution.measuring import measure_circuits
 from circuitfind.execution.recompute.single_edge import single_edge_effects
 from circuitfind.execution.writes import Writes
+from circuitfind.graph import ABLATIONS
 
 __all__ = [
     "ABLATIONS",

@@ -23,9 +23,8 @@ from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
+from circuitfind.graph import ABLATIONS, prunes_from_input
 from circuitfind.transformer import Transformer
-
-ABLATIONS = ("corrupted", "zero", "mean", "mean-positional", "optimal")
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,8 @@ class Ablation:
 
     @property
     def prunes_from_input(self) -> bool:
-        """Whether nodes that no path from the input reaches may be dropped without changing the function.
-
-        Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the
-        others it computes something else from the ablated stream, so only dead ends on the output side may go.
-        """
-        return self.name == "corrupted"
+        """Whether nodes that no path from the input reaches may be dropped: see :class:`circuitfind.graph.AblationRule`."""
+        return prunes_from_input(self.name)
 
     def writes(self, batch: Batch) -> Writes:
         """What every sender's cut edges carry on a micro-batch."""
@@ -64,10 +59,6 @@ class Ablation:
         n_positions = batch.clean.shape[1]
         means = self.means if self.means.shape[2] == 1 else self.means[:, :, :n_positions]
         return Writes(model, entry, constant=means)
-
-    def values(self, batch: Batch) -> Tensor:
-        """Ablated outputs of all senders as one tensor, broadcastable to (senders, prompts, positions, d_model)."""
-        return self.writes(batch).dense()
 
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances, importances_of
 from circuitfind.formats.run_folder import open_any, read_object
@@ -47,7 +46,7 @@ def read_scores(path: Path, ablation: str | None = None) -> Importances:
 
 def open_circuit(
     path: Path, rule: str | None = None, value: float = 0, *, absolute: bool = True, ablation: str | None = None
-) -> tuple[Circuit | PositionalCircuit, dict[str, Any]]:
+) -> tuple[Circuit, dict[str, Any]]:
     """A circuit and the settings of its run: the one that a file holds, or one chosen from the scores in it.
 
     Args:
@@ -63,7 +62,7 @@ def open_circuit(
     if path.suffix in (".safetensors", ".parquet"):
         raise OptionError(f"{path} holds scores and no circuit; {ADVICE}")
     circuit, settings = open_any(path)
-    if isinstance(circuit, Circuit) and not circuit.n_edges and circuit.selection.get("rule") == "eap-ig file":
+    if not circuit.n_edges and circuit.selection.get("rule") == "eap-ig file":
         raise OptionError(f"{path} marks no edge as being in a circuit: it holds importances; {ADVICE}")
     return circuit, settings
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from circuitfind.circuit import Circuit, positional
-from circuitfind.circuit.positional import PositionalCircuit
+from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError
 
 CIRCUITS = {"circuit.json": "evaluation.json", "positional.json": "positional_evaluation.json"}
@@ -24,27 +23,23 @@ def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
         CircuitError: no readable circuit or configuration, or a circuit with parts of prompts.
     """
     circuit, settings = open_any(path)
-    if isinstance(circuit, Circuit):
+    if circuit.layout is None:
         return circuit, settings
     raise CircuitError(
-        f"{path} is a positional circuit, which this cannot be done with; give circuit.json or the run folder"
+        f"{path} is a circuit with parts of prompts, which this cannot be done with; give circuit.json or the run folder"
     )
 
 
-def open_any(path: Path) -> tuple[Circuit | PositionalCircuit, dict[str, Any]]:
+def open_any(path: Path) -> tuple[Circuit, dict[str, Any]]:
     """:func:`open_run`, where the file may also hold a circuit with parts of prompts."""
     file = path / "circuit.json" if path.is_dir() else path
-    circuit = PositionalCircuit.load(file) if _is_positional(file) else Circuit.load(file)
+    circuit = Circuit.load(file)
     config = file.parent / "config.json"
     if file.name not in CIRCUITS or not config.exists():
         return circuit, {}
     settings = read_object(config)
     own = file.parent / "pairs.jsonl"
     return circuit, {**settings, "task": str(own)} if own.exists() else settings
-
-
-def _is_positional(file: Path) -> bool:
-    return object_or_nothing(file).get("schema") == positional.SCHEMA
 
 
 def read_object(path: Path) -> dict[str, Any]:

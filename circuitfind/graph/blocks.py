@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int32]]
+Longs = np.ndarray[Any, np.dtype[np.int64]]
 PerEdge = TypeVar("PerEdge", "np.ndarray[Any, Any]", "torch.Tensor")
 
 
@@ -20,19 +23,39 @@ class Block:
     """The receivers that read the residual stream at one place.
 
     Attributes:
-        kind: ``"attention"`` (q ports of all heads, then k of all heads or groups, then v), ``"mlp"`` or ``"logits"``.
+        kind: ``"attention"``, ``"mlp"`` or ``"logits"``.
         layer: its layer; ``n_layers`` for the logits.
-        first_receiver, n_receivers: which receivers these are.
+        first_node, n_nodes: which nodes read here.
+        ports: name of every port, with how many receivers it has: one for each node, or for each group of neighbouring nodes.
+            Receivers come port by port: q of all heads, then k of all heads or groups, then v.
+        first_receiver: the first of them.
         n_senders: how many senders come before; edges go from each of them to each receiver.
         first_edge: index of the edge from sender 0 to the first receiver.
     """
 
     kind: str
     layer: int
+    first_node: int
+    n_nodes: int
+    ports: tuple[tuple[str, int], ...]
     first_receiver: int
-    n_receivers: int
     n_senders: int
     first_edge: int
+
+    @cached_property
+    def n_receivers(self) -> int:
+        """The receivers of all ports."""
+        return sum(n for _, n in self.ports)
+
+    @property
+    def nodes(self) -> slice:
+        """The nodes that read here."""
+        return slice(self.first_node, self.first_node + self.n_nodes)
+
+    @property
+    def receivers(self) -> slice:
+        """The receivers of this block."""
+        return slice(self.first_receiver, self.first_receiver + self.n_receivers)
 
     @property
     def edges(self) -> slice:
@@ -43,3 +66,27 @@ class Block:
         """The part of ``per_edge`` (..., edges) that belongs here, as (..., receivers, senders); a view."""
         part = per_edge[..., self.edges]
         return part.reshape(*per_edge.shape[:-1], self.n_receivers, self.n_senders)
+
+    @cached_property
+    def rows_by_node(self) -> Longs:
+        """The receivers of every node, counted from the first here: through which each node reads its first port, then through
+        which each reads its second, and so on; (ports * nodes,).
+        """
+        first = np.cumsum([0, *(n for _, n in self.ports)])
+        shared = [np.arange(self.n_nodes) // (self.n_nodes // n) for _, n in self.ports]
+        return np.concatenate([start + rows for start, rows in zip(first, shared, strict=False)])
+
+    def by_port(self, per_edge: PerEdge) -> dict[str, PerEdge]:
+        """The part of ``per_edge`` (..., edges) that belongs here, for every port (..., nodes, senders): a view, but where
+        nodes share a receiver, which is repeated for each of them.
+        """
+        matrix, found, first = self.matrix(per_edge), dict[str, PerEdge](), 0
+        for (port, n), rows in zip(self.ports, self.rows_by_node.reshape(len(self.ports), -1), strict=True):
+            found[port] = matrix[..., first : first + n, :] if n == self.n_nodes else matrix[..., rows, :]
+            first += n
+        return found
+
+    def with_all_ports(self, receiver: int) -> list[int]:
+        """The receivers through which a node reads, one of each port, given that of its first port."""
+        rows = self.rows_by_node.reshape(len(self.ports), -1)
+        return (self.first_receiver + rows[:, receiver - self.first_receiver]).tolist()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from circuitfind.graph.blocks import Mask
+from circuitfind.graph.blocks import Longs, Mask
 from circuitfind.graph.computation_graph import ComputationGraph
+from circuitfind.graph.names import Place
 
-Longs = np.ndarray[Any, np.dtype[np.int64]]
 FromEdge = Callable[[Longs], Longs]
 """From numbers of edges by head to those of the edges that they are made of."""
 
@@ -57,9 +56,9 @@ def split_blocks(graph: ComputationGraph, kept: Mask, n_heads: int) -> tuple[Com
     if not graph.whole_attention:
         return graph, kept, lambda edges: edges
     by_head = replace(graph, whole_attention=False, n_heads=n_heads)
-    layer, place = np.divmod(np.arange(by_head.n_senders) - 1, by_head.senders_per_layer)
-    sender = np.where(place < n_heads, 1, 2) + layer * graph.senders_per_layer
-    sender[0] = 0
+    number = {place: node for node, place in enumerate(graph.places)}
+    whole = (Place("attention", place.layer) if place.kind == "head" else place for place in by_head.places[:-1])
+    sender = np.array([number[place] for place in whole])
     receiver = np.concatenate(
         [
             block.first_receiver + np.arange(block.n_receivers).repeat(n_heads if block.kind == "attention" else 1)
@@ -85,8 +84,5 @@ def _sends(graph: ComputationGraph, kept: Mask) -> Mask:
 def _from(graph: ComputationGraph, by_head: ComputationGraph, edges: Longs) -> Longs:
     """Numbers in ``graph`` of edges of the graph by head."""
     senders, receivers = by_head.ends(edges)
-    rows = [
-        np.arange(block.first_receiver, block.first_receiver + block.n_receivers)[:, None] for block in graph.blocks
-    ]
-    stand = [graph.by_head(part) if len(part) > 1 else part for part in rows]
-    return graph.first_edge[np.concatenate(stand)[receivers, 0]] + senders
+    stand = np.concatenate([block.first_receiver + block.rows_by_node for block in graph.blocks])
+    return graph.first_edge[stand[receivers]] + senders

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from circuitfind.graph import place_or_none
 from circuitfind.statistics import Values
 
-_PLACE = re.compile(
-    r"a(?P<head_of>\d+)\.h(?P<head>\d+)|a(?P<attention>\d+)|m(?P<mlp>\d+)|resid_(?P<where>pre|mid)\.(?P<layer>\d+)"
-)
 INPUT, FINAL = "input", "final"
 
 
-def place_of(name: str) -> tuple[str, str] | None:
+def cell_of(name: str) -> tuple[str, str] | None:
     """Row and column of a component, or None for what has no place in such a table (neurons, components patched together)."""
-    if name == INPUT:
-        return INPUT, INPUT
+    stream, _, layer = name.partition(".")
+    if stream in ("resid_pre", "resid_mid"):
+        return layer, stream.removeprefix("resid_")
     if name == "resid_final":
         return FINAL, "pre"
-    match = _PLACE.fullmatch(name)
-    if match is None:
+    place = place_or_none(name)
+    if place is None or place.kind not in ("input", "head", "attention", "mlp"):
         return None
-    if match["head"] is not None:
-        return match["head_of"], match["head"]
-    if match["where"]:
-        return match["layer"], match["where"]
-    return (match["mlp"], "mlp") if match["mlp"] else (match["attention"], "attention")
+    if place.kind == INPUT:
+        return INPUT, INPUT
+    return str(place.layer), str(place.number) if place.kind == "head" else place.kind
 
 
 def by_layer(names: Sequence[str], values: Values) -> tuple[Values, list[str], list[str]] | None:
@@ -36,7 +32,7 @@ def by_layer(names: Sequence[str], values: Values) -> tuple[Values, list[str], l
 
     None where a component has no place in such a table.
     """
-    places = [place for name in names if (place := place_of(name))]
+    places = [place for name in names if (place := cell_of(name))]
     if len(places) != len(names):
         return None
     rows, columns = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))

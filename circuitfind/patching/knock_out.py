@@ -21,6 +21,7 @@ import numpy as np
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.recompute.patches import Patch
+from circuitfind.graph import place_or_none
 from circuitfind.patching.by_layer import axis_of, by_layer
 from circuitfind.patching.component_effects import listed, plain
 from circuitfind.patching.patched_runs import NOISING, Measured, measure_patches
@@ -198,10 +199,11 @@ def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str |
 
 def _neurons(model: Transformer, nodes: Components, neurons: Sequence[int] | str) -> Sequence[int]:
     """Numbers of the neurons that are meant."""
-    if not isinstance(nodes, str) or nodes not in model.graph.sender_names or not nodes.startswith("m"):
+    place = place_or_none(nodes) if isinstance(nodes, str) and nodes in model.graph.sender_names else None
+    if place is None or place.kind != "mlp":
         raise OptionError(f"neurons= belongs to one MLP, such as 'm3'; it was given with {nodes!r}")
     if isinstance(neurons, str) and neurons != EVERY:
         raise OptionError(f"neurons={neurons!r}: give a list of numbers, or {EVERY!r}")
     chosen = range(model.config.d_mlp) if isinstance(neurons, str) else [int(neuron) for neuron in neurons]
-    check_neurons(model, int(nodes[1:]), chosen)
+    check_neurons(model, place.layer, chosen)
     return chosen

@@ -82,7 +82,7 @@ def _measure(
     model, batch = problem.model, problem.complete(batch)
     clean, other = PlainRun.of(model, batch.clean), donor_of(ablation, batch, means)
     for run, values in ((clean, found.clean), (other, found.corrupted)):
-        logits = model.unembed(batch.at_answer(run.streams[-1]))
+        logits = model.unembed(batch.at_answer(run.writes.streams[-1]))
         values[batch.rows] = _objective(problem, batch, logits, batch.targets)
     into: PlainRun = clean
     values_from: Donor = other

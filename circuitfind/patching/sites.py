@@ -10,16 +10,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution.recompute.patches import Patch, Site
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, place_or_none
 from circuitfind.transformer import Transformer
 
 KINDS = ("residual", "head", "mlp", "attention", "node")
-_NEURON = re.compile(r"m(\d+)\.n(\d+)")
 MOST_NAMED = 6
 Components = str | Sequence[str | Sequence[str]]
 
@@ -111,17 +109,15 @@ def _sites(model: Transformer, name: str) -> list[Site]:
         return [Site(0)]
     if (streams := stream_names(graph)) and name in streams:
         return [Site(streams[name])]
-    if match := _NEURON.fullmatch(name):
-        return [neuron_site(model, int(match[1]), [int(match[2])])]
-    numbers = {name: number for number, name in enumerate(graph.sender_names)}
-    blocks = {(block.kind, block.layer): number for number, block in enumerate(graph.blocks)}
-    if name in numbers:
-        kind = "mlp" if name.startswith("m") else "attention"
-        layer = (numbers[name] - 1) // graph.senders_per_layer
-        return [Site(blocks[kind, layer], numbers[name])]
-    if name in names_of(graph, "attention"):
-        layer = int(name[1:])
-        return [Site(blocks["attention", layer], node) for node in range(graph.n_senders)[graph.heads(layer)]]
+    place = place_or_none(name)
+    if place is not None and place.kind == "neuron":
+        return [neuron_site(model, place.layer, [place.number])]
+    if place is not None and place.of.has_layer and place.layer < graph.n_layers:
+        nodes = (
+            range(graph.n_senders)[graph.heads(place.layer)] if place.kind == "attention" else graph.nodes_called(name)
+        )
+        if place.kind != "kv" and nodes:
+            return [Site(graph.block_number[place.of.block, place.layer], node) for node in nodes]
     known = [*graph.sender_names, *names_of(graph, "attention"), *streams]
     raise UnknownNameError("component", name, dict.fromkeys(known), "A neuron is written m3.n17.")
 
@@ -129,8 +125,7 @@ def _sites(model: Transformer, name: str) -> list[Site]:
 def neuron_site(model: Transformer, layer: int, neurons: Sequence[int]) -> Site:
     """Some hidden values of an MLP; see :func:`check_neurons`."""
     check_neurons(model, layer, neurons)
-    block = next(b for b, block in enumerate(model.graph.blocks) if (block.kind, block.layer) == ("mlp", layer))
-    return Site(block, model.graph.mlp(layer), tuple(neurons))
+    return Site(model.graph.block_number["mlp", layer], model.graph.mlp(layer), tuple(neurons))
 
 
 def check_neurons(model: Transformer, layer: int, neurons: Sequence[int]) -> None:

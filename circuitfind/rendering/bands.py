@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from circuitfind.rendering.drawing import INPUT, LOGITS, Place, Row, is_head, place_of
+from circuitfind.graph.kinds import BLOCKS, LETTERS
+from circuitfind.rendering.drawing import INPUT, LOGITS, Row, Standing, is_attention, standing
 
 FOLLOWABLE = 80
 """Lines between boxes that an eye can follow; bands are made as deep as that takes."""
@@ -38,25 +39,25 @@ class Bands:
         """The box a node is in."""
         if node in (INPUT, LOGITS):
             return node
-        layer = int(place_of(node)[0])
+        layer = int(standing(node)[0])
         first = layer - layer % self.depth
         last = min(first + self.depth, self.n_layers) - 1
         return f"{node[0]}{first}-{last}" if last > first else f"{node[0]}{first}"
 
-    def place(self, box: str) -> Place:
-        """Where a box stands: sorting places sorts boxes from input to logits."""
-        return (self.layers(box)[0], 1 if box.startswith("m") else 0, 0)
+    def standing(self, box: str) -> Standing:
+        """Where a box stands: sorting this sorts boxes from input to logits."""
+        return (self.layers(box)[0], 0 if box in (INPUT, LOGITS) else BLOCKS.index(LETTERS[box[0]]), 0)
 
     def row(self, box: str) -> Row:
         """Equal for boxes that stand side by side."""
-        layer, kind, _ = self.place(box)
+        layer, kind, _ = self.standing(box)
         return layer, kind if self.depth == 1 else 0
 
     def name(self, box: str) -> str:
         """What is printed in a box."""
         first, last = self.layers(box)
         span = str(first) if first == last else f"{first}–{last}"
-        return f"attention {span}" if is_head(box) else f"MLP{'s' * (last > first)} {span}"
+        return f"attention {span}" if is_attention(box) else f"MLP{'s' * (last > first)} {span}"
 
 
 def bands_for(n_layers: int, *columns: Collection[tuple[str, str]]) -> Bands:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering.caption import compose_caption
@@ -19,12 +17,9 @@ from circuitfind.rendering.dot import to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.task import Task
 
-AnyCircuit = Circuit | PositionalCircuit
-_SHARED = re.compile(r"a(?P<layer>\d+)\.kv(?P<group>\d+)")
-
 
 def circuit_dot(
-    circuit: AnyCircuit, measured: Mapping[str, Any] | None = None, task: Task | None = None, *, detail: str = "auto"
+    circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None, *, detail: str = "auto"
 ) -> str:
     """DOT text of a circuit, with its caption.
 
@@ -33,7 +28,7 @@ def circuit_dot(
         task: whose published names of heads are shown.
         detail: see :func:`circuitfind.rendering.to_dot`.
     """
-    if isinstance(circuit, Circuit):
+    if circuit.layout is None:
         return to_dot(drawing_of(circuit, measured, task), detail=detail)
     return columns_to_dot(columns_of(circuit, measured, task), detail=detail)
 
@@ -43,10 +38,9 @@ def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task
     return _drawing(circuit, rows_by_head(circuit.graph, circuit.edges), measured, task)
 
 
-def columns_of(
-    circuit: PositionalCircuit, measured: Mapping[str, Any] | None = None, task: Task | None = None
-) -> ColumnsDrawing:
+def columns_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> ColumnsDrawing:
     """A circuit with parts as the renderer wants it."""
+    assert circuit.layout is not None
     rows: dict[str, list[Mapping[str, Any]]] = {label: [] for label in circuit.layout.labels}
     for row in rows_by_head(circuit.graph, circuit.edges):
         rows[row["part"]].append(row)
@@ -57,14 +51,12 @@ def columns_of(
     return ColumnsDrawing(columns, tuple(circuit.links))
 
 
-def strongest(circuit: AnyCircuit, n: int) -> AnyCircuit:
+def strongest(circuit: Circuit, n: int) -> Circuit:
     """The ``n`` edges of a circuit with the largest scores, without pruning: for drawing."""
     if n < 1:
         raise OptionError(f"cannot draw {n} edges: give at least 1")
     kept = np.zeros_like(circuit.kept)
-    for row in circuit.edges[:n]:
-        edge = circuit.graph.edge_index(row["name"])
-        kept[edge if isinstance(circuit, Circuit) else (circuit.layout.labels.index(row["part"]), edge)] = True
+    kept.flat[circuit.strongest(n)] = True
     return replace(circuit, kept=kept, selection={**circuit.selection, "of": circuit.n_edges})
 
 
@@ -73,18 +65,15 @@ def rows_by_head(graph: ComputationGraph, rows: Sequence[Mapping[str, Any]]) -> 
     out: list[Mapping[str, Any]] = []
     senders = {row["source"] for row in rows}
     for row in rows:
-        found = _SHARED.fullmatch(row["target"])
-        heads = [row["target"]]
-        if found is not None:
-            each = graph.n_heads // graph.n_kv_groups
-            heads = [f"a{found['layer']}.h{head + int(found['group']) * each}" for head in range(each)]
+        heads = [graph.node_name(node) for node in graph.nodes_called(row["target"])]
+        if len(heads) > 1:
             heads = [head for head in heads if head in senders] or heads
         out += [{**row, "target": head} for head in heads]
     return out
 
 
 def _drawing(
-    circuit: AnyCircuit, rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any] | None, task: Task | None
+    circuit: Circuit, rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any] | None, task: Task | None
 ) -> CircuitDrawing:
     """Some of a circuit's edges, with the words for all of it."""
     graph, p = circuit.graph, circuit.provenance
@@ -100,7 +89,7 @@ def _drawing(
     )
 
 
-def _caption(circuit: AnyCircuit, measured: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _caption(circuit: Circuit, measured: Mapping[str, Any] | None) -> tuple[str, ...]:
     p = circuit.provenance
     shared = "an edge into keys or values that heads share is drawn to each of them with its whole score"
     words = compose_caption(
@@ -114,12 +103,12 @@ def _caption(circuit: AnyCircuit, measured: Mapping[str, Any] | None) -> tuple[s
         n_drawn=circuit.n_edges if "of" in circuit.selection else None,
         evaluation=measured,
         selection=selection_words(circuit),
-        n_parts=len(circuit.kept) if circuit.parts_axis else None,
+        n_parts=None if circuit.layout is None else len(circuit.layout),
     )
     return (*words, shared) if circuit.graph.n_kv_groups else words
 
 
-def selection_words(circuit: AnyCircuit) -> str:
+def selection_words(circuit: Circuit) -> str:
     """The rule that chose a circuit."""
     s = circuit.selection
     by = "|score|" if s.get("absolute", True) else "score"
@@ -136,7 +125,7 @@ def selection_words(circuit: AnyCircuit) -> str:
     return str(s.get("rule", ""))
 
 
-def _roles(circuit: AnyCircuit, task: Task | None) -> Mapping[str, str]:
+def _roles(circuit: Circuit, task: Task | None) -> Mapping[str, str]:
     """Published names of heads, if this is the model they were found in."""
     for canonical in task.canonical if task else ():
         if canonical.model == circuit.provenance.model.split("/")[-1]:

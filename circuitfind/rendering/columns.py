@@ -16,9 +16,10 @@ from itertools import pairwise
 import graphviz
 
 from circuitfind.errors import CircuitError
+from circuitfind.graph import PORTS
 from circuitfind.rendering import style
 from circuitfind.rendering.dot import GRAPH, NODE, Row, add_node, add_stroke, row_labels
-from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_head
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
 from circuitfind.rendering.labels import printable, short, text
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, pictures_of
@@ -115,7 +116,7 @@ class _Shown:
 
     def row(self, node: str) -> RowKey:
         """Equal for nodes that stand side by side; a head that writes nothing here stands below those that do."""
-        writes = not is_head(node) or any(stroke.source == node for stroke in self.picture.strokes)
+        writes = not is_attention(node) or any(stroke.source == node for stroke in self.picture.strokes)
         return *self.picture.row(node), int(writes)
 
 
@@ -187,7 +188,7 @@ def _sizes(shown: Sequence[_Shown]) -> tuple[Mapping[tuple[str, str], float], Ma
     for column in (one.column for one in shown):
         for edge in column.drawing.edges:
             writes.setdefault((edge.source, column.label), []).append(abs(edge.score))
-            if edge.port in ("k", "v"):
+            if edge.port in PORTS[1:]:
                 reads.setdefault((edge.target, column.label), []).append(abs(edge.score))
     sums = [{place: math.fsum(sizes) for place, sizes in found.items()} for found in (reads, writes)]
     return sums[0], sums[1]

@@ -8,8 +8,9 @@ from itertools import groupby, pairwise
 
 import graphviz
 
+from circuitfind.graph import place_of
 from circuitfind.rendering import style
-from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_head, place_of
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
 from circuitfind.rendering.labels import BODY, bar_label, margin_label, node_label, printable
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, Stroke, picture_of
@@ -112,7 +113,7 @@ def row_labels(pictures: Sequence[Picture], firsts: Sequence[str], read_only: Se
 def _row_words(first: int, last: int, node: str) -> str:
     if last > first:
         return f"layers {first}–{last}"
-    return f"layer {first} {'attention' if is_head(node) else 'MLP'}"
+    return f"layer {first} {'attention' if is_attention(node) else 'MLP'}"
 
 
 def _inside(n_edges: int) -> str:
@@ -157,18 +158,17 @@ def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "
     fill = picture.fills.get(role, style.NO_ROLE)
     tooltip = graphviz.escape(printable(f"{node}@{part}")) if column else node
     names = {"name": node + column, "id": f"node_{node}{column}", "tooltip": tooltip}
-    if node in (INPUT, LOGITS):
+    if picture.bands is not None and node not in (INPUT, LOGITS):
+        dot.node(label=node_label(picture.bands.name(node), picture.contents(node), fill, ()), **names)
+        return
+    place = place_of(node)
+    if place.of.look == "bar":
         # Wide where many edges meet, so that they meet at different points.
         width = f"{min(0.6 + 0.15 * picture.degree(node), 3.2):.2f}"
         dot.node(label=bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
-    elif picture.bands is not None:
-        dot.node(label=node_label(picture.bands.name(node), picture.contents(node), fill, None), **names)
-    elif is_head(node):
-        layer, _, head = place_of(node)
-        ports = picture.entered(node) if picture.ports else None
-        dot.node(label=node_label(f"{layer}.{head}", role, fill, ports), **names)
     else:
-        dot.node(label=node_label(f"MLP {node[1:]}", role, fill, None), **names)
+        ports = place.of.ports if place.of.look == "ports" and picture.ports else ()
+        dot.node(label=node_label(place.label, role, fill, ports, picture.entered(node)), **names)
 
 
 def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: str = "", part: str = "") -> None:

@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 
 from circuitfind.errors import CircuitError
+from circuitfind.graph import LETTERS, PORTS, place_of
 
-PORTS = ("q", "k", "v")
 INPUT, LOGITS = "input", "logits"
-ATTENTION, MLP = 0, 1
 
-_NUMBER = r"(0|[1-9][0-9]*)"
-_NODE = re.compile(rf"a(?P<layer>{_NUMBER})(?:\.h(?P<head>{_NUMBER}))?|m(?P<mlp>{_NUMBER})")
-
-Place = tuple[float, int, int]
-"""Layer, sub-layer (`ATTENTION` or `MLP`) and head of a node; sorting places sorts nodes from input to logits."""
+Standing = tuple[float, int, int]
+"""Layer, place of the block in its layer, and number of a node; sorting them sorts nodes from input to logits."""
 
 Row = tuple[float, int]
-"""The first two of a place: nodes of one row stand side by side."""
+"""The first two of it: nodes of one row stand side by side."""
 
 
-@cache
-def place_of(node: str) -> Place:
-    """Where a node stands: `a2.h5` is (2, ATTENTION, 5), `m2` is (2, MLP, 0); the input is below all, logits above.
+def standing(node: str) -> Standing:
+    """Where a node stands: `a2.h5` at (2, 0, 5), `m2` at (2, 1, 0); the input is below all, the logits above.
 
     Raises:
-        CircuitError: the name is none of `input`, `a<layer>.h<head>`, `a<layer>`, `m<layer>`, `logits`.
+        CircuitError: no node has that name.
     """
-    if node in (INPUT, LOGITS):
-        return (-1 if node == INPUT else math.inf, ATTENTION, 0)
-    match = _NODE.fullmatch(node)
-    if match is None:
-        raise CircuitError(f"{node!r} is not a node; nodes are called 'input', 'a3.h5', 'a3', 'm2' or 'logits'")
-    if match["mlp"]:
-        return (int(match["mlp"]), MLP, 0)
-    return (int(match["layer"]), ATTENTION, int(match["head"] or 0))
+    place = place_of(node)
+    if not place.of.has_layer:
+        return (-1 if node == INPUT else math.inf, 0, 0)
+    return (place.layer, place.of.order, place.number)
 
 
-def is_head(node: str) -> bool:
-    """Whether a node is an attention head."""
-    return node.startswith("a")
+def is_attention(name: str) -> bool:
+    """Whether a node, or a box of nodes, is a head or attention as a whole."""
+    return LETTERS[name[0]] == "attention"
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ class CircuitDrawing:
             if edge.name in seen:
                 raise CircuitError(f"edge {edge.name} is given twice; keep one of them")
             seen.add(edge.name)
-        whole = [edge.name for edge in self.edges if is_head(edge.target) and edge.port is None]
+        whole = [edge.name for edge in self.edges if is_attention(edge.target) and edge.port is None]
         if whole and self.has_ports:
             raise CircuitError(
                 f"{whole[0]} enters a whole head and other edges a q, k or v; draw one kind or the other"
@@ -109,12 +99,12 @@ class CircuitDrawing:
 
     def _check(self, edge: DrawnEdge) -> None:
         for node in (edge.source, edge.target):
-            layer, _, head = place_of(node)
-            if node not in (INPUT, LOGITS) and (layer >= self.n_layers or head >= self.n_heads):
+            place = place_of(node)
+            if place.layer >= self.n_layers or place.head >= self.n_heads:
                 raise CircuitError(f"{node} is not in a model of {self.n_layers} layers and {self.n_heads} heads")
-        if place_of(edge.source)[:2] >= place_of(edge.target)[:2]:
+        if standing(edge.source)[:2] >= standing(edge.target)[:2]:
             raise CircuitError(f"edge {edge.name} does not go up: {edge.target} does not come after {edge.source}")
-        if edge.port is not None and (edge.port not in PORTS or not is_head(edge.target)):
+        if edge.port is not None and edge.port not in place_of(edge.target).of.ports:
             raise CircuitError(f"edge {edge.name}: only heads have ports, and they are {', '.join(PORTS)}")
         if not math.isfinite(edge.score):
             raise CircuitError(f"edge {edge.name} has score {edge.score}; scores must be finite to be drawn")
@@ -128,7 +118,7 @@ class CircuitDrawing:
     def nodes(self) -> tuple[str, ...]:
         """Every node to draw, from input to logits; both are there even when the circuit is empty."""
         named = {node for edge in self.edges for node in (edge.source, edge.target)}
-        return tuple(sorted(named | {INPUT, LOGITS}, key=place_of))
+        return tuple(sorted(named | {INPUT, LOGITS}, key=standing))
 
     @property
     def drawn_roles(self) -> dict[str, str]:

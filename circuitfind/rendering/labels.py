@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from circuitfind.rendering.drawing import PORTS
 from circuitfind.rendering.style import BORDER, FAINT, INK, MUTED, PAPER
 
 PLAIN_TABLE = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">'
@@ -39,19 +38,20 @@ def text(words: str, size: float, color: str = INK, bold: bool = False, italic: 
     return f'<FONT POINT-SIZE="{size:g}" COLOR="{color}">{safe}</FONT>'
 
 
-def node_label(name: str, role: str, fill: str, ports: Collection[str] | None) -> str:
+def node_label(name: str, role: str, fill: str, ports: Sequence[str], entered: Collection[str] = ()) -> str:
     """A head or an MLP: its name, its role beneath, and a head's q|k|v row at the bottom edge where edges come in.
 
     Args:
         name: printed in bold.
         role: small text under the name; none when empty.
         fill: background of the upper part.
-        ports: those that an edge enters, printed dark, the others faint; None leaves the row out.
+        ports: the cells of that row; none leaves it out.
+        entered: the ports that an edge enters, printed dark, the others faint.
     """
     rows = f'<TR><TD COLSPAN="3" PORT="{BODY}" BGCOLOR="{fill}" CELLPADDING="3">{_named(name, role)}</TD></TR>'
-    if ports is not None:
-        rows += f"<TR>{''.join(_port(port, port in ports) for port in PORTS)}</TR>"
-        rows += f"<TR>{''.join(_sill(port) for port in PORTS)}</TR>"
+    if ports:
+        rows += f"<TR>{''.join(_port(port, port in entered) for port in ports)}</TR>"
+        rows += f"<TR>{''.join(_sill(port) for port in ports)}</TR>"
     box = f'<TABLE BORDER="0" CELLBORDER="1" CELLSPACING="0" CELLPADDING="1" COLOR="{BORDER}">{rows}</TABLE>'
     beside = '<TD WIDTH="3"></TD>'  # edges bend around a node's outermost border: keep them off the visible one
     return f"<{PLAIN_TABLE}<TR>{beside}<TD>{box}</TD>{beside}</TR></TABLE>>"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from circuitfind.graph import place_of
 from circuitfind.rendering.bands import Bands
-from circuitfind.rendering.drawing import is_head, place_of
+from circuitfind.rendering.drawing import is_attention
 from circuitfind.rendering.labels import PLAIN_TABLE, short, text
 from circuitfind.rendering.picture import Picture
 from circuitfind.rendering.style import BORDER, HELPS, HURTS, INK, LINK, MUTED, number, score_of_width
@@ -72,15 +73,15 @@ def note_of(pictures: Sequence[Picture]) -> str:
         return "The circuit is empty: no edge is kept." if empty else "All edges are inside a box."
     if first.bands is not None:
         return _merged_note(pictures, first.bands)
-    heads = [node for picture in pictures for node in picture.drawing.nodes if is_head(node)]
-    if not heads:
+    nodes = [place_of(node) for picture in pictures for node in picture.drawing.nodes if is_attention(node)]
+    if not nodes:
         return "Weak edges are faint." if first.crowded else ""
-    layer, _, head = place_of(heads[0])
-    parts = [f"{layer}.{head} is head {head} of layer {layer}"]
+    place = nodes[0]
+    parts = [f"{place.label} is head {place.number} of layer {place.layer}"] if place.kind == "head" else []
     parts += ["q, k, v are a head's query, key and value inputs"] if first.ports else []
     parts += ["a head's q, k and v edges are merged, their scores added"] if first.merged else []
     parts += ["weak edges are faint"] if first.crowded else []
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." if parts else ""
 
 
 def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:

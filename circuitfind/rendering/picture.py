@@ -10,8 +10,9 @@ from functools import cached_property
 from itertools import groupby
 
 from circuitfind.errors import OptionError
+from circuitfind.graph import PORTS, place_of
 from circuitfind.rendering.bands import Bands, bands_for
-from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Row, is_head, place_of
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Row, is_attention, standing
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
@@ -90,13 +91,13 @@ class Picture:
     def nodes(self) -> tuple[str, ...]:
         """The nodes or boxes to draw, from input to logits; where lines are left out, only those that a line joins."""
         if self.bands is not None:
-            return tuple(sorted({self.bands.box(node) for node in self.drawing.nodes}, key=self.bands.place))
+            return tuple(sorted({self.bands.box(node) for node in self.drawing.nodes}, key=self.bands.standing))
         joined = {node for stroke in self.strokes for node in (stroke.source, stroke.target)} | {INPUT, LOGITS}
         return tuple(node for node in self.drawing.nodes if not self.hidden or node in joined)
 
     def row(self, node: str) -> Row:
         """Equal for nodes or boxes that stand side by side."""
-        return self.bands.row(node) if self.bands else place_of(node)[:2]
+        return self.bands.row(node) if self.bands else standing(node)[:2]
 
     def layers(self, node: str) -> tuple[int, int]:
         """First and last layer of a node or box; the input lies before layer 0, the logits after the last."""
@@ -115,10 +116,11 @@ class Picture:
 
     def contents(self, box: str) -> str:
         """What is in a box, in words; nothing to say of a layer's MLP."""
-        n, heads = self.members[box], is_head(box)
-        if not heads and self.bands and self.bands.depth == 1:
+        assert self.bands is not None
+        words = Counter(place_of(node).of.word for node in self.drawing.nodes if self.bands.box(node) == box)
+        if self.bands.depth == 1 and not is_attention(box) and len(words) == 1:
             return ""
-        return f"{n} {'head' if heads else 'MLP'}{'s' * (n != 1)}"
+        return ", ".join(f"{n} {word}{'s' * (n != 1)}" for word, n in words.items())
 
     @property
     def merged(self) -> bool:
@@ -175,21 +177,21 @@ def _strokes(edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None) -> tu
     """The lines in the order of the graph, and how many edges have none because they lead about inside a row of boxes."""
     nodes = {node for edge in edges for node in (edge.source, edge.target)}
     box = {node: bands.box(node) if bands else node for node in nodes}
-    place = {name: bands.place(name) if bands else place_of(name) for name in box.values()}
-    row = {node: bands.row(box[node]) if bands else place_of(node)[:2] for node in nodes}
+    place = {name: bands.standing(name) if bands else standing(name) for name in box.values()}
+    row = {node: bands.row(box[node]) if bands else standing(node)[:2] for node in nodes}
 
     def line(edge: DrawnEdge) -> tuple[str, str, str | None]:
         return box[edge.source], box[edge.target], edge.port if ports else None
 
     drawn = [edge for edge in edges if row[edge.source] != row[edge.target]]
     inside = Counter(row[edge.source] for edge in edges if row[edge.source] == row[edge.target])
-    drawn.sort(key=lambda edge: (place_of(edge.source), place_of(edge.target), _port_order(edge)))
+    drawn.sort(key=lambda edge: (standing(edge.source), standing(edge.target), _port_order(edge)))
     drawn.sort(key=lambda edge: (place[box[edge.source]], place[box[edge.target]]))
     return tuple(Stroke(*ends, tuple(same)) for ends, same in groupby(drawn, key=line)), dict(inside)
 
 
 def _port_order(edge: DrawnEdge) -> int:
-    return ("", "q", "k", "v").index(edge.port or "")
+    return ("", *PORTS).index(edge.port or "")
 
 
 def _strongest(strokes: tuple[Stroke, ...], most: int) -> tuple[Stroke, ...]:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from circuitfind import models, rendering
-from circuitfind.circuit import Circuit, to_eap_ig
-from circuitfind.circuit.positional import PositionalCircuit, positional_above, positional_layout, positional_top
+from circuitfind.circuit import Circuit, layout_of, to_eap_ig
 from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import (
@@ -32,14 +31,14 @@ from circuitfind.evaluation.full_model import head_roles as head_roles_of_model
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
-from circuitfind.selection import smallest_faithful, smallest_faithful_positional
+from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
 from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
-from circuitfind.setting.naming import MetricLike, load_task
+from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
 from circuitfind.task import Task, TokenPairs, load_pairs
-from circuitfind.task.metrics import METRICS, Metric, as_metric
+from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
 load_model = models.load
@@ -81,11 +80,11 @@ def select(
     faithfulness: float | None = None,
     absolute: bool = True,
     refill: bool = True,
+    parts: bool = False,
     metric: MetricLike | None = None,
     pairs: TokenPairs | Sequence[TokenPairs] | None = None,
     batch_size: int | None = None,
-    positional: bool = False,
-) -> Any:
+) -> Circuit:
     """A circuit from scores, by one rule.
 
     Without any, it is the circuit that the algorithm itself decided on (ACDC at one threshold); where it only ranks, the
@@ -98,17 +97,14 @@ def select(
         top: a circuit of n edges, the best by score; ``refill=False`` takes the n best and prunes them, which leaves fewer.
         threshold: all edges at least that important. greedy: n edges grown from the logits.
         absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
-        positional: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``;
-            needs model and task whatever the rule, to know how the parts lie.
-
-    Returns:
-        A :class:`Circuit`; with ``positional`` a :class:`PositionalCircuit`.
+        parts: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``; needs
+            a setting, or model and task, whatever the rule, to know how the parts lie.
     """
     rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
-    if not positional:
+    if not parts:
         if top is not None:
             return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
         if threshold is not None:
@@ -117,76 +113,66 @@ def select(
             return greedy_edges(scores, greedy, absolute=absolute)
         if faithfulness is None and scores.decided is not None:
             return decided_edges(scores)
-    if isinstance(model, Setting):
-        more = {"task": task, "metric": metric, "pairs": pairs, "batch_size": batch_size}
-        setting = setting_of(
-            {"setting": model} | {name: one for name, one in more.items() if one is not None}, "select"
-        )
-        metric, batch_size, pairs = setting.metric, setting.batch_size, _sets_of(scores, setting)
-        model = setting.transformer
-    if positional:
-        return _select_positional(scores, model, task, rules, absolute, metric, pairs, batch_size)
-    if model is None or (task is None and pairs is None):
+    elif greedy is not None:
         raise OptionError(
-            "choosing by faithfulness runs the model: give model and task, or top=, threshold= or greedy="
+            "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
         )
-    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
+    setting = _setting_to_choose_in(scores, model, task, metric, pairs, batch_size, parts)
+    sets = _sets_of(scores, setting) if pairs is None or isinstance(pairs, TokenPairs) else list(pairs)
+    network = setting.transformer
+    layout = layout_of(scores, sets, network.tokenizer, network.config.causal) if parts else None
+    how: dict[str, Any] = {"absolute": absolute, "layout": layout}
+    if top is not None:
+        return top_edges(scores, top, **how)
+    if threshold is not None:
+        return edges_above(scores, threshold, **how)
     target = FAITHFULNESS if faithfulness is None else faithfulness
-    resolved = metric_of(metric, scores.provenance)
-    return smallest_faithful(model, pairs, scores, resolved, target, absolute=absolute, batch_size=batch_size)
+    resolved = metric_of(setting.metric, scores.provenance)
+    return smallest_faithful(network, sets, scores, resolved, target, batch_size=setting.batch_size, **how)
 
 
-def _select_positional(
+def _setting_to_choose_in(
     scores: EdgeScores,
-    model: Transformer | None,
+    model: Setting | Transformer | None,
     task: Task | str | None,
-    rules: Mapping[str, Any],
-    absolute: bool,
     metric: MetricLike | None,
     pairs: TokenPairs | Sequence[TokenPairs] | None,
     batch_size: int | None,
-) -> PositionalCircuit:
-    """:func:`select` of (part, edge)."""
-    if rules["greedy"] is not None:
-        raise OptionError(
-            "greedy= grows circuits without parts; choose a positional one by faithfulness=, top= or threshold="
-        )
+    parts: bool,
+) -> Setting:
+    """The setting that was given; or, from a model and a task, the one with the prompts that belong to the scores."""
+    one_set = pairs if isinstance(pairs, TokenPairs) else None
+    more: dict[str, Any] = {"task": task, "metric": metric, "pairs": one_set, "batch_size": batch_size}
+    if isinstance(model, Setting):
+        return setting_of({"setting": model} | {name: one for name, one in more.items() if one is not None}, "select")
     if model is None or (task is None and pairs is None):
-        raise OptionError("a positional circuit depends on how the parts of prompts lie: give model and task")
-    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
-    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    if rules["top"] is not None or rules["threshold"] is not None:
-        layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
-        if rules["top"] is not None:
-            return positional_top(scores, layout, rules["top"], absolute=absolute)
-        return positional_above(scores, layout, rules["threshold"], absolute=absolute)
-    target = FAITHFULNESS if rules["faithfulness"] is None else rules["faithfulness"]
-    resolved = metric_of(metric, scores.provenance)
-    return smallest_faithful_positional(model, sets, scores, resolved, target, absolute=absolute, batch_size=batch_size)
-
-
-def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str | None) -> list[TokenPairs]:
-    """The sets of prompts to choose on that belong to these scores."""
+        why = (
+            "a circuit with parts depends on how the parts of prompts lie"
+            if parts
+            else "choosing by faithfulness runs the model"
+        )
+        otherwise = "" if parts else ", or top=, threshold= or greedy="
+        raise OptionError(f"{why}: give model and task{otherwise}")
     p = scores.provenance
-    return _sets_of(scores, Setting(task, model, n=p.n_prompts, seed=p.seed, task_options=p.task_options))
+    more["task"] = p.task if task is None else task
+    return Setting(model=model, n=p.n_prompts, seed=p.seed, task_options=p.task_options, **more)
 
 
 def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
     """A setting's sets of prompts to choose on, if the scores are of its task."""
-    task, own = setting.behaviour.name, scores.provenance.task
-    if setting.pairs is None and task != own:
-        raise OptionError(f"the scores are of task {own!r}, not {task!r}; give their task, or pairs=")
+    if setting.pairs is None and (task := setting.behaviour.name) != scores.provenance.task:
+        raise OptionError(
+            f"the scores are of task {scores.provenance.task!r}, not {task!r}; give their task, or pairs="
+        )
     return setting.choosing
 
 
 def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The metric asked for, or the one the scores were found with."""
-    if metric is None and provenance.metric not in METRICS:
-        raise OptionError(f"the scores were found with your own metric {provenance.metric!r}; give it again as metric=")
-    return as_metric(metric or provenance.metric)
+    """The metric asked for, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
+    return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
-def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> None:
+def require_fit(circuit: Circuit, model: Transformer) -> None:
     """Refuse a circuit of another graph than the model's.
 
     Raises:
@@ -205,9 +191,7 @@ def require_fit(circuit: Circuit | PositionalCircuit, model: Transformer) -> Non
 
 
 @in_setting(N_HELD_OUT)
-def evaluate(
-    setting: Setting, circuit: Circuit | PositionalCircuit, *, split: str = "held-out", n_random: int = N_RANDOM
-) -> Evaluation:
+def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_random: int = N_RANDOM) -> Evaluation:
     """Measure a circuit on the held-out split, random circuits of equal size beside it.
 
     Args:
@@ -259,7 +243,7 @@ def head_roles(
 
 
 def render(
-    circuit: Circuit | PositionalCircuit,
+    circuit: Circuit,
     path: str | Path,
     *,
     evaluation: Evaluation | Mapping[str, Any] | None = None,

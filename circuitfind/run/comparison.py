@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import PositionalCircuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances
 from circuitfind.formats.opening import open_circuit, read_scores
@@ -207,12 +206,11 @@ def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
 
 def _opened(source: Source, name: str) -> tuple[Circuit | None, Importances | None]:
     """The circuit, if there is one, and the scores of all edges, if there are."""
-    if isinstance(source, PositionalCircuit):
-        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without")
     if isinstance(source, EdgeScores):
         own = decided_edges(source) if source.decided is not None else None
         return own, Importances(source, np.zeros(source.graph.n_edges, dtype=bool))
     if isinstance(source, Circuit):
+        _refuse_parts(source, name)
         return source, _all_scores(source)
     return _from_path(Path(source))
 
@@ -238,9 +236,13 @@ def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
         if found is None:
             raise
         return None, found
-    if isinstance(circuit, PositionalCircuit):
-        raise CircuitError(f"{path} is a circuit with parts of prompts; compare circuits without")
+    _refuse_parts(circuit, str(path))
     return circuit, found
+
+
+def _refuse_parts(circuit: Circuit, name: str) -> None:
+    if circuit.layout is not None:
+        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without, such as its flat()")
 
 
 def _shape(graph: ComputationGraph) -> str:

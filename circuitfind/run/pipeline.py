@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind import rendering
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import Layout, PositionalCircuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
 from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
@@ -35,9 +34,10 @@ from circuitfind.evaluation import (
     Evaluation,
     clean_accuracy,
     head_roles,
-    positional_verdict,
     verdict,
 )
+from circuitfind.formats.run_folder import CIRCUITS
+from circuitfind.graph import prunes_from_input
 from circuitfind.run import calls
 from circuitfind.run.config import POSITIONAL
 from circuitfind.run.config import RunConfig as RunConfig
@@ -57,17 +57,17 @@ MOST_ROWS = 100_000
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A circuit of (part of the prompt, edge), and what was measured of it."""
-
-    circuit: PositionalCircuit
-    evaluation: Evaluation
+Measured = tuple[Circuit, Evaluation]
+"""A circuit, and what was measured of it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and what is in it; ``positional`` where scores are kept apart by parts of prompts."""
+    """A finished run: its folder and what is in it.
+
+    Attributes:
+        by_part: the circuit of (part, edge) and what was measured of it, where scores are kept apart by parts of prompts.
+    """
 
     folder: Path
     setting: Setting
@@ -77,7 +77,7 @@ class Run:
     evaluation: Evaluation
     sentences: list[str]
     seconds: Mapping[str, float]
-    positional: Found | None = None
+    by_part: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def run(
     with setting.memory_limit():
         begun = _load(setting, config or RunConfig(), out, force, say)
         scores = _discover(begun)
-        circuit: Circuit = _select(begun, scores)
+        circuit = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
-        found = _positional(begun, scores) if begun.config.parts in POSITIONAL else None
-        sentences = _sentences(begun, scores, circuit, evaluation, found)
-        _draw(begun, circuit, evaluation, found)
-        _write(begun, scores, circuit, evaluation, found, sentences)
-    return Run(begun.folder.out, setting, begun.config, scores, circuit, evaluation, sentences, begun.seconds, found)
+        by_part = _by_part(begun, scores) if begun.config.parts in POSITIONAL else None
+        sentences = _sentences(begun, scores, circuit, evaluation, by_part)
+        _draw(begun, circuit, evaluation, by_part)
+        _write(begun, scores, circuit, evaluation, by_part, sentences)
+    return Run(begun.folder.out, setting, begun.config, scores, circuit, evaluation, sentences, begun.seconds, by_part)
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -154,7 +154,8 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
     """What ``config.json`` holds: everything that decides a run's result."""
-    return {**setting.to_json(), **asdict(config), "circuitfind": version("circuitfind")}
+    source = setting.measure().source_json
+    return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
 
 
 def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -
     own, train = setting.to_json(), setting.train
     settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
     settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": options}
-    settings |= {"metric": own["metric"] or setting.behaviour.metric}
+    metric = setting.measure()
+    settings |= {"metric": metric.name, "metric_source": metric.source_json}
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": setting.transformer.checksum(), "tokens": train.checksum()}
@@ -211,34 +213,34 @@ def _discover(begun: _Begun) -> EdgeScores:
     return scores
 
 
-def _select(begun: _Begun, scores: EdgeScores, positional: bool = False) -> Any:
+def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
     """The circuit by the run's rule."""
     config = begun.config
     name = "faithfulness" if config.rule == "default" else config.rule
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
-    with _timed(begun.seconds, "select by part" if positional else "select"):
-        return calls.select(scores, begun.setting, absolute=config.absolute, positional=positional, **rule)
+    with _timed(begun.seconds, "select by part" if parts else "select"):
+        return calls.select(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
 
 
-def _evaluate(begun: _Begun, circuit: Circuit | PositionalCircuit) -> Evaluation:
+def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
     """What the circuit does on held-out prompts."""
-    with _timed(begun.seconds, "evaluate by part" if circuit.parts_axis else "evaluate"):
+    with _timed(begun.seconds, "evaluate by part" if circuit.layout else "evaluate"):
         return calls.evaluate(begun.setting, circuit, n_random=begun.config.n_random)
 
 
-def _positional(begun: _Begun, scores: EdgeScores) -> Found:
+def _by_part(begun: _Begun, scores: EdgeScores) -> Measured:
     """The circuit of (part, edge) by the run's rule, measured."""
-    circuit: PositionalCircuit = _select(begun, scores, positional=True)
-    return Found(circuit, _evaluate(begun, circuit))
+    circuit = _select(begun, scores, parts=True)
+    return circuit, _evaluate(begun, circuit)
 
 
 # ---------------------------------------------------------------- say, draw, write
 
 
 def _sentences(
-    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, found: Found | None
+    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None
 ) -> list[str]:
     """The verdict."""
     train, held_out = begun.setting.train, begun.setting.held_out
@@ -248,7 +250,7 @@ def _sentences(
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
-    return sentences + (positional_verdict(found.circuit, found.evaluation, circuit.n_edges) if found else [])
+    return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
 
 def _about_table(circuit: Circuit) -> list[str]:
@@ -265,7 +267,7 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     sentences = [line for log in scores.decisions for line in log.summary()]
     chosen = circuit.selection
     dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
-    if dropped and circuit.provenance.ablation == "corrupted":
+    if dropped and prunes_from_input(circuit.provenance.ablation):
         edges, were, carry = ("edges are", "were", "they carry") if dropped > 1 else ("edge is", "was", "it carries")
         sentences.append(
             f"{dropped:,} kept {edges} on no path from the input and {were} pruned: under corrupted ablation {carry} nothing."
@@ -273,16 +275,16 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     return sentences
 
 
-def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, found: Found | None) -> None:
+def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None) -> None:
     """The pictures of the run's circuits."""
     place, task = begun.folder.partial, begun.setting.behaviour
     with _timed(begun.seconds, "draw"):
         _draw_one(circuit, evaluation, task, place / "circuit")
-        if found:
-            _draw_one(found.circuit, found.evaluation, task, place / "positional")
+        if by_part:
+            _draw_one(*by_part, task, place / "positional")
 
 
-def _draw_one(circuit: Circuit | PositionalCircuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
+def _draw_one(circuit: Circuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
     picture = rendering.circuit_dot(circuit, evaluation.to_json(), task)
     for suffix in (".dot", ".svg", ".png"):
         rendering.render(picture, stem.with_suffix(suffix))
@@ -293,7 +295,7 @@ def _write(
     scores: EdgeScores,
     circuit: Circuit,
     evaluation: Evaluation,
-    found: Found | None,
+    by_part: Measured | None,
     sentences: list[str],
 ) -> None:
     """Everything but the scores and the pictures; then the folder gets its name."""
@@ -302,9 +304,9 @@ def _write(
     circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
     folder.write_json("evaluation.json", evaluation.to_json())
     (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    if found:
-        found.circuit.save(place / "positional.json")
-        folder.write_json("positional_evaluation.json", found.evaluation.to_json())
+    if by_part:
+        by_part[0].save(place / "positional.json")
+        folder.write_json(CIRCUITS["positional.json"], by_part[1].to_json())
     write_tables(place, scores.decisions)
     if scores.chosen is not None:  # with what heads look at on the train prompts
         roles = head_roles(setting.transformer, setting.train)

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from circuitfind import models
-from circuitfind.discovery.acdc import visiting_order
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.execution import run_masked
 from circuitfind.execution.batches import default_size
@@ -39,7 +39,7 @@ from circuitfind.scores.decision_table import NUMBERS, Row, read_table
 from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.setting.naming import load_task, tokenized_pairs
 from circuitfind.task import TokenPairs
-from circuitfind.task.metrics import as_metric
+from circuitfind.task.metrics import metric_again
 from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
@@ -151,7 +151,9 @@ def replay_decisions(
     _check_whole(path, logs, model.graph, options)
     pairs = _pairs_of(p, settings, model)
     wide = model.to(dtype=DTYPES[dtype])
-    problem = Problem(wide, pairs, as_metric(p.metric), p.ablation, p.seed, _prompts_at_once(wide, pairs))
+    problem = Problem(
+        wide, pairs, metric_again(p.metric, p.metric_source), p.ablation, p.seed, _prompts_at_once(wide, pairs)
+    )
     rounding, tolerance = ROUNDING[dtype], max(ROUNDING[dtype], ROUNDING[used])
     with torch.inference_mode():
         circuit = PlainCircuit(problem)
@@ -256,7 +258,7 @@ class PlainCircuit:
         self.problem, self.graph = problem, problem.graph
         self._batches = [problem.complete(batch) for batch in problem.batches()]
         ablation = problem.prepared_ablation(self._batches)
-        self._ablated = [ablation.values(batch) for batch in self._batches]
+        self._ablated = [ablation.writes(batch) for batch in self._batches]
         self.restore()
 
     def restore(self) -> None:

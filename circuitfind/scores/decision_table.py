@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from circuitfind.errors import CircuitError, CircuitfindError
-from circuitfind.graph import PORTS, ComputationGraph
+from circuitfind.graph import ARROW, PORTS, ComputationGraph, port_name, split_port
 from circuitfind.scores.decisions import DECISIONS, HOW, TESTED_AGAIN
 
 NUMBERS = ("before", "after", "delta")
@@ -88,9 +88,10 @@ def edges_called(graph: ComputationGraph, name: str) -> tuple[int, ...]:
     Raises:
         UnknownNameError, CircuitError: there is no such candidate.
     """
-    source, _, target = name.partition("->")
-    if target and source in graph.receiver_names and source[:-3] == target:
-        return tuple(np.flatnonzero(graph.edge_receiver == graph.receiver_names.index(source)).tolist())
-    if f"{target}<{PORTS[0]}>" in graph.receiver_names:
-        return tuple(graph.edge_index(f"{name}<{port}>") for port in PORTS)
+    source, _, target = name.partition(ARROW)
+    node, port = split_port(source)
+    if port and node == target and source in graph.receiver_number:
+        return tuple(np.flatnonzero(graph.edge_receiver == graph.receiver_number[source]).tolist())
+    if port_name(target, PORTS[0]) in graph.receiver_number:
+        return tuple(graph.edge_index(port_name(name, port)) for port in PORTS)
     return (graph.edge_index(name),)

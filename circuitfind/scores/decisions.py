@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ARROW, ComputationGraph, split_port
 
 if TYPE_CHECKING:
     import pandas
@@ -67,9 +67,8 @@ class Candidates:
 
     def receivers(self, candidate: int) -> list[int]:
         """The receivers whose edges a candidate holds."""
-        first, heads = int(self.receiver[candidate]), self.graph.n_heads
-        one = not self.together or not self.graph.receiver_names[first].endswith("<q>")
-        return [first] if one else [first, first + heads, first + 2 * heads]
+        first = int(self.receiver[candidate])
+        return self.graph.block_of(first).with_all_ports(first) if self.together else [first]
 
     def visits(self) -> Iterator[tuple[list[int], slice]]:
         """Receivers in order, each with its candidates."""
@@ -82,10 +81,9 @@ class Candidates:
         """Numbers of the edges a candidate holds."""
         found: list[int] = []
         for receiver in self.receivers(candidate):
-            block = self.graph.block_of(receiver)
-            first = block.first_edge + (receiver - block.first_receiver) * block.n_senders
+            first, stop = self.graph.first_edge[receiver : receiver + 2].tolist()
             sender = int(self.sender[candidate])
-            found += range(first, first + block.n_senders) if sender == WHOLE_PORT else [first + sender]
+            found += range(first, stop) if sender == WHOLE_PORT else [first + sender]
         return found
 
     def name(self, candidate: int) -> str:
@@ -94,9 +92,9 @@ class Candidates:
         """
         receiver, sender = self.graph.receiver_names[self.receiver[candidate]], int(self.sender[candidate])
         if sender == WHOLE_PORT:
-            return f"{receiver}->{receiver[:-3]}"
-        target = receiver[:-3] if self.together and receiver.endswith(">") else receiver
-        return f"{self.graph.sender_names[sender]}->{target}"
+            return f"{receiver}{ARROW}{split_port(receiver)[0]}"
+        target = split_port(receiver)[0] if self.together else receiver
+        return f"{self.graph.sender_names[sender]}{ARROW}{target}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +202,9 @@ class DecisionLog:
     def contested(self) -> list[str]:
         """Edges cut at more than half the threshold beside a kept edge from another head of the same layer."""
         c, graph = self.candidates, self.candidates.graph
-        layer = np.where(c.sender > 0, (c.sender - 1) // graph.senders_per_layer, -1)
-        is_head = (c.sender > 0) & ((c.sender - 1) % graph.senders_per_layer < graph.n_heads)
+        places = [graph.place(max(sender, 0)) for sender in c.sender.tolist()]
+        layer = np.array([place.layer for place in places])
+        is_head = np.array([place.of.block == "attention" for place in places])
         group = c.receiver.astype(np.int64) * (graph.n_layers + 1) + layer
         stays = set(group[is_head & self.kept_candidates].tolist())
         near = is_head & self.tested & ~self.kept_candidates & (self.margin + self.threshold > self.threshold / 2)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.errors import CircuitError, NumericalError, UnknownNameError
+from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
 from circuitfind.graph import PORTS, ComputationGraph, Floats, Mask
+from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
+from circuitfind.task.spans import KINDS
 
 if TYPE_CHECKING:
     import pandas
@@ -34,6 +36,7 @@ class Provenance:
         model, model_source: name of the model, and where its weights came from.
         task, task_options, split, n_prompts, pairs_hash: the prompt pairs (SHA-256 of their text).
         metric, unit: what was measured at the answer position, and its unit.
+        metric_source: of a user's own metric, its ``file``, ``name`` and ``sha256``; empty of one that is registered.
         ablation: what a cut edge carries instead.
         algorithm, options, seed: how the scores were found.
         signed: whether a score's sign says that its edge helps or hurts; False where scores are sizes only.
@@ -53,6 +56,7 @@ class Provenance:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     signed: bool = True
+    metric_source: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
@@ -109,34 +113,30 @@ class EdgeScores:
             return self.chosen
         return self.decisions[0].kept if len(self.decisions) == 1 else None
 
+    @property
+    def by_part(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """``parts``, where they are parts of prompts: (parts of a prompt, edges).
+
+        Raises:
+            OptionError: the scores were not kept apart so.
+        """
+        if self.parts is None or self.parts_axis not in KINDS:
+            raise OptionError(
+                "these scores are not kept apart by parts of prompts; discover with parts='span' or 'position'"
+            )
+        return self.parts
+
     def ranking(self, absolute: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Edge numbers from most to least important, by score or by its size; ties by edge number."""
-        from circuitfind import kernels
-
-        key = np.abs(self.values) if absolute else self.values
-        return kernels.stable_order(np.negative(key, out=key if absolute else None))
+        return order.ranking(self.values, absolute)
 
     def above(self, threshold: float, *, absolute: bool, strictly: bool = False) -> Mask:
         """The edges whose score (or its size) is at least, or strictly above, ``threshold``: boolean (edges,)."""
-        compare = np.greater if strictly else np.greater_equal
-        found = compare(self.values, threshold)
-        if absolute:
-            # Without an array of sizes: |v| >= t if v >= t or -v >= t.
-            found |= (np.less if strictly else np.less_equal)(self.values, -threshold)
-        return found
+        return order.above(self.values, threshold, absolute=absolute, strictly=strictly)
 
     def best(self, n: int, *, absolute: bool) -> Mask:
         """The ``n`` most important edges, ties by edge number, as boolean (edges,): the first of :meth:`ranking`, unsorted."""
-        if n <= 0 or n >= len(self.values):
-            return np.full(len(self.values), n > 0)
-        key = np.abs(self.values) if absolute else self.values.copy()
-        key.partition(len(key) - n)
-        last = float(key[len(key) - n])
-        del key
-        chosen = self.above(last, absolute=absolute, strictly=True)
-        equal = np.flatnonzero(self.above(last, absolute=absolute) & ~chosen)
-        chosen[equal[: n - np.count_nonzero(chosen)]] = True
-        return chosen
+        return order.best(self.values, n, absolute=absolute)
 
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` most important edges as a table, best first: ``name, source, target, port, score``."""
@@ -287,7 +287,7 @@ def between(graph: ComputationGraph, nodes: Floats) -> Floats:
     for block in graph.blocks:
         rows = block.matrix(values)
         rows[:] = nodes[: block.n_senders]
-        for row, receiver in enumerate(range(block.first_receiver, block.first_receiver + block.n_receivers)):
+        for row, receiver in enumerate(range(block.receivers.start, block.receivers.stop)):
             ends = nodes[graph.receiver_node[receiver] : graph.receiver_stop[receiver]]
             if block.kind != "logits":
                 end = ends[np.abs(ends).argmax()]

@@ -1,7 +1,7 @@
 """Scores -> circuit: prefixes of a ranking, a threshold, greedy growth, and the smallest faithful prefix."""
 
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
-from circuitfind.selection.smallest_faithful import smallest_faithful, smallest_faithful_positional
+from circuitfind.selection.smallest_faithful import smallest_faithful
 
 __all__ = [
     "best_edges",
@@ -9,6 +9,5 @@ __all__ = [
     "edges_above",
     "greedy_edges",
     "smallest_faithful",
-    "smallest_faithful_positional",
     "top_edges",
 ]

@@ -12,43 +12,61 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit, prune
+from circuitfind.circuit import Circuit, Layout, prune
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph, Mask
-from circuitfind.scores import EdgeScores
-
-
-def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any]) -> Circuit:
-    pruned = prune(scores.graph, kept, scores.provenance.ablation)
-    asked = {**selection, "asked": int(np.count_nonzero(kept)), "kept": int(np.count_nonzero(pruned))}
-    return Circuit(scores.graph, pruned, scores.values, asked, scores.provenance)
-
+from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
+from circuitfind.scores import EdgeScores, order
 
 NODES_TRIED = 64
 """How many further nodes are tried where the edges between those of a circuit run out."""
 
 
-def check_size(graph: ComputationGraph, n: float) -> None:
-    """Refuse a number of edges that no circuit of this graph has."""
-    if not 0 <= n <= graph.n_edges:
-        raise OptionError(f"cannot keep {n:.0f} edges: this graph has {graph.n_edges}")
+def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any], layout: Layout | None = None) -> Circuit:
+    values = mean_scores(scores, layout)
+    kept = kept.reshape(values.shape)
+    pruned = prune(scores.graph, kept, scores.provenance.ablation, layout)
+    asked = {**selection, "asked": int(np.count_nonzero(kept)), "kept": int(np.count_nonzero(pruned))}
+    return Circuit(scores.graph, pruned, values, asked, scores.provenance, layout)
+
+
+def mean_scores(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, Any]:
+    """The score of every edge (edges,), or with a layout of every part and edge (parts, edges)."""
+    return scores.values if layout is None else scores.by_part / max(1, scores.provenance.n_prompts)
+
+
+def ranked(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, Any]:
+    """What rules rank, float64 (edges,) or (parts * edges,)."""
+    # Parts are ranked before the division, whose rounding could make two of them equal.
+    return scores.values if layout is None else scores.by_part.astype(np.float64).ravel()
+
+
+def check_size(graph: ComputationGraph, n: float, n_parts: int = 1) -> None:
+    """Refuse a number of edges that no circuit of this graph has, each edge counted once for every part of a prompt."""
+    if not 0 <= n <= n_parts * graph.n_edges:
+        parts = f" at each of {n_parts} parts" if n_parts > 1 else ""
+        raise OptionError(f"cannot keep {n:.0f} edges: this graph has {graph.n_edges}{parts}")
 
 
 def top_edges(
-    scores: EdgeScores, n: int, *, absolute: bool = True, ranking: np.ndarray[Any, Any] | None = None
+    scores: EdgeScores,
+    n: int,
+    *,
+    absolute: bool = True,
+    ranking: np.ndarray[Any, Any] | None = None,
+    layout: Layout | None = None,
 ) -> Circuit:
     """The ``n`` best edges, pruned. What pruning drops is not refilled; both counts are in ``selection``.
 
     Args:
-        ranking: ``scores.ranking(absolute)``, for callers that ask many times.
+        ranking: of :func:`ranked`, for callers that ask many times.
+        layout: the parts of prompts, if (part, edge) is chosen; ties by part, then by edge.
+
+    Raises:
+        OptionError: there are not so many, or a layout is given and the scores have no parts.
     """
-    check_size(scores.graph, n)
-    if ranking is None:
-        kept = scores.best(n, absolute=absolute)
-    else:
-        kept = np.zeros(scores.graph.n_edges, dtype=bool)
-        kept[ranking[:n]] = True
-    return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute})
+    check_size(scores.graph, n, 1 if layout is None else len(layout))
+    kept = order.best(ranked(scores, layout), n, absolute=absolute) if ranking is None else _first(ranking, n)
+    return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute}, layout)
 
 
 def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
@@ -63,7 +81,7 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
     if n == 0:
         return _circuit(scores, np.zeros(graph.n_edges, dtype=bool), rule)
     cost = np.negative(np.abs(scores.values) if absolute else scores.values)
-    from_input = scores.provenance.ablation == "corrupted"
+    from_input = prunes_from_input(scores.provenance.ablation)
     rows = graph.first_edge, graph.receiver_node
     through = kernels.bottleneck_rows(*rows, cost, graph.n_nodes, from_input, graph.receiver_stop)
     through.partition(n - 1)
@@ -122,7 +140,7 @@ def _fill(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n:
     reads[1:] = np.cumsum(sends)
     # A receiver is read if any of the nodes it belongs to is; under other ablations every sender is alive.
     alive = reads[graph.receiver_stop[receivers]] > reads[graph.receiver_node[receivers]]
-    alive &= ~kept[ranking] & (sends[senders] if ablation == "corrupted" else True)
+    alive &= ~kept[ranking] & (sends[senders] if prunes_from_input(ablation) else True)
     kept = kept.copy()
     kept[ranking[alive][: max(0, n - np.count_nonzero(kept))]] = True
     return kept
@@ -144,12 +162,14 @@ def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any],
     return kept
 
 
-def edges_above(scores: EdgeScores, threshold: float, *, absolute: bool = True) -> Circuit:
-    """The edges whose score (or its size) is at least ``threshold``, pruned."""
+def edges_above(
+    scores: EdgeScores, threshold: float, *, absolute: bool = True, layout: Layout | None = None
+) -> Circuit:
+    """The edges, or with a layout (part, edge), whose score (or its size) is at least ``threshold``, pruned."""
     if np.isnan(threshold):
         raise OptionError("threshold nan: give a number")
-    kept = scores.above(threshold, absolute=absolute)
-    return _circuit(scores, kept, {"rule": "threshold", "threshold": threshold, "absolute": absolute})
+    kept = order.above(mean_scores(scores, layout), threshold, absolute=absolute)
+    return _circuit(scores, kept, {"rule": "threshold", "threshold": threshold, "absolute": absolute}, layout)
 
 
 def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
@@ -190,7 +210,7 @@ def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any
     graph = scores.graph
     length = np.empty(graph.n_edges, dtype=np.int32)
     length[scores.ranking(absolute)] = np.arange(1, graph.n_edges + 1, dtype=np.int32)
-    from_input = scores.provenance.ablation == "corrupted"
+    from_input = prunes_from_input(scores.provenance.ablation)
     rows = graph.first_edge, graph.receiver_node
     after = kernels.bottleneck_rows(*rows, length, graph.n_nodes, from_input, graph.receiver_stop)
     return kernels.alive_counts(after)

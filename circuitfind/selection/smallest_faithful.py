@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit
-from circuitfind.circuit.positional import (
-    PositionalCircuit,
-    positional_layout,
-    positional_ranking,
-    positional_top,
-    spans_for,
-)
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.progress import track
-from circuitfind.scores import EdgeScores
-from circuitfind.selection.prefixes import top_edges
+from circuitfind.scores import EdgeScores, order
+from circuitfind.selection.prefixes import ranked, top_edges
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
 CONFIDENCE = 0.95
-Found = TypeVar("Found", Circuit, PositionalCircuit)
 
 
 @dataclass(frozen=True)
@@ -44,11 +36,11 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class Prefixes(Generic[Found]):
+class Prefixes:
     """What a ranking offers: how many things it ranks, and the pruned circuit of the best n of them."""
 
     n: int
-    best: Callable[[int], Found]
+    best: Callable[[int], Circuit]
 
 
 def smallest_faithful(
@@ -59,6 +51,7 @@ def smallest_faithful(
     target: float,
     *,
     absolute: bool = True,
+    layout: Layout | None = None,
     batch_size: int | None = None,
 ) -> Circuit:
     """The smallest prefix of the ranking whose pruned circuit reaches faithfulness ``target`` on ``pairs``.
@@ -70,50 +63,27 @@ def smallest_faithful(
 
     Args:
         pairs: the prompts, or several sets of them, each of which the circuit must satisfy.
+        layout: the parts of these prompts, if (part, edge) is ranked, from scores that were kept apart by them.
 
     Raises:
-        OptionError: the target is not above 0, no prefix reaches it, or full and empty model score the same.
-    """
-    ranking = scores.ranking(absolute)
-    prefixes = Prefixes(scores.graph.n_edges, lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking))
-    return _smallest(model, _sets(pairs), prefixes, metric, target, batch_size)
-
-
-def smallest_faithful_positional(
-    model: Transformer,
-    pairs: TokenPairs | Sequence[TokenPairs],
-    scores: EdgeScores,
-    metric: Metric,
-    target: float,
-    *,
-    absolute: bool = True,
-    batch_size: int | None = None,
-) -> PositionalCircuit:
-    """:func:`smallest_faithful` of (part, edge), from scores that were kept apart by parts of prompts.
-
-    Raises:
-        OptionError: as there, or the scores have no parts.
+        OptionError: the target is not above 0, no prefix reaches it, full and empty model score the same, or the scores have
+            no parts.
         CircuitError: the prompts have a part that the scores know nothing of.
     """
-    sets = _sets(pairs)
-    layout = positional_layout(scores, sets, model.tokenizer, model.config.causal)
-    order = positional_ranking(scores, absolute=absolute)
-    prefixes = Prefixes(len(order), lambda n: positional_top(scores, layout, n, absolute=absolute, order=order))
+    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
+    ranking = order.ranking(ranked(scores, layout), absolute)
+    prefixes = Prefixes(len(ranking), lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking, layout=layout))
     return _smallest(model, sets, prefixes, metric, target, batch_size)
-
-
-def _sets(pairs: TokenPairs | Sequence[TokenPairs]) -> Sequence[TokenPairs]:
-    return [pairs] if isinstance(pairs, TokenPairs) else pairs
 
 
 def _smallest(
     model: Transformer,
     sets: Sequence[TokenPairs],
-    prefixes: Prefixes[Found],
+    prefixes: Prefixes,
     metric: Metric,
     target: float,
     batch_size: int | None,
-) -> Found:
+) -> Circuit:
     """The rule of :func:`smallest_faithful`, whatever is ranked."""
     if not target > 0:
         raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
@@ -140,11 +110,11 @@ def _smallest(
 
 
 def _prefix_reach(
-    model: Transformer, pairs: TokenPairs, prefixes: Prefixes[Found], metric: Metric, batch_size: int | None
+    model: Transformer, pairs: TokenPairs, prefixes: Prefixes, metric: Metric, batch_size: int | None
 ) -> Callable[[int], Reached]:
     """From the number of best things kept to the faithfulness reached."""
     nothing = prefixes.best(0)
-    spans = spans_for(nothing, pairs, model.tokenizer)
+    spans = nothing.spans(pairs, model.tokenizer)
     ablation = prepare_ablation(nothing.provenance.ablation, model, make_batches(model, pairs, batch_size))
 
     def measure(kept: np.ndarray[Any, Any]) -> Values:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from circuitfind.errors import OptionError
 from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
-from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
-MetricLike = str | Metric | Callable[..., torch.Tensor]
 TaskLike = Any
 """A task's name, a :class:`Task`, a file, a DataFrame, a list of pairs, or :class:`PromptPairs`."""
 

@@ -15,9 +15,9 @@ from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import memory_limit
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
-from circuitfind.setting.naming import MetricLike, TaskLike, is_name, is_whole, load_task, tokenized_pairs
+from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
-from circuitfind.task.metrics import METRICS, Metric, as_metric
+from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
 FRESH_SEED = 1_000_003
@@ -180,13 +180,11 @@ class Setting:
         """The metric that was asked for, or else the one that something was found with, or else the task's.
 
         Raises:
-            OptionError: it was found with a metric that has no registered name.
+            OptionError: it was found with a metric that is neither registered nor in a file that is still the same.
         """
-        if self.metric is None and provenance.metric and provenance.metric not in METRICS:
-            raise OptionError(
-                f"the scores were found with your own metric {provenance.metric!r}; give it again as metric="
-            )
-        return self.measure(provenance.metric)
+        if self.metric is None and provenance.metric:
+            return metric_again(provenance.metric, provenance.metric_source)
+        return self.measure()
 
     # ---------------------------------------------------------------- prompts
 
@@ -259,6 +257,7 @@ class Setting:
             pairs_hash=pairs.text.fingerprint if pairs.text else "",
             task_options=dict(self.task_options or {}),
             metric=resolved.name,
+            metric_source=resolved.source_json,
             unit=resolved.unit,
             ablation=self.ablated_by,
             seed=self.seed,

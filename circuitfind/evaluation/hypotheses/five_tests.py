@@ -156,7 +156,7 @@ def _check(
     seed: int,
 ) -> None:
     """Refuse what cannot be tested, before anything is run."""
-    if not isinstance(circuit, Circuit):
+    if circuit.layout is not None:
         raise OptionError("hypotheses are tested of circuits without parts of prompts; give circuit.json")
     if not circuit.n_edges:
         raise OptionError("the circuit has no edges, so there is nothing to test")

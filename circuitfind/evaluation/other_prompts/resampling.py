@@ -54,10 +54,10 @@ def size_and_rule(circuit: Circuit | int, absolute: bool | None) -> tuple[int, b
     """
     if isinstance(circuit, int | np.integer):
         n, rule = int(circuit), True if absolute is None else absolute
-    elif isinstance(circuit, Circuit):
-        n, rule = circuit.n_edges, bool(circuit.selection.get("absolute", True)) if absolute is None else absolute
-    else:
+    elif circuit.layout is not None:
         raise OptionError("resampling prompts is for circuits without parts of prompts")
+    else:
+        n, rule = circuit.n_edges, bool(circuit.selection.get("absolute", True)) if absolute is None else absolute
     if n < 1:
         raise OptionError(f"a circuit of {n} edges cannot change; give at least 1")
     return n, rule

@@ -85,13 +85,7 @@ def _own(graph: ComputationGraph, node_values: Floats, absolute: bool) -> Floats
 
 def between_heads(graph: ComputationGraph, per_edge: PerEdge) -> PerEdge:
     """The largest of q, k and v for every sender and node, block by block: (pairs,), booleans or numbers (edges,) alike."""
-    parts: list[PerEdge] = []
-    for block in graph.blocks:
-        matrix = block.matrix(per_edge)
-        if block.kind == "attention":
-            matrix = graph.by_head(matrix).reshape(3, graph.n_heads, block.n_senders).max(0)
-        parts.append(matrix.ravel())
-    return np.concatenate(parts)
+    return np.concatenate([np.stack([*block.by_port(per_edge).values()]).max(0).ravel() for block in graph.blocks])
 
 
 def of_nodes(graph: ComputationGraph, per_edge: PerEdge) -> PerEdge:
@@ -100,8 +94,7 @@ def of_nodes(graph: ComputationGraph, per_edge: PerEdge) -> PerEdge:
     for block in graph.blocks:
         matrix = block.matrix(per_edge)
         np.maximum(out[: block.n_senders], matrix.max(0), out=out[: block.n_senders])
-        receivers = slice(block.first_receiver, block.first_receiver + block.n_receivers)
-        node, stop = graph.receiver_node[receivers], graph.receiver_stop[receivers]
+        node, stop = graph.receiver_node[block.receivers], graph.receiver_stop[block.receivers]
         own = stop == node + 1
         np.maximum.at(out, node[own], matrix.max(1)[own])
     return out

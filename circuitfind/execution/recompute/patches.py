@@ -134,7 +134,7 @@ class _PatchedRun:
         if layer == last:
             self.window = self.window.narrowed()
         start = self.blocks["logits", last] if layer == last else self.blocks["attention", layer]
-        stream = self.window.cut(self.base.streams[start])[None]
+        stream = self.window.cut(self.base.writes.streams[start])[None]
         for number in range(layer, last):
             stream = self._layer(number, stream)
         return self.model.unembed(self._put_stream(self.blocks["logits", last], stream).squeeze(-2))
@@ -218,7 +218,7 @@ class _PatchedRun:
         """The stream that a block reads, replaced where patches say so."""
         runs = [run for run, site in self.sites.get(block, ()) if site.node < 0]
         if runs:
-            stream, value = self._owned(stream), self.window.cut(self.donor.streams[block])
+            stream, value = self._owned(stream), self.window.cut(self.donor.writes.streams[block])
             stream[runs] = torch.where(self.window.mask[..., None], value, stream[runs])
         return stream
 
@@ -255,7 +255,7 @@ class _PatchedRun:
         hidden = (
             self.window.cut(self.base.hidden(layer)) if reads is None else hidden_values(self.model, layer, reads[run])
         )
-        all_of = self.donor.hidden(layer).expand(*self.base.streams[0].shape[:2], -1)
+        all_of = self.donor.hidden(layer).expand(*self.base.writes.entry.shape[:2], -1)
         wanted = self.window.cut(all_of[..., neurons])
         if self.model.config.post_norm:
             return self.model.mlp_out(layer, hidden.index_copy(-1, _index(neurons, hidden), wanted)) - live

@@ -194,8 +194,8 @@ def _port(graph: ComputationGraph, block: Block, receiver: int) -> str:
 
 
 def _step(graph: ComputationGraph, node: int, ports: Mapping[str, Reading], positions: Positions) -> Step:
-    layer, place = divmod(node - 1, graph.senders_per_layer)
-    head = place if place < graph.n_heads else None
+    kind, layer, place = graph.place(node)
+    head = None if kind == "mlp" else place
     return Step(node, layer, head, ports, positions.at_answer[node])
 
 

@@ -20,6 +20,7 @@ from circuitfind.execution.recompute.reach import MLP, Reach, Reading, Step
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Mask
 from circuitfind.transformer import Transformer
+from circuitfind.transformer.walk import walk_into
 
 HIDDEN_BYTES = 16 * 2**20
 """Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
@@ -42,26 +43,19 @@ class State:
     def __init__(self, model: Transformer, batch: Batch, writes: Writes, room: Room) -> None:
         self.model, self.batch = model, batch
         graph = model.graph
-        stream = model.embed(batch.clean)
-        self.bases = [room.keep(base) for base in writes.streams()]
-        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *stream.shape)
+        entry = model.embed(batch.clean)
+        self.bases = [room.keep(base) for base in writes.streams_in_turn()]
+        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *entry.shape)
         constant = writes.constant is not None
-        self.ablated = writes.dense() if constant else writes.tile(*everywhere, out=room.empty(shape, stream))
-        self.delta = room.empty(shape, stream)
-        self.delta[0] = stream
+        self.ablated = writes.dense if constant else writes.tile(*everywhere, out=room.empty(shape, entry))
+        self.delta = room.empty(shape, entry)
         self.ports: list[dict[str, Tensor]] = []
-        for layer in range(graph.n_layers):
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            each = {port: model.per_node(model.project_all(layer, port, x)) for port in PORTS}
-            self.ports.append({port: room.keep(part) for port, part in each.items()})
-            before, z = stream, model.attend(layer, *self.ports[layer].values())
-            stream = stream + model.write_nodes(layer, z, self.delta[graph.heads(layer)])
-            if graph.has_mlp:
-                self.delta[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
-                stream = stream + self.delta[graph.mlp(layer)]
+        for at in walk_into(self.delta, model, entry, keep=lambda port: room.keep(model.per_node(port))):
+            if at.block.kind == "attention":
+                self.ports.append(dict(zip(PORTS, at.ports, strict=True)))
         self.delta.sub_(self.ablated)
         self.delta_at_answer = batch.at_answer(self.delta)[:, :, None].contiguous()
-        self._rows = torch.arange(len(batch), device=stream.device)
+        self._rows = torch.arange(len(batch), device=entry.device)
 
     def same_value(self) -> Tensor:
         """Where delta is zero for every prompt, at all positions and at the answer position: boolean (2, senders)."""

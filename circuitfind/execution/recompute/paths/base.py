@@ -54,18 +54,10 @@ class BaseRun:
         """Whose run it is."""
         return self.writes.model
 
-    @property
-    def streams(self) -> list[Tensor]:
-        """The stream at every block, (prompts, positions, d_model) each."""
-        if "streams" not in self._made:
-            self._made["streams"] = list(self.writes.streams())
-        streams: list[Tensor] = self._made["streams"]
-        return streams
-
     def port(self, layer: int, port: str, block: int) -> Tensor:
         """One port of every node of a layer, (nodes, prompts, positions, width)."""
         if (layer, port) not in self._made:
-            x = self.model.norm(f"layers.{layer}.ln1", self.streams[block])
+            x = self.model.norm(f"layers.{layer}.ln1", self.writes.streams[block])
             self._made[layer, port] = self.model.per_node(self.model.project_all(layer, port, x))
         found: Tensor = self._made[layer, port]
         return found

@@ -49,9 +49,8 @@ class PathBatch:
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:
-        base = self.base
-        last = [base.streams[-1] if run is base.writes else list(run.streams())[-1] for run in self._runs]
-        clean, ablated = self.metric_of(torch.stack([self.batch.at_answer(stream) for stream in last]))
+        last = [self.batch.at_answer(run.streams[-1]) for run in self._runs]
+        clean, ablated = self.metric_of(torch.stack(last))
         return clean, ablated
 
     def ends(self) -> tuple[Tensor, Tensor]:

@@ -14,19 +14,16 @@ one head alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
-from circuitfind.graph import PORTS, ComputationGraph
+from circuitfind.graph import ComputationGraph, place_of, split_port
 
 ARROW, ANY, MLPS, DIRECT = "->", "*", "mlps", ""
 MLP = "mlp"
 """The one port of an MLP."""
 WILDCARDS = (ANY, MLPS)
-_STOP = re.compile(r"(?P<node>[^<>]+)(?:<(?P<port>[^<>]*)>)?")
-_GROUP = re.compile(r"a(?P<layer>\d+)\.kv(?P<group>\d+)")
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,8 @@ def block_number(graph: ComputationGraph, node: int) -> int:
     """The block in which a node reads; -1 for the input, which reads nothing."""
     if node == 0:
         return -1
-    if node == graph.n_senders:
-        return len(graph.blocks) - 1
-    layer, place = divmod(node - 1, graph.senders_per_layer)
-    return layer * (1 + graph.has_mlp) + (place == graph.n_heads)
+    place = graph.place(node)
+    return graph.block_number[place.of.block, place.layer if place.of.has_layer else graph.n_layers]
 
 
 def read_route(graph: ComputationGraph, text: str) -> Route:
@@ -126,10 +121,10 @@ def _refuse_end(graph: ComputationGraph, text: str, last: str) -> None:
 
 
 def _first(graph: ComputationGraph, text: str, word: str) -> Stop:
-    match = _STOP.fullmatch(word)
-    if match is not None and match["port"] is not None and match["node"] in graph.sender_names:
+    node, port = split_port(word)
+    if port is not None and node in graph.sender_names:
         raise OptionError(
-            f"path {text!r} begins with the port {word!r}; what is replaced is a node's output, so begin with {match['node']!r}"
+            f"path {text!r} begins with the port {word!r}; what is replaced is a node's output, so begin with {node!r}"
         )
     if word not in graph.sender_names:
         raise UnknownNameError(f"sender in path {text!r}:", word, graph.sender_names)
@@ -140,9 +135,8 @@ def _entered(graph: ComputationGraph, text: str, word: str) -> Stop:
     """A stop that is entered through a port, or through all of its ports."""
     if word == "input":
         raise CircuitError(f"path {text!r}: 'input' reads nothing, so a path can only begin there")
-    match = _STOP.fullmatch(word)
-    nodes = _nodes(graph, match["node"]) if match is not None else ()
-    port = match["port"] if match is not None else None
+    node, port = split_port(word)
+    nodes = _nodes(graph, node)
     if nodes and not (ports := _ports(graph, nodes[0], word)):
         nodes = ()
     if not nodes or (port is not None and port not in ports):
@@ -153,22 +147,14 @@ def _entered(graph: ComputationGraph, text: str, word: str) -> Stop:
 
 def _nodes(graph: ComputationGraph, name: str) -> tuple[int, ...]:
     """The nodes called ``name``, () if there are none."""
-    if name == "logits":
-        return (graph.n_senders,)
-    if name in graph.sender_names:
-        return (graph.sender_names.index(name),)
-    group = _GROUP.fullmatch(name)
-    if group is None or int(group["layer"]) >= graph.n_layers or int(group["group"]) >= graph.n_kv_groups:
-        return ()
-    first = graph.head(int(group["layer"]), int(group["group"]) * graph.heads_per_port)
-    return tuple(range(first, first + graph.heads_per_port))
+    return tuple(graph.nodes_called(name))
 
 
 def _ports(graph: ComputationGraph, node: int, word: str) -> tuple[str, ...]:
     """The ports of a node, or those that a group has."""
-    if graph.blocks[block_number(graph, node)].kind != "attention":
+    if graph.place(node).of.block != "attention":
         return () if "<" in word else (MLP,) if node < graph.n_senders else ("",)
-    return PORTS[1:] if ".kv" in word else PORTS
+    return place_of(split_port(word)[0]).of.ports
 
 
 def _refuse_backwards(graph: ComputationGraph, text: str, sender: Stop, receiver: Stop) -> None:

@@ -34,7 +34,7 @@ def changed_final(plan: Plan, base: BaseRun, entry: Tensor | None = None) -> Ten
     run = _Run(base, plan, entry)
     for step in plan.steps:
         run.changes.append(run.attention(step) if step.heads else run.mlp(step))
-    stream = base.batch.at_answer(base.streams[-1])[:, None]
+    stream = base.batch.at_answer(base.writes.streams[-1])[:, None]
     return run.added(run.read(plan.logits, True), stream)[:, 0].unflatten(0, (-1, len(base.batch)))
 
 
@@ -93,7 +93,7 @@ class _Run:
 
     def _input(self, step: Step, port: str) -> Tensor:
         base, answer_only = self.base, step.reads_answer_only(port)
-        stream = base.streams[step.block][:, base.start :]
+        stream = base.writes.streams[step.block][:, base.start :]
         return self.added(self.read(step.ports[port], answer_only), base.at_answer(stream) if answer_only else stream)
 
     def _normed(self, step: Step, port: str) -> Tensor:
@@ -116,7 +116,9 @@ class _Run:
         if narrow is None or step.at_answer or self.model.config.has_experts(step.layer):
             return self._less(self._in_pieces(step.layer, x), written, step.at_answer)
         heads = self.plan.steps[reading.steps[0]]
-        mlp = NarrowMlp.of(self.model, step.layer, base.streams[step.block][:, base.start :], heads.layer, heads.heads)
+        mlp = NarrowMlp.of(
+            self.model, step.layer, base.writes.streams[step.block][:, base.start :], heads.layer, heads.heads
+        )
         rows = max(1, self._rows() // written[0].shape[0] // len(written)) * len(written)
         pieces = [mlp(*part) for part in zip(x.split(rows), narrow.split(rows), strict=True)]
         return self._less(torch.cat(pieces), written, False)
@@ -159,7 +161,7 @@ class _Run:
         if step.ports.get("k") == step.ports.get("v") is not None and model.keys_are_linear(layer):
             x = self._normed(step, "k")
             if base.start:
-                before = model.norm(f"layers.{layer}.ln1", base.streams[step.block][:, : base.start])
+                before = model.norm(f"layers.{layer}.ln1", base.writes.streams[step.block][:, : base.start])
                 x = torch.cat((self._all_variants(before), x), 1)
             return model.attend_at_inputs(layer, q, x, answer, nodes)
         return model.attend_at(layer, q, self._port(step, "k", nodes), self._port(step, "v", nodes), answer, nodes)

@@ -12,19 +12,12 @@ import torch
 from conftest import SHAPES, random_pairs, small_model
 
 import circuitfind
-from circuitfind.circuit.positional import (
-    Layout,
-    PositionalCircuit,
-    positional_above,
-    positional_layout,
-    positional_top,
-    prune_parts,
-)
+from circuitfind.circuit import Circuit, Layout, layout_of, prune
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation, run_circuit, run_masked
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.masks.sparse import AblatedRun
+from circuitfind.selection import edges_above, top_edges
 from circuitfind.task import Spans, spans_of
 from circuitfind.task.metrics import METRICS
 
@@ -40,7 +33,7 @@ def random_spans(pairs, n_parts: int = 3, seed: int = 0) -> Spans:
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean-positional"])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("share", [0.08, 0.5])
-def test_a_positional_circuit_is_the_same_function_dense_sparse_and_pruned(shape, ablation, share):
+def test_a_circuit_with_parts_is_the_same_function_dense_sparse_and_pruned(shape, ablation, share):
     model = small_model(**SHAPES[shape])
     pairs = random_pairs(model)
     spans = random_spans(pairs)
@@ -48,10 +41,10 @@ def test_a_positional_circuit_is_the_same_function_dense_sparse_and_pruned(shape
     prepared = prepare_ablation(ablation, model, [batch])
     kept = np.random.default_rng(1).random((3, model.graph.n_edges)) < share
     parts = parts_of(spans, batch)
-    dense = run_masked(model, batch.clean, prepared.values(batch), torch.from_numpy(kept)[None], batch.answer, parts)[0]
-    pruned = prune_parts(model.graph, kept, Layout.of(spans, pairs, model.config.causal), ablation)
+    dense = run_masked(model, batch.clean, prepared.writes(batch), torch.from_numpy(kept)[None], batch.answer, parts)[0]
+    pruned = prune(model.graph, kept, ablation, Layout.of(spans, pairs, model.config.causal))
     assert pruned.sum() < kept.sum()
-    constants = AblatedRun.of(prepared.writes(batch))
+    constants = prepared.writes(batch)
     for mask in (kept, pruned):
         sparse = run_circuit(model, batch, constants, mask, prune_from_input=False, parts=parts)
         torch.testing.assert_close(sparse, dense, **TIGHT)
@@ -86,7 +79,7 @@ def test_a_score_by_part_is_the_derivative_of_cutting_the_edge_there():
     problem = Problem(model, pairs, metric, parts="span", spans=spans)
     scores = ALGORITHMS["eap"](problem)
     (batch,) = make_batches(model, pairs, len(pairs))
-    ablated = prepare_ablation("corrupted", model, [batch]).values(batch)
+    ablated = prepare_ablation("corrupted", model, [batch]).writes(batch)
     mask = torch.ones(1, 3, model.graph.n_edges, dtype=torch.float64, requires_grad=True)
     logits = run_masked(model, batch.clean, ablated, mask, batch.answer, parts_of(spans, batch))
     metric(logits, batch.targets).sum().backward()
@@ -116,20 +109,20 @@ def test_every_kept_edge_lies_on_a_path_and_every_path_is_kept(shape):
         reached |= {stop for start, stop, _ in arcs if start in reached}
         useful |= {start for start, stop, _ in arcs if stop in useful}
     expected = {where for start, stop, where in arcs if start in reached and stop in useful}
-    found = prune_parts(graph, kept, layout, "corrupted")
+    found = prune(graph, kept, "corrupted", layout)
     assert set(zip(*np.nonzero(found), strict=True)) == expected
     assert expected
 
 
-def test_a_positional_circuit_comes_back_from_its_file(tmp_path):
+def test_a_circuit_with_parts_comes_back_from_its_file(tmp_path):
     model = small_model()
     pairs = random_pairs(model)
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
     spans = spans_of(pairs, "position")
-    circuit = positional_top(scores, Layout.of(spans, pairs), 40)
+    circuit = top_edges(scores, 40, layout=Layout.of(spans, pairs))
     assert 0 < circuit.n_edges <= 40
     circuit.save(tmp_path / "positional.json")
-    again = PositionalCircuit.load(tmp_path / "positional.json")
+    again = Circuit.load(tmp_path / "positional.json")
     assert (again.kept == circuit.kept).all()
     assert again.edges == circuit.edges
     assert again.to_json() == circuit.to_json()
@@ -145,7 +138,7 @@ def test_parts_are_found_by_label_in_other_prompts():
     pairs = random_pairs(model)
     spans = random_spans(pairs)
     kept = np.random.default_rng(0).random((3, model.graph.n_edges)) < 0.5
-    circuit = PositionalCircuit(model.graph, Layout.of(spans, pairs), kept)
+    circuit = Circuit(model.graph, kept, layout=Layout.of(spans, pairs))
     other = Spans(("part2", "part0"), np.zeros_like(spans.of))
     assert (circuit.rows(other) == kept[[2, 0]]).all()
     with pytest.raises(CircuitError, match=r"'part7'.*part0, part1, part2"):
@@ -157,7 +150,7 @@ def test_scores_without_parts_are_refused_with_the_way_out():
     pairs = random_pairs(model)
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"]))
     with pytest.raises(OptionError, match="parts='span' or 'position'"):
-        positional_top(scores, Layout.of(spans_of(pairs, "position"), pairs), 5)
+        top_edges(scores, 5, layout=Layout.of(spans_of(pairs, "position"), pairs))
 
 
 def test_pairs_without_labels_have_no_spans():
@@ -171,21 +164,21 @@ def test_pairs_without_labels_have_no_spans():
 # --- the schema, networkx, attention ----------------------------------------------------------------------------------
 
 DESCRIPTION = json.loads(
-    (Path(circuitfind.__file__).parent / "circuit" / "positional.schema.json").read_text(encoding="utf-8")
+    (Path(circuitfind.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8")
 )
 
 
-def some_circuit(n: int = 40, **shape) -> PositionalCircuit:
+def some_circuit(n: int = 40, **shape) -> Circuit:
     model = small_model(**shape)
     pairs = random_pairs(model)
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
-    return positional_top(scores, Layout.of(spans_of(pairs, "position"), pairs), n)
+    return top_edges(scores, n, layout=Layout.of(spans_of(pairs, "position"), pairs))
 
 
 def test_the_schema_is_itself_valid_and_knows_every_key():
     jsonschema.Draft202012Validator.check_schema(DESCRIPTION)
     values = some_circuit().to_json()
-    assert set(values) == set(DESCRIPTION["required"]) == set(DESCRIPTION["properties"])
+    assert set(values) == {*DESCRIPTION["required"], "parts"} == set(DESCRIPTION["properties"])
     assert values["schema"] == DESCRIPTION["properties"]["schema"]["const"]
     jsonschema.validate(json.loads(json.dumps(values, allow_nan=False)), DESCRIPTION)
 
@@ -195,10 +188,10 @@ def test_the_schema_is_itself_valid_and_knows_every_key():
     [
         lambda values: values["edges"][0].pop("part"),
         lambda values: values["edges"][0].update(port="x"),
-        lambda values: values["parts"][0].pop("answer"),
-        lambda values: values.update(parts_axis="word"),
+        lambda values: values["parts"].pop("answers"),
+        lambda values: values["parts"].update(kind="word"),
         lambda values: values.update(extra=1),
-        lambda values: values["sees"][0].append("yes"),
+        lambda values: values["parts"]["sees"][0].append("yes"),
     ],
 )
 def test_the_schema_refuses_what_the_program_would_not_write(damage):
@@ -212,8 +205,8 @@ def test_the_schema_refuses_what_the_program_would_not_write(damage):
     ("damage", "message"),
     [
         (lambda values: values.update(schema="another/1"), "has schema 'another/1'"),
-        (lambda values: values.pop("sees"), "lacks 'sees'"),
-        (lambda values: values["edges"][0].update(part="nowhere"), "not a positional circuit of schema"),
+        (lambda values: values["parts"].pop("sees"), "lacks 'sees'"),
+        (lambda values: values["edges"][0].update(part="nowhere"), "not a circuit of schema"),
         (lambda values: values["edges"][0].update(score=float("nan")), "NaN or infinite"),
     ],
 )
@@ -221,7 +214,7 @@ def test_a_damaged_file_is_refused_with_the_reason(damage, message):
     values = some_circuit().to_json()
     damage(values)
     with pytest.raises(CircuitError, match=message):
-        PositionalCircuit.from_json(values)
+        Circuit.from_json(values)
 
 
 def naive_links(circuit) -> set[tuple[str, str, str]]:
@@ -272,21 +265,21 @@ def test_padding_is_not_seen_by_anything():
     layout = Layout.of(Spans(("rest", "END"), of), pairs)
     assert layout.sees.tolist() == [[True, True], [False, True]]
     assert layout.answers.tolist() == [False, True]
-    assert (layout.parts_axis, Layout(("0", "1"), layout.sees, layout.answers).parts_axis) == ("span", "position")
+    assert (layout.kind, Layout(("0", "1"), layout.sees, layout.answers).kind) == ("span", "position")
 
 
 def test_the_layout_of_scores_holds_the_paths_of_every_set_of_prompts():
     model = small_model()
     pairs, others = random_pairs(model), random_pairs(model, seed=1, shortest=2, longest=4)
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], parts="position"))
-    layout = positional_layout(scores, [pairs, others], None)
+    layout = layout_of(scores, [pairs, others], None)
     alone = Layout.of(spans_of(pairs, "position"), pairs)
     assert layout.labels == alone.labels
     read = set(pairs.answer_position.tolist()) | set(others.answer_position.tolist())
     assert set(np.flatnonzero(layout.answers).tolist()) == read
     longer = random_pairs(model, seed=2, longest=9)
     with pytest.raises(CircuitError, match=r"the part '7', .*use no longer prompts, or parts by 'span'"):
-        positional_layout(scores, [longer], None)
+        layout_of(scores, [longer], None)
 
 
 def test_a_threshold_keeps_what_is_at_least_as_large_before_pruning():
@@ -296,7 +289,7 @@ def test_a_threshold_keeps_what_is_at_least_as_large_before_pruning():
     layout = Layout.of(spans_of(pairs, "position"), pairs)
     values = scores.parts / max(1, scores.provenance.n_prompts)
     for absolute in (True, False):
-        circuit = positional_above(scores, layout, 0.5, absolute=absolute)
+        circuit = edges_above(scores, 0.5, absolute=absolute, layout=layout)
         kept = (np.abs(values) if absolute else values) >= 0.5
-        assert (circuit.kept == prune_parts(model.graph, kept, layout, "corrupted")).all()
+        assert (circuit.kept == prune(model.graph, kept, "corrupted", layout)).all()
         assert circuit.selection["asked"] == kept.sum()

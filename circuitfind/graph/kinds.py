@@ -1,0 +1,70 @@
+"""The kinds of nodes, in one table: how each is named, where it reads and writes, and how it is drawn.
+
+A new kind is a row here and a line in :meth:`circuitfind.graph.nodes.Nodes.sublayers`, which says how many a layer has. Names,
+places, blocks, tables, networkx attributes and pictures follow from both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PORTS = ("q", "k", "v")
+BLOCKS = ("attention", "mlp", "logits")
+"""Where the stream is read, in the order of a layer; the logits read after the last."""
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """One kind of node.
+
+    Attributes:
+        name: as it stands in tables and in networkx attributes.
+        pattern: the name of such a node, with ``{layer}`` and ``{number}``.
+        block: the block that it reads in and writes after, of :data:`BLOCKS`; empty for the input.
+        ports: what it reads through; one empty port where it reads once.
+        look: how it is drawn: ``"bar"``, ``"box"``, or ``"ports"``, a box with a cell for each port.
+        label: what is printed on it, with ``{layer}`` and ``{number}``.
+        word: what one is called where several are counted.
+        example: a name, for error messages.
+    """
+
+    name: str
+    pattern: str
+    block: str
+    ports: tuple[str, ...] = ("",)
+    look: str = "box"
+    label: str = ""
+    word: str = ""
+    example: str = ""
+
+    @property
+    def order(self) -> int:
+        """Place of its block in a layer; the input comes first of all, the logits last."""
+        return BLOCKS.index(self.block) if self.block else -1
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether it belongs to a layer, unlike the input and the logits."""
+        return "{layer}" in self.pattern
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        NodeKind("input", "input", "", ports=(), look="bar", label="input", example="input"),
+        NodeKind("head", "a{layer}.h{number}", "attention", PORTS, "ports", "{layer}.{number}", "head", "a3.h5"),
+        NodeKind("attention", "a{layer}", "attention", PORTS, "ports", "attention {layer}", "block", "a3"),
+        NodeKind(
+            "kv", "a{layer}.kv{number}", "attention", PORTS[1:], "ports", "kv {layer}.{number}", "group", "a3.kv1"
+        ),
+        NodeKind("mlp", "m{layer}", "mlp", label="MLP {layer}", word="MLP", example="m2"),
+        NodeKind(
+            "neuron", "m{layer}.n{number}", "mlp", label="MLP {layer} neuron {number}", word="neuron", example="m3.n17"
+        ),
+        NodeKind("logits", "logits", "logits", look="bar", label="logits", example="logits"),
+    )
+}
+"""By name. ``kv`` is no node of its own: the keys and values that the heads of a group share. ``neuron`` is patched by hand and
+not yet a node of the graph."""
+LETTERS = {kind.pattern[0]: kind.block for kind in KINDS.values()}
+"""First letter of the names of nodes, and the block that they read in: all nodes of a block share it."""
