@@ -21,6 +21,7 @@ _PUBLIC = {
     "Setting": "setting.value",
     "load_model": "models.load:load",
     "load_task": "setting.naming",
+    "load_circuit": "formats",
     "check_pairs": "run.calls",
     "discover": "run.calls",
     "select": "run.calls",
@@ -52,6 +53,8 @@ _PUBLIC = {
     "TASKS": "task",
     "ALGORITHMS": "discovery.contract",
     "METRICS": "task.metrics",
+    "Metric": "task.metrics",
+    "FORMATS": "formats",
     "CircuitfindError": "errors",
 }
 """Public names, each with its module, and its name there where that is another one."""

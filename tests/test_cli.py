@@ -14,8 +14,9 @@ from typer.main import get_command
 
 import circuitfind as cf
 from circuitfind import models
-from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.circuit import Circuit
 from circuitfind.cli.options import app
+from circuitfind.formats.eap_ig import to_eap_ig
 from circuitfind.task.write_pairs import write_pairs
 
 FEW = ("--prompts", "8", "--held-out", "6", "--random", "2")
@@ -250,7 +251,7 @@ def test_export_writes_every_score_in_the_other_format(run, folder, tmp_path):
     assert run("export", folder, "graph.json")[0] == 0
     values = json.loads((tmp_path / "graph.json").read_text())
     assert len(values["edges"]) == 1519
-    assert (Circuit.load(tmp_path / "graph.json").kept == Circuit.load(folder / "circuit.json").kept).all()
+    assert (cf.load_circuit(tmp_path / "graph.json").kept == Circuit.load(folder / "circuit.json").kept).all()
 
 
 # --- lists and checks -------------------------------------------------------------------------------------------------
@@ -539,7 +540,7 @@ def test_a_damaged_run_folder_is_refused(refused, folder, tmp_path):
     broken.mkdir()
     (broken / "circuit.json").write_bytes((folder / "circuit.json").read_bytes())
     (broken / "config.json").write_text("{")
-    assert "config.json is not readable JSON" in refused("evaluate", "broken")
+    assert "config.json is not a readable JSON file" in refused("evaluate", "broken")
     (broken / "circuit.json").unlink()
     (broken / "config.json").unlink()
     assert "circuit.json is not a readable JSON file" in refused("render", "broken")

@@ -26,7 +26,7 @@ def tree(
 ) -> None:
     """Print a circuit as a tree from the logits down, with effects and heads' roles."""
     from circuitfind.circuit.tree import tree_text
-    from circuitfind.formats.run_folder import open_run
+    from circuitfind.formats import open_run
     from circuitfind.run import calls
 
     loaded, run = open_run(circuit)

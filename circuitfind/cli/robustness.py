@@ -46,7 +46,7 @@ def hypotheses(
     as_json: Json = False,
 ) -> None:
     """Test five hypotheses about a circuit: equivalence, independence, minimality, sufficiency, partial necessity."""
-    from circuitfind.formats.run_folder import open_run
+    from circuitfind.formats import open_run
     from circuitfind.run import calls
 
     found, run = open_run(circuit)
@@ -121,7 +121,7 @@ def _by_prompt(
     setting: Setting, task: str, algorithm: str | None, option: list[str] | None, edges: int | None, signed: bool
 ) -> tuple[EdgeScores, Circuit]:
     """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
-    from circuitfind.formats.run_folder import open_run
+    from circuitfind.formats import open_run
     from circuitfind.run import calls
     from circuitfind.run.config import RunConfig
     from circuitfind.scores import EdgeScores

@@ -203,7 +203,8 @@ def render(
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
     from circuitfind import rendering
-    from circuitfind.formats.run_folder import CIRCUITS, read_object
+    from circuitfind.circuit.json_file import read_object
+    from circuitfind.formats.circuit_json import CIRCUITS
     from circuitfind.run import calls
 
     loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed)

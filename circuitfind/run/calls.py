@@ -6,7 +6,6 @@ Each takes a :class:`~circuitfind.setting.value.Setting`, or a model and a task 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from circuitfind import models, rendering
-from circuitfind.circuit import Circuit, layout_of, to_eap_ig
+from circuitfind.circuit import Circuit, layout_of
 from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import (
@@ -265,17 +264,3 @@ def render(
 def check_pairs(source: Any, model: Transformer) -> PairReport:
     """Pair by pair, what a model makes of prompts given in any form :func:`load_task` takes."""
     return report_pairs(load_pairs(source, model.tokenizer), model)
-
-
-def write_eap_ig(
-    circuit: Circuit, path: str | Path, *, d_model: int, n_heads: int | None = None, scores: Path | None = None
-) -> None:
-    """Write EAP-IG's graph JSON: the kept edges, or all edges where the file of their scores is given.
-
-    Args:
-        n_heads: heads of an attention block, needed where a node of the graph is a whole one.
-    """
-    if scores is not None:
-        circuit = replace(circuit, scores=EdgeScores.load(scores).values)
-    values = to_eap_ig(circuit, d_model=d_model, all_edges=scores is not None, n_heads=n_heads)
-    Path(path).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -36,7 +36,7 @@ from circuitfind.evaluation import (
     head_roles,
     verdict,
 )
-from circuitfind.formats.run_folder import CIRCUITS
+from circuitfind.formats.circuit_json import CIRCUITS
 from circuitfind.graph import prunes_from_input
 from circuitfind.run import calls
 from circuitfind.run.config import POSITIONAL

@@ -30,7 +30,7 @@ from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.execution import run_masked
 from circuitfind.execution.batches import default_size
-from circuitfind.formats.run_folder import open_run
+from circuitfind.formats import open_run
 from circuitfind.graph import ComputationGraph
 from circuitfind.models.load import DTYPES
 from circuitfind.progress import track
