@@ -79,11 +79,11 @@ def _convert(source: Path, file: Path, to: str) -> None:
 
 def _facts(source: Path, found: Contents, names: Iterable[str]) -> dict[str, int]:
     """What a format needs to know of the model, which is loaded to tell."""
-    from circuitfind.run import calls
+    from circuitfind import models
 
     if not (spec := found.settings.get("model") or found.provenance.model):
         raise OptionError(f"{source} does not say its model, whose width the format asks for; give a run folder")
-    config = calls.load_model(spec).config
+    config = models.load(spec).config
     return {name: getattr(config, name) for name in names}
 
 

@@ -27,16 +27,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem, default_algorithm
 from circuitfind.discovery.search.refinement import SMALLEST, circuit_of_size, ranking_of_sizes
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores
 
-AUTO = "eap-ig-inputs"
-"""What proposes under corrupted ablation."""
-AUTO_OTHERWISE = "eap-ig-activations"
-"""What proposes under the other ablations, for which the above is not defined."""
 PREPARING = 2
 """Forward passes before the search begins: a clean and an ablated one."""
 
@@ -63,7 +59,7 @@ def refine(
             counts, the scores of the circuit's edges do not. Once it is used up, the last measurements decide about the edges
             that still have to go.
     """
-    first = ALGORITHMS[(AUTO if problem.ablation == "corrupted" else AUTO_OTHERWISE) if start == "auto" else start]
+    first = ALGORITHMS[default_algorithm(problem.ablation) if start == "auto" else start]
     spent = first.forwards(problem.graph, first.options) + PREPARING
     if budget <= spent:
         raise OptionError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from circuitfind import models, rendering
+from circuitfind import rendering
 from circuitfind.circuit import Circuit, layout_of
 from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
@@ -39,8 +39,6 @@ from circuitfind.setting.value import Setting
 from circuitfind.task import Task, TokenPairs, load_pairs
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
-
-load_model = models.load
 
 
 @in_setting()
