@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import circuitfind as cf
 from circuitfind import formats
-from circuitfind.circuit import Circuit
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
 from circuitfind.formats import FORMATS, Contents, Format, Importances, OnDisk, load_circuit, read, write
 from circuitfind.graph import ComputationGraph
@@ -136,6 +137,21 @@ def test_edges_without_a_score_stay_so_or_are_refused(format_, tmp_path):
     assert (again.scores.values == marked.scores.values).all()
 
 
+@written
+def test_parts_of_prompts_are_held_or_refused(format_, tmp_path):
+    layout = Layout(("subject", "rest"), np.array([[True, False], [True, True]]), np.array([False, True]))
+    scores = np.random.default_rng(0).normal(size=(2, GRAPHS["plain"].n_edges))
+    parted = Circuit(GRAPHS["plain"], scores > 1, np.where(scores > 1, scores, 0), layout=layout)
+    path, refusal = file_or_refusal(format_, tmp_path, Contents.of(parted))
+    if path is None:
+        assert any(word in refusal for word in ("without parts of prompts", "scores of all edges"))
+        return
+    again = load_circuit(path)
+    assert again.layout.labels == layout.labels
+    assert (again.kept == parted.kept).all()
+    assert (again.scores == parted.scores).all()
+
+
 @pytest.mark.parametrize("format_", [one for one in FORMATS if one.write and not one.read], ids=lambda one: one.name)
 def test_what_cannot_be_read_back_is_written_and_refused_as_input(format_, tmp_path):
     path = file_of(format_, tmp_path)
@@ -257,7 +273,8 @@ def run(command_line, monkeypatch, tmp_path):
     from circuitfind.run.pipeline import run as make
 
     monkeypatch.chdir(tmp_path)
-    make(RunConfig(algorithm="eap", n_prompts=4, n_held_out=4, n_random=1, rule="top", value=60), tmp_path / "run")
+    setting = cf.Setting("ioi", n=4, n_held_out=4)
+    make(setting, RunConfig(algorithm="eap", n_random=1, rule="top", value=60), tmp_path / "run")
     return command_line
 
 

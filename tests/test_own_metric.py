@@ -129,8 +129,9 @@ def test_to_another_process_goes_the_text_and_the_file_need_not_be_there(tmp_pat
 # --- a run folder -----------------------------------------------------------------------------------------------------
 
 
-def config_of(file: Path) -> RunConfig:
-    return RunConfig(algorithm="eap", metric=str(file), rule="top", value=40, n_prompts=4, n_held_out=4, n_random=1)
+def run_with(file: Path, out: Path, **how) -> None:
+    setting = cf.Setting("ioi", metric=str(file), n=4, n_held_out=4)
+    pipeline.run(setting, RunConfig(algorithm="eap", rule="top", value=40, n_random=1), out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with a file of a metric, and a run that used it."""
     folder = tmp_path_factory.mktemp("own-metric")
     (folder / "margin.py").write_text(MARGIN)
-    pipeline.run(config_of(folder / "margin.py"), folder / "found")
+    run_with(folder / "margin.py", folder / "found")
     return folder
 
 
@@ -173,13 +174,13 @@ def test_scores_found_with_another_source_are_not_used_again(place, tmp_path, mo
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.RunFolder, "finish", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(config_of(file), tmp_path / "out")
+            run_with(file, tmp_path / "out")
     file.write_text(MARGIN + "# another source")
     with pytest.raises(OptionError, match="interrupted run with other settings"):
-        pipeline.run(config_of(file), tmp_path / "out")
+        run_with(file, tmp_path / "out")
     file.write_text(MARGIN)
     said = list[str]()
-    pipeline.run(config_of(file), tmp_path / "out", say=said.append)
+    run_with(file, tmp_path / "out", say=said.append)
     assert any("going on with the interrupted run" in line for line in said)
 
 

@@ -105,10 +105,10 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
     for run, scores, name in zip(runs, found, names, strict=True):
         if scores.unscored.any():
             raise OptionError(f"{run} leaves edges without a score, and MIB asks for one of each")
-        needed = (
-            name.partition("_")[2] not in MODELS
-        )  # those of the benchmark's own models are known without loading them
-        facts = _facts(run, read(run), ("d_model", "n_heads")) if needed else {}
+        known_model = (
+            name.partition("_")[2] in MODELS
+        )  # one of the benchmark's own, whose width is known without loading it
+        facts = {} if known_model else _facts(run, read(run), ("d_model", "n_heads"))
         written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **facts))
     return written
 
