@@ -208,13 +208,13 @@ def test_fractions_and_circuits_that_do_not_fit_are_refused():
 
 def test_each_different_circuit_runs_once(monkeypatch):
     ran = []
-    measure = cf.evaluation.conditions.measure_circuits
+    measure = cf.execution.conditions.measure_circuits
 
     def counted(model, pairs, masks, *arguments, **options):
         ran.append(len(masks))
         return measure(model, pairs, masks, *arguments, **options)
 
-    monkeypatch.setattr(cf.evaluation.conditions, "measure_circuits", counted)
+    monkeypatch.setattr(cf.execution.conditions, "measure_circuits", counted)
     conditions = Conditions(MODEL, PAIRS, LOGIT_DIFF, "corrupted")
     three = np.stack([conditions.whole, conditions.nothing, conditions.whole])
     values = conditions.run(three)
@@ -331,7 +331,7 @@ def test_the_rows_of_a_benchmark_are_those_of_the_two_curves(sizes_only):
 
 
 def test_a_metric_that_does_not_tell_whole_from_empty_gives_rows_without_values():
-    flat = cf.metrics.Metric("flat", "nothing", lambda logits, targets: logits[..., 0] * 0)
+    flat = cf.task.metrics.Metric("flat", "nothing", lambda logits, targets: logits[..., 0] * 0)
     rows = curve_measures(MODEL, PAIRS, random_scores(MODEL), flat, "corrupted")
     undefined = {name for name, _, value in rows if math.isnan(value)}
     assert undefined == {name for name, _, _ in rows} - {"kl", "kl-signed", "edges-kept", "edges-kept-signed"}

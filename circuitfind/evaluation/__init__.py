@@ -7,7 +7,6 @@ prompts left out    stability_of, certify_edges, from stored scores of every pro
 a benchmark's rows  truth_measures, curve_measures
 """
 
-from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
 from circuitfind.evaluation.full_model.head_roles import HeadRoles, head_roles
@@ -34,6 +33,7 @@ from circuitfind.evaluation.rankings.curves import Curve, curve_of_circuits, mea
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_for
 from circuitfind.evaluation.verdict import FEW_PROMPTS, verdict
+from circuitfind.execution.conditions import Conditions
 
 __all__ = [
     "CHANCE",

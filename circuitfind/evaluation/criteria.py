@@ -33,7 +33,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.evaluation.conditions import Conditions
+from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import Mask
 from circuitfind.progress import track
 from circuitfind.task import TokenPairs

@@ -18,8 +18,8 @@ import numpy as np
 
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
 from circuitfind.execution.batches import without_incorrect
+from circuitfind.execution.conditions import Conditions
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
@@ -147,17 +147,15 @@ def evaluate_circuit(
         CircuitError: the prompts have a part that the circuit knows nothing of.
     """
     spans = circuit.spans(pairs, model.tokenizer)
-    kept = circuit.rows(spans)
-    prepared = prepare_ablation(ablation, model, make_batches(model, pairs, batch_size))
+    names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
+    also = [METRICS[name] for name in names]
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, also, spans)
     alike = circuit.graph, circuit.n_edges, n_random
     controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]
-    masks = np.stack([kept, np.ones_like(kept), np.zeros_like(kept), *random])
-    names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
-    also = [METRICS[name] for name in names]
-    metrics = [metric, *(m for m in also if m.name != metric.name)]
-    values = measure_circuits(model, pairs, masks, metrics, prepared, batch_size=batch_size, spans=spans)
-    measured, accuracy = values[metric.name], values.get("accuracy", np.full((2, 1), np.nan)).mean(1)
+    masks = np.stack([circuit.rows(spans), conditions.whole, conditions.nothing, *random])
+    measured, kl, top1 = (conditions.run(masks, name) for name in (metric.name, *names[:2]))
+    accuracy = conditions.run(masks, "accuracy").mean(1) if "accuracy" in names else np.full(2, np.nan)
     return Evaluation(
         split=split,
         metric=metric.name,
@@ -168,11 +166,11 @@ def evaluate_circuit(
         full=measured[1],
         empty=measured[2],
         circuit=measured[0],
-        kl=values["kl"][0],
+        kl=kl[0],
         accuracy=float(accuracy[0]),
         accuracy_full=float(accuracy[1]),
-        top1=float(values["top1"][0].mean()),
-        top1_full=float(values["top1"][1].mean()),
+        top1=float(top1[0].mean()),
+        top1_full=float(top1[1].mean()),
         random=faithfulness(measured[3:], measured[2], measured[1]),
         random_edges=float(controls.sum().item() / n_random) if n_random else 0.0,
         seed=seed,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
-from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
+from circuitfind.execution.conditions import Conditions
 from circuitfind.progress import track
 from circuitfind.scores import EdgeScores, order
 from circuitfind.selection.prefixes import ranked, top_edges
-from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
+from circuitfind.statistics import bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
@@ -115,13 +114,8 @@ def _prefix_reach(
     """From the number of best things kept to the faithfulness reached."""
     nothing = prefixes.best(0)
     spans = nothing.spans(pairs, model.tokenizer)
-    ablation = prepare_ablation(nothing.provenance.ablation, model, make_batches(model, pairs, batch_size))
-
-    def measure(kept: np.ndarray[Any, Any]) -> Values:
-        values = measure_circuits(model, pairs, kept[None], [metric], ablation, batch_size=batch_size, spans=spans)
-        return values[metric.name][0]
-
-    full, empty = (measure(np.full_like(nothing.rows(spans), value)) for value in (True, False))
+    conditions = Conditions(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
+    full, empty = (conditions.run(circuit[None])[0] for circuit in (conditions.whole, conditions.nothing))
     if np.isnan(faithfulness(full, empty, full)):
         raise OptionError(
             f"the full model and the model with every edge cut have the same {metric.name} ({full.mean():.4g}), so "
@@ -134,7 +128,7 @@ def _prefix_reach(
         circuit = prefixes.best(n)
         # Of two prefixes, one holds the other, also when pruned: if they are of one size, they are the same.
         if circuit.n_edges not in found:
-            values = measure(circuit.rows(spans))
+            values = conditions.run(circuit.rows(spans)[None])[0]
             (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
             found[circuit.n_edges] = Reached(float(faithfulness(values, empty, full)), sure)
         return found[circuit.n_edges]

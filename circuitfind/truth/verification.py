@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from circuitfind import zoo
 from circuitfind.errors import OptionError
-from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
+from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import Mask
 from circuitfind.models import load
 from circuitfind.task import TASKS, TokenPairs, tokenize
@@ -200,15 +199,13 @@ class CutCircuits:
     def __init__(
         self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str, batch_size: int | None
     ) -> None:
-        self.model, self.pairs, self.metric, self.batch_size = model, pairs, metric, batch_size
-        with torch.inference_mode():
-            self.ablation = prepare_ablation(ablation, model, make_batches(model, pairs, batch_size))
+        self.metric, self._also = metric, (METRICS["kl"], AGREEMENT)
+        self._conditions = Conditions(model, pairs, metric, ablation, batch_size, self._also)
 
     def values(self, masks: Mask) -> Mapping[str, np.ndarray[Any, Any]]:
         """KL, agreement and metric of some circuits (circuits, edges): means over prompts, (circuits,) each."""
-        metrics = (METRICS["kl"], AGREEMENT, self.metric)
-        found = measure_circuits(self.model, self.pairs, masks, metrics, self.ablation, batch_size=self.batch_size)
-        return {name: values.mean(1) for name, values in found.items()}
+        names = (self.metric.name, *(metric.name for metric in self._also))
+        return {name: self._conditions.run(masks, name).mean(1) for name in names}
 
     def effects(self, truth: Truth, start: Mask, cuts: list[list[int]]) -> tuple[Effect, ...]:
         """What cutting each set of edges from a circuit does."""

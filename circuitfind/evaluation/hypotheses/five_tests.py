@@ -16,7 +16,7 @@ from circuitfind.evaluation.hypotheses.inflation import inflated
 from circuitfind.evaluation.hypotheses.results import Hypotheses, Minimality
 from circuitfind.evaluation.hypotheses.significance import adjusted
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
+from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import Floats, Mask
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
@@ -72,18 +72,17 @@ def hypotheses_of(
     circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))
     if not circuit.n_edges:
         raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
-    prepared = prepare_ablation(ablation, model, make_batches(model, pairs, batch_size))
+    conditions = Conditions(model, pairs, metric, ablation, batch_size)
 
     def scores(mask: Callable[[int], Mask], n: int) -> Floats:
         """Scores (circuits, prompts) of circuits that are made when their turn comes."""
         at_once, found = max(1, FLAGS_AT_ONCE // model.graph.n_edges), [np.empty((0, len(pairs)))]
         for start in range(0, n, at_once):
             masks = np.stack([mask(number) for number in range(start, min(start + at_once, n))])
-            found.append(measure_circuits(model, pairs, masks, [metric], prepared, batch_size=batch_size)[metric.name])
+            found.append(conditions.run(masks))
         return metric.sign * np.concatenate(found)
 
-    whole = np.ones(model.graph.n_edges, dtype=bool)
-    own, full, knocked_out = scores([circuit.kept, whole, ~circuit.kept].__getitem__, 3)
+    own, full, knocked_out = scores([circuit.kept, conditions.whole, ~circuit.kept].__getitem__, 3)
     controls = random_circuits(circuit.graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
     removed = _removed(circuit, controls, reference, ablation, seed)
     test, table = _minimality(scores, circuit, own, edges, n_random, quantile, correction, alpha, seed)

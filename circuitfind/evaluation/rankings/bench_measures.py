@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.rankings.areas import (
     LEAST_THRESHOLD,
     MIB_FRACTIONS,
@@ -21,9 +20,10 @@ from circuitfind.evaluation.rankings.areas import (
     ranking_areas,
     set_measures,
 )
-from circuitfind.evaluation.rankings.curves import Curve, curves_under
+from circuitfind.evaluation.rankings.curves import KL, Curve, curves_under
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_under
+from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -114,7 +114,7 @@ def curve_measures(
     Raises:
         OptionError: the metric needs incorrect answers that a pair does not have.
     """
-    conditions = Conditions(model, pairs, metric, ablation, kl=True)
+    conditions = Conditions(model, pairs, metric, ablation, also=(KL,))
     by_score, by_size = curves_under(conditions, scores, MIB_FRACTIONS, (False, True))
     rows: list[Row] = [
         ("cpr", 1.0, by_score.cpr),

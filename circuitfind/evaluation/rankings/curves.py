@@ -32,17 +32,18 @@ import numpy as np
 
 from circuitfind.circuit import prune
 from circuitfind.errors import OptionError
-from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.rankings.areas import MIB_FRACTIONS
+from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import top_edges
 from circuitfind.statistics import Values, faithfulness
 from circuitfind.task import TokenPairs
-from circuitfind.task.metrics import Metric
+from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 
 Longs = np.ndarray[Any, np.dtype[np.int64]]
+KL = METRICS["kl"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,7 @@ def measure_curve(
         OptionError: fractions that are not rising or outside (0, 1], or a metric that needs incorrect answers where there
             are none.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
     (curve,) = curves_under(conditions, scores, fractions, (absolute,))
     return curve
 
@@ -217,7 +218,7 @@ def measure_curves(
 
     Arguments and errors are those of :func:`measure_curve`.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
     signed, absolute = curves_under(conditions, scores, fractions, (False, True))
     return signed, absolute
 
@@ -246,7 +247,7 @@ def _curve(conditions: Conditions, shares: Floats, asked: Longs, circuits: Mask,
         asked=asked,
         kept=np.count_nonzero(circuits, axis=1),
         values=conditions.run(circuits),
-        kl_values=conditions.run_kl(circuits),
+        kl_values=conditions.run(circuits, KL.name),
         full=full,
         empty=empty,
     )
@@ -276,7 +277,7 @@ def curve_of_circuits(
     """
     if not circuits:
         raise OptionError("no circuit is given")
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, kl=True)
+    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
     given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
     shares, asked = sizes_of(model.graph, list(given))
     masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])

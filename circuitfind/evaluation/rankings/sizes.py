@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from circuitfind.errors import OptionError
-from circuitfind.evaluation.conditions import Conditions
 from circuitfind.evaluation.rankings.curves import best_circuits, pruned_for
+from circuitfind.execution.conditions import Conditions
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import alive_counts
 from circuitfind.task import TokenPairs

@@ -1,0 +1,97 @@
+"""Where circuits are compared with each other: the same model, prompts, metrics and ablation, each different circuit run
+once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+
+from circuitfind.circuit import prune
+from circuitfind.execution.ablation import Ablation, prepare_ablation
+from circuitfind.execution.batches import make_batches
+from circuitfind.execution.measuring import measure_circuits
+from circuitfind.graph import Mask
+from circuitfind.statistics import Values, faithfulness
+from circuitfind.task import Spans, TokenPairs
+from circuitfind.task.metrics import Metric
+from circuitfind.transformer import Transformer
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Runs circuits and remembers what they scored.
+
+    Attributes:
+        model, pairs, metric: what runs, on which prompts, and what is measured.
+        ablation: what a cut edge carries, and what pruning follows.
+        batch_size: prompts at a time; None lets memory decide.
+        also: further metrics, measured in the same runs.
+        spans: the parts of the prompts, for circuits of (part, edge); these are not pruned here.
+    """
+
+    model: Transformer
+    pairs: TokenPairs
+    metric: Metric
+    ablation: str
+    batch_size: int | None = None
+    also: Sequence[Metric] = ()
+    spans: Spans | None = None
+    _known: dict[bytes, dict[str, Values]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _prepared(self) -> Ablation:
+        return prepare_ablation(self.ablation, self.model, make_batches(self.model, self.pairs, self.batch_size))
+
+    @cached_property
+    def _metrics(self) -> list[Metric]:
+        return [self.metric, *(metric for metric in self.also if metric.name != self.metric.name)]
+
+    @property
+    def whole(self) -> Mask:
+        """The circuit of all edges, boolean (edges,), or with parts of prompts (parts, edges)."""
+        n = self.model.graph.n_edges
+        return np.ones(n if self.spans is None else (len(self.spans), n), dtype=bool)
+
+    @property
+    def nothing(self) -> Mask:
+        """The circuit of no edge."""
+        return ~self.whole
+
+    def run(self, circuits: Mask, metric: str = "") -> Values:
+        """A metric of circuits, boolean (circuits, edges), on every prompt: float64 (circuits, prompts).
+
+        Those that are new run together, so that they share the ablated run; those that are pruned to the same edges run once.
+
+        Args:
+            circuits: with parts of prompts (circuits, parts, edges).
+            metric: the name of a further one; by default :attr:`metric`.
+
+        Raises:
+            NumericalError: a logit is NaN or infinite.
+            OptionError: the metric needs incorrect answers that a pair does not have.
+        """
+        pruned = circuits
+        if self.spans is None:
+            pruned = np.array([prune(self.model.graph, circuit, self.ablation) for circuit in circuits], dtype=bool)
+        keys = [blake2b(np.packbits(circuit).tobytes(), digest_size=16).digest() for circuit in pruned]
+        new = {key: circuit for key, circuit in zip(keys, pruned, strict=True) if key not in self._known}
+        if new:
+            self._measure(new)
+        name = metric or self.metric.name
+        return np.array([self._known[key][name] for key in keys]).reshape(len(keys), len(self.pairs))
+
+    def faithfulness(self, circuits: Mask) -> Values:
+        """Faithfulness of circuits, a ratio of means, not clipped: (circuits,); NaN where full and empty score the same."""
+        full, empty, *values = self.run(np.stack([self.whole, self.nothing, *circuits]))
+        return faithfulness(np.array(values).reshape(len(circuits), len(full)), empty, full)
+
+    def _measure(self, new: dict[bytes, Mask]) -> None:
+        masks, on = np.stack(list(new.values())), (self.model, self.pairs)
+        size, spans = self.batch_size, self.spans
+        found = measure_circuits(*on, masks, self._metrics, self._prepared, batch_size=size, spans=spans)
+        for row, key in enumerate(new):
+            self._known[key] = {metric.name: found[metric.name][row] for metric in self._metrics}
