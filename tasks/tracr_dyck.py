@@ -14,7 +14,7 @@ There are few balanced sequences (2, 5 and 14), so a pair is held out by both it
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import program_pair
+from circuitfind.task.program_prompts import program_pair
 
 ALPHABET, LENGTHS = ("(", ")"), (4, 6, 8)
 

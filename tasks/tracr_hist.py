@@ -12,7 +12,7 @@ Metric: logit difference at the asked item (END), its number minus that in the c
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import program_pair
+from circuitfind.task.program_prompts import program_pair
 
 ALPHABET, LENGTHS = ("a", "b", "c", "d"), range(4, 9)
 

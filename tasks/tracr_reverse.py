@@ -12,7 +12,7 @@ Metric: logit difference at the asked item (END), the mirrored item minus that o
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import program_pair
+from circuitfind.task.program_prompts import program_pair
 
 ALPHABET, LENGTHS = ("a", "b", "c", "d", "e"), range(4, 8)
 

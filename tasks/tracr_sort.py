@@ -12,7 +12,7 @@ Metric: logit difference at the asked item (END), the digit there minus that of 
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import program_pair
+from circuitfind.task.program_prompts import program_pair
 
 ALPHABET, LENGTHS = ("1", "2", "3", "4", "5", "6"), range(4, 8)
 

@@ -14,7 +14,7 @@ Deviations: the compiled program gives a number, the share itself; here it is re
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import program_pair
+from circuitfind.task.program_prompts import program_pair
 
 ALPHABET, LENGTHS = ("x", "a", "b", "c"), range(3, 9)
 

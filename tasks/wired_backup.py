@@ -14,7 +14,7 @@ Metric: logit difference at the last token (END), the name minus the corrupted p
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import sequence_text
+from circuitfind.task.program_prompts import sequence_text
 from circuitfind.task.words import COMMON_NOUNS, FEMALE_NAMES
 
 WORDS, NAMES, LENGTHS = COMMON_NOUNS[:20], FEMALE_NAMES[:10], range(4, 10)

@@ -16,7 +16,7 @@ Deviations from the task ``induction``: a vocabulary of 24 nouns, and a corrupte
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import sequence_text
+from circuitfind.task.program_prompts import sequence_text
 from circuitfind.task.words import COMMON_NOUNS
 
 WORDS, LENGTHS = COMMON_NOUNS[:24], range(4, 8)

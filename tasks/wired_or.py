@@ -14,7 +14,7 @@ Metric: logit difference of " yes" and " no" at the last token (END). Position: 
 import random
 
 from circuitfind.task import TASKS, PromptPair, Task
-from circuitfind.task.programs import sequence_text
+from circuitfind.task.program_prompts import sequence_text
 from circuitfind.task.words import COMMON_NOUNS
 
 WORDS, SIGNS, LENGTHS = COMMON_NOUNS[:20], ("red", "blue"), range(4, 10)

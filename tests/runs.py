@@ -3,8 +3,8 @@
 from dataclasses import fields
 
 from circuitfind.run import pipeline
-from circuitfind.run.config import RunConfig
 from circuitfind.run.pipeline import Run
+from circuitfind.run.request import RunConfig
 from circuitfind.setting.value import Setting
 
 OF_THE_CONFIG = {field.name for field in fields(RunConfig)}

@@ -22,7 +22,7 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.search.visiting_order import receivers_of
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit, run_masked
 from circuitfind.execution.recompute.cuts import CurrentCircuit
-from circuitfind.models.exact import float64_throughout, widened_tables
+from circuitfind.models.in_float64 import float64_throughout, widened_tables
 from circuitfind.models.load import read
 from circuitfind.models.quiet import quietly
 from circuitfind.task.metrics import METRICS

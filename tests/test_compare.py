@@ -18,7 +18,7 @@ from circuitfind.formats.parquet import write_parquet
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering import draw
 from circuitfind.run.comparison import expected_jaccard, overlap
-from circuitfind.run.difference import comparison_dot, lines, write_comparison
+from circuitfind.run.comparison_files import comparison_dot, lines, write_comparison
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import best_edges
 

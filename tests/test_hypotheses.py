@@ -18,9 +18,9 @@ import circuitfind as cf
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation import hypotheses_of, random_circuits
-from circuitfind.evaluation.hypotheses import decisions as hypothesis_tests
+from circuitfind.evaluation.hypotheses import outcomes as hypothesis_tests
 from circuitfind.evaluation.hypotheses.inflation import inflated, random_path
-from circuitfind.evaluation.hypotheses.significance import (
+from circuitfind.evaluation.hypotheses.p_values import (
     adjusted,
     at_least,
     at_most,
@@ -156,7 +156,7 @@ def test_the_independence_statistic_and_its_p_value_are_the_plain_ones():
 def test_permutations_in_several_blocks_give_the_same_p_value(monkeypatch):
     x, y = np.random.default_rng(0).normal(size=(2, 20))
     expected = hsic_test(x, y, 50, seed=1)
-    monkeypatch.setattr("circuitfind.evaluation.hypotheses.significance.NUMBERS_AT_ONCE", 7 * 20**2)
+    monkeypatch.setattr("circuitfind.evaluation.hypotheses.p_values.NUMBERS_AT_ONCE", 7 * 20**2)
     assert hsic_test(x, y, 50, seed=1) == expected
 
 

@@ -17,7 +17,7 @@ import circuitfind as cf
 from circuitfind import rendering
 from circuitfind.circuit import prune
 from circuitfind.formats.opening import open_circuit
-from circuitfind.graph import KINDS, ComputationGraph, Place, place_of, prunes_from_input
+from circuitfind.graph import NODE_KINDS, ComputationGraph, Place, place_of, prunes_from_input
 from circuitfind.task import PromptPair, PromptPairs, tokenize
 
 LETTERS = "abcdefghijklmnopq"
@@ -194,7 +194,7 @@ def test_a_blocks_matrix_by_port_has_a_row_for_every_node(graph):
 
 
 def test_every_kind_names_places_that_are_read_back():
-    for kind in KINDS.values():
+    for kind in NODE_KINDS.values():
         place = place_of(kind.example)
         assert place.kind == kind.name
         assert place.name == kind.example

@@ -21,7 +21,7 @@ from circuitfind.bench.pictures import GRID, front, on_grid
 from circuitfind.bench.recorded import read
 from circuitfind.bench.significance import neighbours, signed_rank_p
 from circuitfind.errors import OptionError
-from circuitfind.evaluation.hypotheses.significance import holm
+from circuitfind.evaluation.hypotheses.p_values import holm
 
 FEW = ("acdc", "eap", "gim", "random-edges")
 

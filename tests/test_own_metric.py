@@ -13,7 +13,7 @@ from circuitfind.bench.grid import grid_of
 from circuitfind.bench.plan import plan
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.run import pipeline
-from circuitfind.run.config import RunConfig
+from circuitfind.run.request import RunConfig
 from circuitfind.task import TASKS, task_from_file
 from circuitfind.task.metrics import METRICS, Metric, Targets, as_metric
 

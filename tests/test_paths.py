@@ -471,7 +471,7 @@ def test_it_finds_that_a_previous_token_head_feeds_the_keys_of_induction_heads(i
 
 def test_roles_are_means_of_attention(induction):
     """Summed place by place, prompt by prompt."""
-    from circuitfind.zoo.attention import patterns
+    from circuitfind.zoo.induction_heads import patterns
 
     model, pairs = induction.model, induction.pairs.take(range(6))
     roles = head_roles(model, pairs, batch_size=4, threshold=0)

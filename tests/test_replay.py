@@ -14,9 +14,9 @@ from runs import run
 import circuitfind as cf
 from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, CircuitfindError, OptionError, UnknownNameError
-from circuitfind.run.replay import PROMPTS_ON_CPU, Disagreement, PlainCircuit, Replay, Rule, replay_decisions
+from circuitfind.run.replay import PROMPTS_ON_CPU, DecisionRule, Disagreement, PlainCircuit, Replay, replay_decisions
 from circuitfind.scores import EdgeScores
-from circuitfind.scores.decision_table import COLUMNS, Row, edges_called, read_table
+from circuitfind.scores.decision_table import COLUMNS, LoggedDecision, edges_called, read_table
 from circuitfind.scores.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
 from circuitfind.task.write_pairs import write_pairs
 
@@ -241,19 +241,19 @@ def test_every_disagreement_of_a_sweep_is_told_apart(copy):
     ],
 )
 def test_the_rule_is_strict_and_may_be_about_sizes(before, after, kept, absolute, right):
-    row = Row(1, "a0.h0->logits", (0,), before, after, after - before, kept, TESTED)
-    assert (Rule(0.5, absolute, 0.0, 1e-5).objection(row, before, after) == "") == right
+    row = LoggedDecision(1, "a0.h0->logits", (0,), before, after, after - before, kept, TESTED)
+    assert (DecisionRule(0.5, absolute, 0.0, 1e-5).objection(row, before, after) == "") == right
 
 
 def test_what_rounding_cannot_tell_may_be_either():
-    rule = Rule(0.5, False, 1e-11, 1e-5)
+    rule = DecisionRule(0.5, False, 1e-11, 1e-5)
     for kept in (True, False):
-        row = Row(1, "a0.h0->logits", (0,), 2.0, 2.5, 0.5, kept, TESTED)
+        row = LoggedDecision(1, "a0.h0->logits", (0,), 2.0, 2.5, 0.5, kept, TESTED)
         assert rule.too_close(row, 2.0, 2.5 + 1e-11)
         assert rule.objection(row, 2.0, 2.5 + 1e-11) == ""
         assert not rule.too_close(row, 2.0, 2.5 + 1e-10)
-    untested = Row(1, "a0.h0->logits", (0,), 2.0, 2.0, np.nan, False, UNREAD)
-    assert not Rule(0.0, False, 1e-11, 1e-5).too_close(untested, 2.0, 2.0)
+    untested = LoggedDecision(1, "a0.h0->logits", (0,), 2.0, 2.0, np.nan, False, UNREAD)
+    assert not DecisionRule(0.0, False, 1e-11, 1e-5).too_close(untested, 2.0, 2.0)
 
 
 def test_a_threshold_of_0_leaves_ties_and_says_so(tmp_path):

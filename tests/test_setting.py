@@ -14,7 +14,7 @@ from circuitfind.discovery.contract import Algorithm, default_algorithm
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution.memory import current_limit, memory_limit
 from circuitfind.run import pipeline
-from circuitfind.run.config import RunConfig
+from circuitfind.run.request import RunConfig
 from circuitfind.scores import Provenance
 from circuitfind.setting import naming, value
 from circuitfind.setting.pieces import PIECES, in_setting

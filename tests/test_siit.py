@@ -14,15 +14,16 @@ from circuitfind.task import is_held_out
 from circuitfind.tasks.siit_ioi import NAMES
 from circuitfind.transformer import Transformer, TransformerConfig, sender_outputs, weight_shapes
 from circuitfind.truth import read_truths, truth_of
-from circuitfind.truth.siit import folder, steps, training
+from circuitfind.truth.siit import model_folder as folder
+from circuitfind.truth.siit import steps, training
 from circuitfind.truth.siit.__main__ import app
-from circuitfind.truth.siit.folder import write_folder
 from circuitfind.truth.siit.high_level import NONE, HighLevel, Node, earlier, looked_up, number_alike
 from circuitfind.truth.siit.masked import masked_run, softened, source_run
-from circuitfind.truth.siit.measured import masked_logits, verify
+from circuitfind.truth.siit.measured import masked_logits, measured_truth
+from circuitfind.truth.siit.model_folder import write_folder
 from circuitfind.truth.siit.programs import PROGRAMS
-from circuitfind.truth.siit.recipes import recipe_names, recipe_of
 from circuitfind.truth.siit.steps import KnownEdges, draw_step
+from circuitfind.truth.siit.trained import recipe_names, recipe_of
 from circuitfind.truth.siit.training import Siit, model_weights, new_siit, one_step, step_loss, train
 from circuitfind.zoo import card, open_zoo, zoo_config
 from circuitfind.zoo.train import Schedule, TrainedTransformer
@@ -390,7 +391,7 @@ def test_the_command_line_says_what_is_missing(words, said, tmp_path, monkeypatc
 def test_a_shipped_models_circuit_is_its_programs(name):
     """On 200 held-out pairs that its card does not speak of."""
     model, program = open_zoo(name), PROGRAMS[name]
-    found = verify(model, program, n=200, seed=2)
+    found = measured_truth(model, program, n=200, seed=2)
     assert found["accuracy"] >= 0.99
     assert found["circuit_accuracy"] >= 0.99
     assert found["faithfulness"] == pytest.approx(1, abs=0.03)

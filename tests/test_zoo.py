@@ -14,13 +14,13 @@ from circuitfind.errors import ModelError, PairsError, UnknownNameError
 from circuitfind.task import TASKS, is_held_out, tokenize
 from circuitfind.transformer import TransformerConfig
 from circuitfind.zoo import GROUND_TRUTH, ZOO, card, corpus, folder_of, open_zoo, zoo_config, zoo_names
-from circuitfind.zoo.attention import THRESHOLD, head_scores, second_mention_accuracy
-from circuitfind.zoo.batches import STEPS_PER_CHUNK, Documents, Repeats
 from circuitfind.zoo.evaluate import accuracy, measure, setting_name, settings_of
 from circuitfind.zoo.export import COLUMNS, SHARES
+from circuitfind.zoo.induction_heads import THRESHOLD, head_scores, second_mention_accuracy
 from circuitfind.zoo.recipes import RECIPES
 from circuitfind.zoo.tokenizer import END_OF_TEXT, WordTokenizer
 from circuitfind.zoo.train import Schedule, initial_parameters, train
+from circuitfind.zoo.training_batches import STEPS_PER_CHUNK, Documents, Repeats
 
 OF_TASKS_4L = [task for task in TASKS if task.model == "tasks-4l"]
 

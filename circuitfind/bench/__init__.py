@@ -4,5 +4,5 @@
 * :mod:`.cells`: one cell, known by the hash of all that decides its numbers; :mod:`.plan`: which there are.
 * :mod:`.measure`: what is measured of a cell; :mod:`.costs`: what it took.
 * :mod:`.workers`: who does that; :mod:`.store`: where it is kept; :mod:`.table`: the tables made of it.
-* :mod:`.run`: all together.
+* :mod:`.benchmark`: all together.
 """

@@ -23,7 +23,7 @@ from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 
-Row = tuple[str, float | None, float | None]
+CellRow = tuple[str, float | None, float | None]
 """A quantity, at what (a share of edges, a target; None where it is one number), and its value; None is undefined."""
 ROC_POINTS = 200
 LAST_LINES = 6
@@ -40,7 +40,7 @@ class Result:
         scores: the file of the scores.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[CellRow, ...]
     roc: tuple[list[float], list[float]] | None
     costs: dict[str, Any]
     scores: bytes
@@ -104,7 +104,7 @@ def _measured(cell: Cell, subject: Subject) -> Result:
     return Result(tuple(_rows(cell, subject, scores, truth)), _roc(scores, truth), costs, _file_of(scores))
 
 
-def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) -> Iterator[Row]:
+def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) -> Iterator[CellRow]:
     with torch.inference_mode():
         if truth is not None and "truth" in cell.shared.measures:
             for quantity, value in truth_measures(scores, truth).items():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.bench.leaderboard import Board
-from circuitfind.evaluation.hypotheses.significance import holm
+from circuitfind.evaluation.hypotheses.p_values import holm
 
 LEVEL = 0.05
 FEWEST = 6

@@ -15,8 +15,8 @@ from circuitfind.cli.options import app
 from circuitfind.errors import CircuitfindError
 
 from circuitfind.cli import stages, by_hand  # noqa: F401  # isort: skip (each adds its commands, in the order of the help page)
-from circuitfind.cli import exchange, robustness, nodes  # noqa: F401  # isort: skip
-from circuitfind.cli import truths, bench, checks, lists  # noqa: F401  # isort: skip
+from circuitfind.cli import exchange, robustness, heads  # noqa: F401  # isort: skip
+from circuitfind.cli import truths, bench, check, lists  # noqa: F401  # isort: skip
 
 
 INTERRUPTED = 130

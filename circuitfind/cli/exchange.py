@@ -162,7 +162,7 @@ def compare(
 ) -> None:
     """Hold two circuits against each other: what they share, beside what chance would share, and how their scores agree."""
     from circuitfind.run import comparison
-    from circuitfind.run.difference import lines, write_comparison
+    from circuitfind.run.comparison_files import lines, write_comparison
 
     found = comparison.compare(a, b, top=edges, absolute=not signed)
     written = [] if out is None else write_comparison(found, out, detail=detail)

@@ -123,7 +123,7 @@ def _by_prompt(
     """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
     from circuitfind.formats import open_run
     from circuitfind.run import calls
-    from circuitfind.run.config import RunConfig
+    from circuitfind.run.request import RunConfig
     from circuitfind.scores import EdgeScores
     from circuitfind.selection.prefixes import smallest_prefix
 

@@ -2,7 +2,7 @@
 arXiv:2510.06811, who average EAP, EAP-IG-inputs and EAP-IG-activations).
 
 ``by`` says what the mean is taken of: ``mean``, scores divided by each algorithm's own largest size; ``rank``, signed ranks of
-their sizes; ``raw``, the scores themselves; see :mod:`~.combination`, whose ``combine_scores`` does the same with
+their sizes; ``raw``, the scores themselves; see :mod:`.scores.combination`, whose ``combine_scores`` does the same with
 scores that exist already. Where a member gives sizes without a sign, only sizes are combined.
 
 Deviations: the paper's mean is ``raw``; here ``mean`` is the default, since members need not share a unit. The paper's

@@ -11,8 +11,8 @@ from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, 
 from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
 from circuitfind.evaluation.full_model.head_roles import HeadRoles, head_roles
 from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
-from circuitfind.evaluation.hypotheses.decisions import HypothesisTest
 from circuitfind.evaluation.hypotheses.five_tests import hypotheses_of
+from circuitfind.evaluation.hypotheses.outcomes import HypothesisTest
 from circuitfind.evaluation.hypotheses.results import Hypotheses
 from circuitfind.evaluation.other_prompts.certificates import Certificate, certify_edges
 from circuitfind.evaluation.other_prompts.stability import Stability, stability_of

@@ -1,10 +1,13 @@
 """Run a model under an edge mask, run a circuit, pull gradients back to receivers.
 
-Engines, from general to fast, each tested against the first: :mod:`.dense` (any mask), :mod:`.sparse` (only the nodes of a
-circuit), :mod:`.single_edge` (one edge cut in an otherwise clean run), :mod:`.incremental` (a circuit that loses edges, or
-regains them). Beside them :mod:`.patched` replaces what whole components write, whoever reads it, and :mod:`.paths` carries a
-change along paths. For gradients, each tested against autograd through the plain loop: :mod:`.gradients` (at every receiver, in
-a run on one shared stream), :mod:`.masked_gradients` (by every edge's mask, at any mask).
+* :mod:`.masks`: the engines that run under a mask. The dense one takes any mask and is the reference for all others; the sparse
+  one computes only the nodes of a circuit.
+* :mod:`.recompute`: the engines that change something and compute again only what that reaches: one edge cut in an otherwise clean
+  run, a circuit that loses and regains edges, components patched whoever reads them, changes along paths.
+* :mod:`.gradients`: gradients at every receiver, in a run on one shared stream, and by every edge's mask, at any mask. Both are
+  tested against autograd through the plain loop.
+* :mod:`.writes`: what senders write, and so what cut edges carry. :mod:`.ablation` says which.
+* :mod:`.measuring`: many circuits on many prompts, the function that selection and evaluation call.
 """
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation

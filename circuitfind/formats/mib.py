@@ -42,7 +42,7 @@ PAIRS = (
 )
 """The pairs that the benchmark evaluates; it passes over any other folder."""
 ABSOLUTE = {True: "abs-true", False: "abs-false"}
-KINDS = ("signed", "absolute", "both")
+RANKED_BY = ("signed", "absolute", "both")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def write_pair(
     Raises:
         OptionError: the folder exists, the model's shape is not that of the pair, or is not known.
     """
-    if circuits not in (None, *KINDS):
-        raise OptionError(f"circuits {circuits!r}: use one of {', '.join(KINDS)}")
+    if circuits not in (None, *RANKED_BY):
+        raise OptionError(f"circuits {circuits!r}: use one of {', '.join(RANKED_BY)}")
     known = MODELS.get(check_pair(name).partition("_")[2])
     d_model, n_heads = (known.d_model, known.n_heads) if known else (d_model, n_heads)
     if d_model is None:

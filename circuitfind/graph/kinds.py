@@ -48,7 +48,7 @@ class NodeKind:
         return "{layer}" in self.pattern
 
 
-KINDS = {
+NODE_KINDS = {
     kind.name: kind
     for kind in (
         NodeKind("input", "input", "", ports=(), look="bar", label="input", example="input"),
@@ -66,5 +66,5 @@ KINDS = {
 }
 """By name. ``kv`` is no node of its own: the keys and values that the heads of a group share. ``neuron`` is patched by hand and
 not yet a node of the graph."""
-LETTERS = {kind.pattern[0]: kind.block for kind in KINDS.values()}
+LETTERS = {kind.pattern[0]: kind.block for kind in NODE_KINDS.values()}
 """First letter of the names of nodes, and the block that they read in: all nodes of a block share it."""

@@ -10,14 +10,14 @@ from functools import cache
 from typing import NamedTuple
 
 from circuitfind.errors import CircuitError
-from circuitfind.graph.kinds import KINDS, NodeKind
+from circuitfind.graph.kinds import NODE_KINDS, NodeKind
 
 ARROW = "->"
 _NUMBER = "(0|[1-9][0-9]*)"
 _PORT = re.compile(r"(?P<node>[^<>]+)(?:<(?P<port>[^<>]*)>)?")
 _PATTERNS = {
     kind.name: re.compile(re.escape(kind.pattern).replace(r"\{layer\}", _NUMBER).replace(r"\{number\}", _NUMBER))
-    for kind in KINDS.values()
+    for kind in NODE_KINDS.values()
 }
 
 
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     """Where a node stands.
 
     Attributes:
-        kind: a name in :data:`circuitfind.graph.kinds.KINDS`.
+        kind: a name in :data:`circuitfind.graph.kinds.NODE_KINDS`.
         layer: its layer; -1 for the input and the logits.
         number: its number among those of its kind in the layer; 0 where there is one.
     """
@@ -42,7 +42,7 @@ class Place(NamedTuple):
     @property
     def of(self) -> NodeKind:
         """The row of its kind."""
-        return KINDS[self.kind]
+        return NODE_KINDS[self.kind]
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ def place_of(name: str) -> Place:
     """
     place = place_or_none(name)
     if place is None:
-        *some, last = (repr(kind.example) for kind in KINDS.values())
+        *some, last = (repr(kind.example) for kind in NODE_KINDS.values())
         raise CircuitError(f"{name!r} is not a node; nodes are called {', '.join(some)} or {last}")
     return place
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
-from circuitfind.models.exact import float64_throughout
+from circuitfind.models.in_float64 import float64_throughout
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.transformer import Transformer, base_streams, sender_outputs, walk
 

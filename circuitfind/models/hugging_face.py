@@ -14,7 +14,7 @@ from torch import Tensor
 from circuitfind.errors import ModelError
 from circuitfind.models.checks import Check, compare, require
 from circuitfind.models.components import all_finite, has_components, read_components
-from circuitfind.models.exact import float64_throughout, widened_tables
+from circuitfind.models.in_float64 import float64_throughout, widened_tables
 from circuitfind.models.quiet import quietly
 from circuitfind.models.refusals import (
     NEAREST,

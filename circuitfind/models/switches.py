@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
-from circuitfind.models.exact import cached_frequencies
+from circuitfind.models.in_float64 import cached_frequencies
 from circuitfind.transformer import ACTIVATIONS, rotary_frequencies
 from circuitfind.transformer.norms import affine, norm_state
 

@@ -20,7 +20,7 @@ from circuitfind.patching.sites import Components, patches_of
 from circuitfind.setting.defaults import N_PATCHED
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
-from circuitfind.task.spans import KINDS as AXES
+from circuitfind.task.spans import PARTS_AXES
 
 
 @in_setting(N_PATCHED)
@@ -78,7 +78,7 @@ def check_options(by: str, direction: str, ablation: str) -> None:
         raise OptionError(
             f"direction {direction!r}: use {DENOISING!r} (clean values into the corrupted run) or {NOISING!r}"
         )
-    if by not in ("", *AXES):
+    if by not in ("", *PARTS_AXES):
         raise OptionError(f"by={by!r}: use 'position', 'span' or '' (all positions at once)")
     if direction == DENOISING and ablation != "corrupted":
         raise OptionError(

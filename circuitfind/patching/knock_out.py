@@ -25,7 +25,7 @@ from circuitfind.graph import place_or_none
 from circuitfind.patching.by_layer import axis_of, by_layer
 from circuitfind.patching.component_effects import listed, plain
 from circuitfind.patching.patched_runs import NOISING, Measured, measure_patches
-from circuitfind.patching.sites import KINDS, Components, check_neurons, label, names_of, patches_of, together
+from circuitfind.patching.sites import COMPONENTS, Components, check_neurons, label, names_of, patches_of, together
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import N_HELD_OUT
@@ -192,7 +192,7 @@ def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str |
     if neurons is not None:
         return [f"{nodes}.n{neuron}" for neuron in _neurons(model, nodes, neurons)]
     if isinstance(nodes, str):
-        return names_of(model.graph, nodes) if nodes in KINDS else [nodes]
+        return names_of(model.graph, nodes) if nodes in COMPONENTS else [nodes]
     plain_names = [part for part in nodes if isinstance(part, str)]
     return plain_names if len(plain_names) == len(nodes) else None
 

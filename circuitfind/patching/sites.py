@@ -17,7 +17,7 @@ from circuitfind.execution.recompute.patches import Patch, Site
 from circuitfind.graph import ComputationGraph, place_or_none
 from circuitfind.transformer import Transformer
 
-KINDS = ("residual", "head", "mlp", "attention", "node")
+COMPONENTS = ("residual", "head", "mlp", "attention", "node")
 MOST_NAMED = 6
 Components = str | Sequence[str | Sequence[str]]
 
@@ -53,7 +53,7 @@ def names_of(graph: ComputationGraph, kind: str) -> list[str]:
             raise OptionError("this model has no MLPs; use 'head', 'attention' or 'residual'")
         return [f"m{layer}" for layer in layers]
     if kind != "head":
-        raise OptionError(f"components of kind {kind!r}: use one of {', '.join(KINDS)}, or names such as a3.h5")
+        raise OptionError(f"components of kind {kind!r}: use one of {', '.join(COMPONENTS)}, or names such as a3.h5")
     if graph.whole_attention:
         raise OptionError("a norm mixes the heads of this model, so a head has no write of its own; use 'attention'")
     return [graph.node_name(graph.head(layer, head)) for layer in layers for head in range(graph.n_heads)]
@@ -70,7 +70,7 @@ def patches_of(model: Transformer, components: Components) -> list[tuple[str, Pa
         UnknownNameError: no such component. OptionError: an empty list.
     """
     if isinstance(components, str):
-        names = names_of(model.graph, components) if components in KINDS else [components]
+        names = names_of(model.graph, components) if components in COMPONENTS else [components]
         return [(name, together(model, [name])) for name in names]
     plain = all(isinstance(part, str) for part in components)
     lists = [components] if plain else [[part] if isinstance(part, str) else part for part in components]

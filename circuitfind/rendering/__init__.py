@@ -4,10 +4,10 @@ from circuitfind.rendering.caption import compose_caption
 from circuitfind.rendering.circuits import circuit_dot, columns_of, drawing_of, rows_by_head, selection_words, strongest
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
 from circuitfind.rendering.difference import difference_dot
-from circuitfind.rendering.dot import to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.rendering.heat_map import heat_map
 from circuitfind.rendering.image import draw, render
+from circuitfind.rendering.rows import to_dot
 
 __all__ = [
     "CircuitDrawing",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from circuitfind.graph.kinds import BLOCKS, LETTERS
-from circuitfind.rendering.drawing import INPUT, LOGITS, Row, Standing, is_attention, standing
+from circuitfind.rendering.drawing import INPUT, LOGITS, Level, Spot, is_attention, standing
 
 FOLLOWABLE = 80
 """Lines between boxes that an eye can follow; bands are made as deep as that takes."""
@@ -44,11 +44,11 @@ class Bands:
         last = min(first + self.depth, self.n_layers) - 1
         return f"{node[0]}{first}-{last}" if last > first else f"{node[0]}{first}"
 
-    def standing(self, box: str) -> Standing:
+    def standing(self, box: str) -> Spot:
         """Where a box stands: sorting this sorts boxes from input to logits."""
         return (self.layers(box)[0], 0 if box in (INPUT, LOGITS) else BLOCKS.index(LETTERS[box[0]]), 0)
 
-    def row(self, box: str) -> Row:
+    def row(self, box: str) -> Level:
         """Equal for boxes that stand side by side."""
         layer, kind, _ = self.standing(box)
         return layer, kind if self.depth == 1 else 0

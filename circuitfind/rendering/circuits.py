@@ -13,8 +13,8 @@ from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering.caption import compose_caption
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
-from circuitfind.rendering.dot import to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
+from circuitfind.rendering.rows import to_dot
 from circuitfind.task import Task
 
 

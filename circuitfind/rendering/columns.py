@@ -1,6 +1,6 @@
 """A circuit with parts of prompts as DOT text: a column for every part, attention leading from one to another.
 
-Within a column everything is as in a picture without parts (:mod:`circuitfind.rendering.dot`), and rows go through all columns.
+Within a column everything is as in a picture without parts (:mod:`.rows`), and rows go through all columns.
 A head stands in the column where its keys and values are read and in those where its output is used. Where it is only read, it
 stands in a row of its own below its layer's, so that attention goes up like everything else.
 """
@@ -18,11 +18,11 @@ import graphviz
 from circuitfind.errors import CircuitError
 from circuitfind.graph import PORTS
 from circuitfind.rendering import style
-from circuitfind.rendering.dot import GRAPH, NODE, Row, add_node, add_stroke, row_labels
 from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
 from circuitfind.rendering.labels import printable, short, text
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, pictures_of
+from circuitfind.rendering.rows import GRAPH, NODE, Row, add_node, add_stroke, row_labels
 
 _SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import graphviz
 
 from circuitfind.rendering import style
-from circuitfind.rendering.dot import edge_count, end, lay_out
 from circuitfind.rendering.drawing import CircuitDrawing
 from circuitfind.rendering.labels import PLAIN_TABLE, printable
 from circuitfind.rendering.legend import bar, dashes, left_out, legend_row, note_of, text_row, widths, word
 from circuitfind.rendering.picture import Picture, Stroke, pictures_of
+from circuitfind.rendering.rows import edge_count, end, lay_out
 
 UNIT = "of the largest |score|"
 COLUMNS = 86

@@ -12,14 +12,14 @@ from circuitfind.graph import LETTERS, PORTS, place_of
 
 INPUT, LOGITS = "input", "logits"
 
-Standing = tuple[float, int, int]
+Spot = tuple[float, int, int]
 """Layer, place of the block in its layer, and number of a node; sorting them sorts nodes from input to logits."""
 
-Row = tuple[float, int]
+Level = tuple[float, int]
 """The first two of it: nodes of one row stand side by side."""
 
 
-def standing(node: str) -> Standing:
+def standing(node: str) -> Spot:
     """Where a node stands: `a2.h5` at (2, 0, 5), `m2` at (2, 1, 0); the input is below all, the logits above.
 
     Raises:

@@ -12,7 +12,7 @@ from itertools import groupby
 from circuitfind.errors import OptionError
 from circuitfind.graph import PORTS, place_of
 from circuitfind.rendering.bands import Bands, bands_for
-from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Row, is_attention, standing
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Level, is_attention, standing
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
@@ -82,7 +82,7 @@ class Picture:
     bands: Bands | None
     strokes: tuple[Stroke, ...]
     hidden: int
-    inside: Mapping[Row, int]
+    inside: Mapping[Level, int]
     largest: float
     fills: Mapping[str, str]
     crowded: bool = False
@@ -95,7 +95,7 @@ class Picture:
         joined = {node for stroke in self.strokes for node in (stroke.source, stroke.target)} | {INPUT, LOGITS}
         return tuple(node for node in self.drawing.nodes if not self.hidden or node in joined)
 
-    def row(self, node: str) -> Row:
+    def row(self, node: str) -> Level:
         """Equal for nodes or boxes that stand side by side."""
         return self.bands.row(node) if self.bands else standing(node)[:2]
 
@@ -173,7 +173,9 @@ def pictures_of(drawings: Sequence[CircuitDrawing], detail: str = "auto") -> tup
     return tuple(out)
 
 
-def _strokes(edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None) -> tuple[tuple[Stroke, ...], dict[Row, int]]:
+def _strokes(
+    edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None
+) -> tuple[tuple[Stroke, ...], dict[Level, int]]:
     """The lines in the order of the graph, and how many edges have none because they lead about inside a row of boxes."""
     nodes = {node for edge in edges for node in (edge.source, edge.target)}
     box = {node: bands.box(node) if bands else node for node in nodes}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
 CLASSES = ("both", "only A", "only B")
-Source = Circuit | EdgeScores | str | Path
+Comparable = Circuit | EdgeScores | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class Comparison:
 
 
 def compare(
-    a: Source, b: Source, *, top: int | None = None, absolute: bool = True, names: tuple[str, str] | None = None
+    a: Comparable, b: Comparable, *, top: int | None = None, absolute: bool = True, names: tuple[str, str] | None = None
 ) -> Comparison:
     """Hold two circuits against each other.
 
@@ -182,14 +182,14 @@ def compare(
 # ---------------------------------------------------------------- the two sides
 
 
-def _name_of(source: Source, default: str, whole: bool = False) -> str:
+def _name_of(source: Comparable, default: str, whole: bool = False) -> str:
     if isinstance(source, (str, Path)):
         return str(source) if whole else Path(source).name or str(source)
     name = source.provenance.algorithm
     return f"{name} ({default})" if name and whole else name or default
 
 
-def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
+def _side(source: Comparable, name: str, top: int | None, absolute: bool) -> Side:
     circuit, found = _opened(source, name)
     if top is not None:
         if found is None:
@@ -204,7 +204,7 @@ def _side(source: Source, name: str, top: int | None, absolute: bool) -> Side:
     return Side(name, circuit.graph, kept, circuit.scores, known, False, circuit.provenance.signed)
 
 
-def _opened(source: Source, name: str) -> tuple[Circuit | None, Importances | None]:
+def _opened(source: Comparable, name: str) -> tuple[Circuit | None, Importances | None]:
     """The circuit, if there is one, and the scores of all edges, if there are."""
     if isinstance(source, EdgeScores):
         own = decided_edges(source) if source.decided is not None else None

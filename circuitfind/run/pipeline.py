@@ -39,12 +39,12 @@ from circuitfind.evaluation import (
 from circuitfind.formats.circuit_json import CIRCUITS
 from circuitfind.graph import prunes_from_input
 from circuitfind.run import calls
-from circuitfind.run.config import POSITIONAL
-from circuitfind.run.config import RunConfig as RunConfig
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder
 from circuitfind.run.folder import versions as versions
+from circuitfind.run.request import POSITIONAL
+from circuitfind.run.request import RunConfig as RunConfig
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
@@ -57,7 +57,7 @@ MOST_ROWS = 100_000
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
 
 
-Measured = tuple[Circuit, Evaluation]
+Evaluated = tuple[Circuit, Evaluation]
 """A circuit, and what was measured of it."""
 
 
@@ -77,7 +77,7 @@ class Run:
     evaluation: Evaluation
     sentences: list[str]
     seconds: Mapping[str, float]
-    by_part: Measured | None = None
+    by_part: Evaluated | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
         return calls.evaluate(begun.setting, circuit, n_random=begun.config.n_random)
 
 
-def _by_part(begun: _Begun, scores: EdgeScores) -> Measured:
+def _by_part(begun: _Begun, scores: EdgeScores) -> Evaluated:
     """The circuit of (part, edge) by the run's rule, measured."""
     circuit = _select(begun, scores, parts=True)
     return circuit, _evaluate(begun, circuit)
@@ -240,7 +240,7 @@ def _by_part(begun: _Begun, scores: EdgeScores) -> Measured:
 
 
 def _sentences(
-    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None
+    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None
 ) -> list[str]:
     """The verdict."""
     train, held_out = begun.setting.train, begun.setting.held_out
@@ -275,7 +275,7 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     return sentences
 
 
-def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None) -> None:
+def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None) -> None:
     """The pictures of the run's circuits."""
     place, task = begun.folder.partial, begun.setting.behaviour
     with _timed(begun.seconds, "draw"):
@@ -295,7 +295,7 @@ def _write(
     scores: EdgeScores,
     circuit: Circuit,
     evaluation: Evaluation,
-    by_part: Measured | None,
+    by_part: Evaluated | None,
     sentences: list[str],
 ) -> None:
     """Everything but the scores and the pictures; then the folder gets its name."""

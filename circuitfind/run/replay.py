@@ -35,7 +35,7 @@ from circuitfind.graph import ComputationGraph
 from circuitfind.models.load import DTYPES
 from circuitfind.progress import track
 from circuitfind.scores import Provenance
-from circuitfind.scores.decision_table import NUMBERS, Row, read_table
+from circuitfind.scores.decision_table import NUMBERS, LoggedDecision, read_table
 from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.setting.naming import load_task, tokenized_pairs
 from circuitfind.task import TokenPairs
@@ -158,7 +158,7 @@ def replay_decisions(
     with torch.inference_mode():
         circuit = PlainCircuit(problem)
         return [
-            _walk(circuit, Rule(tau, options["absolute"], rounding, tolerance), _up_to(rows, steps))
+            _walk(circuit, DecisionRule(tau, options["absolute"], rounding, tolerance), _up_to(rows, steps))
             for tau, rows in _chosen(logs, threshold).items()
         ]
 
@@ -210,7 +210,7 @@ def _prompts_at_once(model: Transformer, pairs: TokenPairs) -> int:
 
 
 def _check_whole(
-    path: Path, logs: Mapping[float, Sequence[Row]], graph: ComputationGraph, options: Mapping[str, Any]
+    path: Path, logs: Mapping[float, Sequence[LoggedDecision]], graph: ComputationGraph, options: Mapping[str, Any]
 ) -> None:
     """Refuse a log that does not decide everything once, in the order of the run's options, at the run's thresholds."""
     if set(logs) != set(options["threshold"]):
@@ -228,14 +228,16 @@ def _check_whole(
             raise CircuitError(f"{path}, threshold {tau:g}: {len(rows)} decisions, where the run makes {len(expected)}")
 
 
-def _chosen(logs: Mapping[float, list[Row]], threshold: float | None) -> Mapping[float, list[Row]]:
+def _chosen(
+    logs: Mapping[float, list[LoggedDecision]], threshold: float | None
+) -> Mapping[float, list[LoggedDecision]]:
     chosen = {tau: rows for tau, rows in logs.items() if threshold is None or math.isclose(tau, threshold)}
     if not chosen:
         raise OptionError(f"--threshold {threshold:g}: the log has {', '.join(f'{tau:g}' for tau in logs)}")
     return chosen
 
 
-def _up_to(rows: list[Row], steps: int | None) -> list[Row]:
+def _up_to(rows: list[LoggedDecision], steps: int | None) -> list[LoggedDecision]:
     """The rows up to the last of so many tested ones."""
     tested = [row.step for row in rows if row.tested]
     return rows if steps is None or steps >= len(tested) else rows[: tested[steps - 1]]
@@ -281,20 +283,20 @@ class PlainCircuit:
             raise NumericalError(f"the replayed loss is {total}; check the model with 'circuitfind check-model'")
         return total / len(self.problem.pairs)
 
-    def is_read(self, row: Row) -> bool:
+    def is_read(self, row: LoggedDecision) -> bool:
         """Whether a kept edge leaves a node that a row's edges lead to; the logits are always read."""
         graph, (_, receiver) = self.graph, self.graph.ends(np.array(row.edges[0]))
         node, stop = graph.receiver_node[receiver], graph.receiver_stop[receiver]
         read = (graph.edge_sender >= node) & (graph.edge_sender < stop)
         return bool(node == graph.n_senders or self.kept[read].any())
 
-    def has(self, row: Row) -> bool:
+    def has(self, row: LoggedDecision) -> bool:
         """Whether any edge of a row is kept."""
         return bool(self.kept[list(row.edges)].any())
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """What a row is held against.
 
     Attributes:
@@ -312,11 +314,11 @@ class Rule:
         """By how much the threshold was missed; 0 or more keeps."""
         return (abs(delta) if self.absolute else delta) - self.threshold
 
-    def too_close(self, row: Row, before: float, after: float) -> bool:
+    def too_close(self, row: LoggedDecision, before: float, after: float) -> bool:
         """Whether either decision is right as far as the replay can tell."""
         return row.tested and abs(self.margin(after - before)) <= self.rounding * _size(before, after)
 
-    def objection(self, row: Row, before: float, after: float) -> str:
+    def objection(self, row: LoggedDecision, before: float, after: float) -> str:
         """What is wrong with a row whose reason holds; "" if nothing is."""
         delta, allowed = after - before, self.tolerance * _size(before, after)
         if row.how == SAME_VALUE and not abs(delta) <= allowed:
@@ -336,7 +338,7 @@ def _size(before: float, after: float) -> float:
     return max(1.0, abs(before), abs(after))
 
 
-def _walk(circuit: PlainCircuit, rule: Rule, rows: Sequence[Row]) -> Replay:
+def _walk(circuit: PlainCircuit, rule: DecisionRule, rows: Sequence[LoggedDecision]) -> Replay:
     """Replay the decisions of one threshold, in order."""
     circuit.restore()
     loss, agree, too_close, largest, first = circuit.loss_without(), 0, 0, 0.0, None
@@ -359,7 +361,7 @@ def _walk(circuit: PlainCircuit, rule: Rule, rows: Sequence[Row]) -> Replay:
     return Replay(rule.threshold, len(rows), tested, agree, too_close, largest, first)
 
 
-def _broken_reason(circuit: PlainCircuit, row: Row) -> str:
+def _broken_reason(circuit: PlainCircuit, row: LoggedDecision) -> str:
     """Why the stated reason for cutting without a test is none; "" if it is one."""
     if row.how == UNREAD and circuit.is_read(row):
         return "the log says that nothing reads the node, but a kept edge leaves it"

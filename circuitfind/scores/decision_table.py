@@ -18,7 +18,7 @@ COLUMNS = ("step", "threshold", "edge", *NUMBERS, "decision", "how")
 
 
 @dataclass(frozen=True)
-class Row:
+class LoggedDecision:
     """A row of a log.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row:
         return self.how <= TESTED_AGAIN
 
 
-def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[Row]]:
+def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[LoggedDecision]]:
     """The rows of a log by threshold, in its order.
 
     Raises:
@@ -56,7 +56,7 @@ def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[Row]]:
         raise CircuitError(f"{path} is not a readable log of decisions: {error}") from None
     if missing := [name for name in COLUMNS if name not in columns]:
         raise CircuitError(f"{path} has no column {missing[0]!r}; a log of decisions has {', '.join(COLUMNS)}")
-    logs: dict[float, list[Row]] = {}
+    logs: dict[float, list[LoggedDecision]] = {}
     for number, values in enumerate(lines, start=1):
         try:
             rows = logs.setdefault(float(values["threshold"]), [])
@@ -70,7 +70,7 @@ def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[Row]]:
     return logs
 
 
-def _row(values: Mapping[str, str], graph: ComputationGraph) -> Row:
+def _row(values: Mapping[str, str], graph: ComputationGraph) -> LoggedDecision:
     for name, allowed in (("decision", DECISIONS), ("how", HOW)):
         if values[name] not in allowed:
             raise CircuitError(f"{name} is {values[name]!r}; it is one of {', '.join(map(repr, allowed))}")
@@ -79,7 +79,7 @@ def _row(values: Mapping[str, str], graph: ComputationGraph) -> Row:
     if not np.isfinite([before, after, delta if how <= TESTED_AGAIN else 0.0]).all():
         raise CircuitError(f"{name} has losses or a delta that are no numbers: {before}, {after}, {delta}")
     edges = edges_called(graph, name)
-    return Row(int(values["step"]), name, edges, before, after, delta, values["decision"] == "kept", how)
+    return LoggedDecision(int(values["step"]), name, edges, before, after, delta, values["decision"] == "kept", how)
 
 
 def edges_called(graph: ComputationGraph, name: str) -> tuple[int, ...]:

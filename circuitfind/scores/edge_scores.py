@@ -15,7 +15,7 @@ from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
-from circuitfind.task.spans import KINDS
+from circuitfind.task.spans import PARTS_AXES
 
 if TYPE_CHECKING:
     import pandas
@@ -117,7 +117,7 @@ class EdgeScores:
         Raises:
             OptionError: the scores were not kept apart so.
         """
-        if self.parts is None or self.parts_axis not in KINDS:
+        if self.parts is None or self.parts_axis not in PARTS_AXES:
             raise OptionError(
                 "these scores are not kept apart by parts of prompts; discover with parts='span' or 'position'"
             )

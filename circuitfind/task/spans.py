@@ -16,7 +16,7 @@ from circuitfind.errors import OptionError, PairsError
 from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 REST = "rest"
-KINDS = ("position", "span")
+PARTS_AXES = ("position", "span")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
         n_positions = pairs.clean.shape[1]
         return Spans(tuple(map(str, range(n_positions))), np.tile(np.arange(n_positions), (len(pairs), 1)))
     if kind != "span":
-        raise OptionError(f"parts of prompts by {kind!r}: use one of {', '.join(KINDS)}")
+        raise OptionError(f"parts of prompts by {kind!r}: use one of {', '.join(PARTS_AXES)}")
     if pairs.text is None or tokenizer is None or not any(pair.labels for pair in pairs.text):
         raise OptionError(
             "these pairs have no labelled positions, so they have no spans; use 'position', a task with labels (see "

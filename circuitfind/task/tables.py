@@ -23,7 +23,7 @@ from circuitfind.task.pairs import PromptPair
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".npz")
 
-Row = Mapping[str, Any] | PromptPair
+Record = Mapping[str, Any] | PromptPair
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Table:
 
     source: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Record, ...]
     places: tuple[str, ...]
 
 
@@ -108,7 +108,7 @@ def _described(value: object) -> str:
 
 
 def _table_from_rows(rows: Sequence[object], places: Sequence[str], source: str) -> Table:
-    found: list[Row] = []
+    found: list[Record] = []
     for row, place in zip(rows, places, strict=True):
         if not isinstance(row, (Mapping, PromptPair)):
             raise PairsError(f"{source}, {place}: a record with named columns is needed, not {_described(row)}")

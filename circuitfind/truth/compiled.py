@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
-from circuitfind.task.programs import BOS, sequence_text
+from circuitfind.task.program_prompts import BOS, sequence_text
 from circuitfind.tasks import tracr_dyck, tracr_hist, tracr_reverse, tracr_sort, tracr_xproportion
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo import WordTokenizer

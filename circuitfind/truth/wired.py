@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from circuitfind.task.programs import BOS
+from circuitfind.task.program_prompts import BOS
 from circuitfind.tasks import wired_and, wired_backup, wired_induction
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo import WordTokenizer

@@ -10,10 +10,10 @@ from circuitfind.errors import UnknownNameError
 from circuitfind.task.words import COMMON_NOUNS
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo import corpus
-from circuitfind.zoo.attention import induction_heads_text
-from circuitfind.zoo.batches import Documents, Repeats, Text
+from circuitfind.zoo.induction_heads import induction_heads_text
 from circuitfind.zoo.tokenizer import PATTERN, WordTokenizer
 from circuitfind.zoo.train import Schedule
+from circuitfind.zoo.training_batches import Documents, Repeats, Text
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from circuitfind.transformer import Transformer, TransformerConfig, weight_shapes
 from circuitfind.transformer.attention import Nodes
-from circuitfind.zoo.batches import STEPS_PER_CHUNK, Batch, Text
 from circuitfind.zoo.checkpoint import Tensors, Training
+from circuitfind.zoo.training_batches import STEPS_PER_CHUNK, Batch, Text
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 

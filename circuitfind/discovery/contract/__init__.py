@@ -9,7 +9,7 @@ conformance tests and the benchmarks find it by its name. To begin, copy ``disco
 * :mod:`.sums`: sums over micro-batches that an interrupted run takes up again.
 * :mod:`.attribution`: what all methods by gradients share.
 * :mod:`.algorithm`: what an algorithm says about itself, and the registry.
-* :mod:`.options`: values of options, also as text.
+* :mod:`.option_values`: values of options, also as text.
 """
 
 from circuitfind.discovery.contract.algorithm import ALGORITHMS, Algorithm, default_algorithm

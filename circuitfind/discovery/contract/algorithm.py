@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from circuitfind.discovery.contract.options import resolved
+from circuitfind.discovery.contract.option_values import resolved
 from circuitfind.discovery.contract.problem import Problem
 from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution.measuring import find_non_finite

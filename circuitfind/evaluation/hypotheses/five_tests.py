@@ -1,4 +1,4 @@
-"""Is this a circuit? Five hypothesis tests of one circuit, measured and decided together (see :mod:`.hypothesis_tests`)."""
+"""Is this a circuit? Five hypothesis tests of one circuit, measured and decided together (see :mod:`.outcomes`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError
-from circuitfind.evaluation.hypotheses import decisions as tests
-from circuitfind.evaluation.hypotheses.decisions import HypothesisTest
+from circuitfind.evaluation.hypotheses import outcomes as tests
 from circuitfind.evaluation.hypotheses.inflation import inflated
-from circuitfind.evaluation.hypotheses.results import Hypotheses, Minimality
-from circuitfind.evaluation.hypotheses.significance import adjusted
+from circuitfind.evaluation.hypotheses.outcomes import HypothesisTest
+from circuitfind.evaluation.hypotheses.p_values import adjusted
+from circuitfind.evaluation.hypotheses.results import Hypotheses, MinimalityTest
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.conditions import Conditions
 from circuitfind.graph import Floats, Mask
@@ -123,7 +123,7 @@ def _minimality(
     correction: str,
     alpha: float,
     seed: int,
-) -> tuple[HypothesisTest, Minimality]:
+) -> tuple[HypothesisTest, MinimalityTest]:
     """The minimality test, from running the circuit without each edge, and inflated circuits with and without theirs."""
     tested = np.flatnonzero(circuit.kept)
     if edges is not None and edges < len(tested):
@@ -140,7 +140,7 @@ def _minimality(
     references = np.abs(with_edge - scores(lambda number: larger[number].without, n_random)).mean(1)
     how: dict[str, Any] = {"quantile": quantile, "correction": correction, "alpha": alpha}
     test, outdone, each = tests.minimality(effects, references, rounding=tests.rounding_of(own), **how)
-    return test, Minimality(tested, effects, outdone, each, references)
+    return test, MinimalityTest(tested, effects, outdone, each, references)
 
 
 def _check(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.circuit import Circuit
-from circuitfind.evaluation.hypotheses.decisions import Counts, HypothesisTest
+from circuitfind.evaluation.hypotheses.outcomes import Counts, HypothesisTest
 from circuitfind.graph import Floats
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Minimality:
+class MinimalityTest:
     """The minimality test edge by edge.
 
     Attributes:
@@ -47,7 +47,7 @@ class Hypotheses:
     """
 
     tests: tuple[HypothesisTest, ...]
-    minimality: Minimality
+    minimality: MinimalityTest
     circuit: Circuit
     metric: str
     ablation: str

@@ -39,7 +39,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError
-from circuitfind.evaluation.hypotheses.significance import share_bounds
+from circuitfind.evaluation.hypotheses.p_values import share_bounds
 from circuitfind.evaluation.other_prompts.resampling import require_prompts, resampled_edges, size_and_rule
 from circuitfind.graph import Floats, Mask
 from circuitfind.scores import EdgeScores

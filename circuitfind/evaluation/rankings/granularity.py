@@ -39,7 +39,7 @@ def at_granularity(
     absolute: bool = False,
     node_values: Floats | None = None,
 ) -> tuple[Mask, Floats]:
-    """Truth and values at a level, ready for :mod:`.ranking`.
+    """Truth and values at a level, ready for :mod:`.areas`.
 
     Args:
         truth: boolean (edges,).

@@ -1,6 +1,6 @@
 """The gradient of an objective by every edge's mask, at any mask: what learned masks are made of.
 
-The forward pass is that of :mod:`.dense`: a receiver reads
+The forward pass is that of :mod:`.masks.dense`: a receiver reads
 
     input(r) = stream of ablated senders + sum over senders s of mask[s -> r] * delta(s),    delta(s) = live(s) - ablated(s)
 

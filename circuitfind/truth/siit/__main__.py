@@ -11,9 +11,9 @@ from rich.console import Console
 
 from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.transformer import Transformer
-from circuitfind.truth.siit.folder import write_folder
+from circuitfind.truth.siit.model_folder import write_folder
 from circuitfind.truth.siit.programs import PROGRAMS
-from circuitfind.truth.siit.recipes import recipe_names, recipe_of
+from circuitfind.truth.siit.trained import recipe_names, recipe_of
 from circuitfind.truth.siit.training import model_weights, train
 from circuitfind.zoo import folder_of
 from circuitfind.zoo.checkpoint import Training

@@ -33,7 +33,7 @@ def single_cuts(model: Transformer, pairs: TokenPairs) -> Array:
     return ALGORITHMS["exact"](Problem(model, pairs, METRIC)).values
 
 
-def verify(model: Transformer, program: Program, n: int, seed: int = 1) -> dict[str, Any]:
+def measured_truth(model: Transformer, program: Program, n: int, seed: int = 1) -> dict[str, Any]:
     """How far a model's edges are what its program says, under ``corrupted`` ablation.
 
     Returns:

@@ -5,7 +5,7 @@ that width instead of one of the stream's:
 
     W_in norm(x + z W_O) = scale(x + z W_O) * (centred(x) W' + z (W_O W')) + constant
 
-with W' the projection as seen from the norm's unit output (:meth:`circuitfind.transformer.Transformer.through_norm`).
+with W' the projection as seen from the norm's unit output (:meth:`circuitfind.transformer.weights.Weights.through_norm`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from circuitfind.zoo import corpus
 from circuitfind.zoo.tokenizer import WordTokenizer
 
 Array = np.ndarray[Any, Any]
-Row = tuple[list[int], int]  # the ids of a document, and where its answer is (0: it has none)
+Document = tuple[list[int], int]  # the ids of a document, and where its answer is (0: it has none)
 STEPS_PER_CHUNK = 100
 
 
@@ -36,7 +36,7 @@ class Batch:
     weight: Array
 
 
-def _in_steps(rows: list[Row]) -> list[list[Row]]:
+def _in_steps(rows: list[Document]) -> list[list[Document]]:
     """``rows`` in order, cut into :data:`STEPS_PER_CHUNK` parts of nearly equal size."""
     return [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), STEPS_PER_CHUNK)]
 
@@ -78,7 +78,7 @@ class Documents:
         for parts in zip(*groups, strict=True):
             yield [self._padded(part) for part in parts if part]
 
-    def _padded(self, rows: list[Row]) -> Batch:
+    def _padded(self, rows: list[Document]) -> Batch:
         width = max(len(ids) for ids, _ in rows)
         tokens = np.zeros((len(rows), width), dtype=np.int64)
         weight = np.zeros((len(rows), width), dtype=np.float32)

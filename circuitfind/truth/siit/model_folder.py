@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.transformer import Transformer
-from circuitfind.truth.siit.measured import verify
-from circuitfind.truth.siit.recipes import SiitRecipe
+from circuitfind.truth.siit.measured import measured_truth
 from circuitfind.truth.siit.steps import KnownEdges
+from circuitfind.truth.siit.trained import SiitRecipe
 from circuitfind.truth.truth import Truth, write_truths
 from circuitfind.zoo.checkpoint import Training
 from circuitfind.zoo.export import export, provenance
@@ -72,7 +72,7 @@ def _findings(model: Transformer, recipe: SiitRecipe, verified: dict[str, Any]) 
 def write_folder(model: Transformer, recipe: SiitRecipe, training: Training, seed: int, folder: Path) -> dict[str, Any]:
     """Write weights, configuration, tokenizer, card and truth; what was verified is returned."""
     named = model.with_weights(model.weights, tokenizer=recipe.program.tokenizer, name=recipe.name)
-    verified = verify(named, recipe.program, N_VERIFIED)
+    verified = measured_truth(named, recipe.program, N_VERIFIED)
     known = KnownEdges.of(recipe.program, named.graph)
     wanted = zoo_recipe(recipe, verified)
     export(named, wanted, provenance(wanted, training, seed), folder)

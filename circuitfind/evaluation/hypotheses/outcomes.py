@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.evaluation.hypotheses.significance import (
+from circuitfind.evaluation.hypotheses.p_values import (
     adjusted,
     at_least,
     at_most,
