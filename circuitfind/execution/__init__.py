@@ -1,10 +1,11 @@
 """Run a model under an edge mask, run a circuit, pull gradients back to receivers.
 
-Engines, from general to fast, each tested against the first: :mod:`.dense` (any mask), :mod:`.sparse` (only the nodes of a
-circuit), :mod:`.single_edge` (one edge cut in an otherwise clean run), :mod:`.incremental` (a circuit that loses edges, or
-regains them). Beside them :mod:`.patched` replaces what whole components write, whoever reads it, and :mod:`.paths` carries a
-change along paths. For gradients, each tested against autograd through the plain loop: :mod:`.gradients` (at every receiver, in
-a run on one shared stream), :mod:`.masked_gradients` (by every edge's mask, at any mask).
+What cut edges carry is one value in all engines, :class:`.writes.Writes`. The engines, from general to fast, each tested
+against the first: :mod:`.masks.dense` (any mask), :mod:`.masks.sparse` (only the nodes of a circuit), and those that compute
+again what a change reaches: :mod:`.recompute.single_edge` (one edge cut in an otherwise clean run), :mod:`.recompute.cuts` (a
+circuit that loses edges, or regains them), :mod:`.recompute.paths` (a change along paths), :mod:`.recompute.patches` (other
+values of whole components, whoever reads them). Gradients, each tested against autograd through the plain loop:
+:mod:`.gradients.by_receivers` (in a run on one shared stream), :mod:`.gradients.by_masks` (at any mask).
 """
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation
