@@ -2,11 +2,11 @@
 
 * :mod:`.masks`: the engines that run under a mask. The dense one takes any mask and is the reference for all others; the sparse
   one computes only the nodes of a circuit.
-* :mod:`.recompute`: the engines that change something and compute again only what that reaches: one edge cut in an otherwise clean
-  run, a circuit that loses and regains edges, components patched whoever reads them, changes along paths.
+* :mod:`.recompute`: the engines that change something and compute again only what that reaches. One edge is cut in an otherwise
+  clean run; a circuit loses and regains edges; components are patched, whoever reads them; a change goes along paths.
 * :mod:`.gradients`: gradients at every receiver, in a run on one shared stream, and by every edge's mask, at any mask. Both are
   tested against autograd through the plain loop.
-* :mod:`.writes`: what senders write, and so what cut edges carry. :mod:`.ablation` says which.
+* :mod:`.writes`: what senders write, which is also the one value for what cut edges carry; :mod:`.ablation` says which.
 * :mod:`.measuring`: many circuits on many prompts, the function that selection and evaluation call.
 """
 

@@ -1,6 +1,6 @@
 """Change the input of one receiver and compute again only what that reaches.
 
-:mod:`.recompute.reach` says what that is, :mod:`.state` holds the activations and runs the change, :mod:`.current_circuit` is that of a
+:mod:`.reach` says what that is, :mod:`.state` holds the activations and runs the change, :mod:`.current_circuit` is that of a
 greedy search, :mod:`.in_turn` tests many cuts in one batch (:mod:`.width` says how many), :mod:`.close_calls` decides what
 float32 cannot, :mod:`.logbook` writes down what was decided.
 """

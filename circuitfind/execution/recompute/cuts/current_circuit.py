@@ -2,7 +2,7 @@
 
 A greedy search goes from the logits down. When a receiver's turn comes, everything above it has its final, few in-edges, and
 every sender below still writes what it writes in the full model. So a test changes one receiver's input and computes again only
-what that reaches (:mod:`.recompute.reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
+what that reaches (:mod:`.reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
 edge, the second without the first two, and so on. Up to the first cut that is refused these are exactly the tests of the
 one-by-one search; what comes after it is thrown away and tested again.
 
