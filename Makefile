@@ -17,7 +17,7 @@ demo: install
 
 # A process for every core, each with one thread: small tests gain nothing from more.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 10
 
 lint: install
 	$(BIN)/ruff check .

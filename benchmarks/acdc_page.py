@@ -26,7 +26,7 @@ def page(result: Row) -> str:
 
 
 def short_page(result: Row) -> str:
-    """The tables for the README."""
+    """The tables for the page about ACDC."""
     lines = short_zoo(result["zoo"]) if "zoo" in result else []
     lines += short_gpt2(result["gpt2"], result.get("autocircuit")) if "gpt2" in result else []
     return "\n".join([*lines, MADE])

@@ -50,9 +50,9 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
 from circuitfind.execution.recompute.cuts import CurrentCircuit
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.run.pipeline import versions
 from circuitfind.scores.decisions import HOW_COLUMN, UNREAD, DecisionLog
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TASKS
 from circuitfind.task.metrics import METRICS
 from circuitfind.transformer import Transformer
@@ -139,7 +139,7 @@ def dense_seconds(problem: Problem) -> float:
     with torch.inference_mode():
         (batch,) = make_batches(model, problem.pairs, len(problem.pairs))
         batch = with_clean_logits(model, batch, (KL,))
-        ablated = prepare_ablation(problem.ablation, model, [batch]).values(batch)
+        ablated = prepare_ablation(problem.ablation, model, [batch]).writes(batch)
         mask = torch.ones(1, model.graph.n_edges)
 
         def once() -> float:
@@ -234,7 +234,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--no-gpt2", action="store_true", help="skip the search on the GPT-2 shape")
     parser.add_argument("--no-autocircuit", action="store_true", help="skip AutoCircuit and its environment")
     parser.add_argument("--out", type=Path, default=Path("results/acdc_speed"))
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--one-gpt2", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -253,8 +252,7 @@ def main() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "README.md").write_text(page(result))
     draw(result, arguments.out)
-    if f"<!-- {MARKER} -->" in arguments.readme.read_text(encoding="utf-8"):
-        put_into(arguments.readme, MARKER, short_page(result))
+    put_into(MARKER, short_page(result))
     print(short_page(result))
 
 

@@ -22,8 +22,8 @@ COLOURS = {
 RIVALS = ("acdc", "edge-pruning")
 
 
-def write(folder: Path, readme: Path) -> None:
-    """``table.md`` and the picture beside the CSV files, and the short table into the README."""
+def write(folder: Path) -> None:
+    """``table.md`` and the picture beside the CSV files, and the short table into the page of the algorithms."""
     import pandas
 
     found = pandas.concat([pandas.read_csv(path) for path in sorted(folder.glob("*.csv"))], ignore_index=True)
@@ -31,7 +31,7 @@ def write(folder: Path, readme: Path) -> None:
     text = f"# Every algorithm at every size of circuit\n\n{_made(found)}\n\n{_comparison(found)}\n\n{tables}\n"
     (folder / "table.md").write_text(text, encoding="utf-8")
     _draw(found, folder)
-    put_into(readme, "algorithm quality", f"{_short_table(found)}\n\n{_comparison(found)}\n\n{_made(found)}")
+    put_into("algorithm quality", f"{_short_table(found)}\n\n{_comparison(found)}\n\n{_made(found)}")
 
 
 def _made(found: pandas.DataFrame) -> str:

@@ -33,9 +33,9 @@ import circuitfind as cf
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import best_edges
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.statistics import faithfulness
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS
@@ -190,7 +190,6 @@ def main() -> None:
     parser.add_argument("--algorithm", action="append", help="only this one, beside what there is; repeatable")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--page", action="store_true", help="only the tables and the picture, from results that exist")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     arguments = parser.parse_args()
     if not arguments.page:
         for task in arguments.task or TASKS:
@@ -198,7 +197,7 @@ def main() -> None:
     if arguments.page or not arguments.task:
         from benchmarks.algorithm_page import write
 
-        write(OUT, arguments.readme)
+        write(OUT)
 
 
 if __name__ == "__main__":

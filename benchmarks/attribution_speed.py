@@ -38,7 +38,6 @@ import torch
 from benchmarks.page import put_into
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit
-from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.run.pipeline import versions
 from circuitfind.selection.prefixes import top_edges
 from circuitfind.task import TokenPairs
@@ -103,7 +102,7 @@ def our_rows(model: Transformer, repeat: int) -> tuple[list[dict[str, Any]], np.
     with torch.inference_mode():
         (batch,) = make_batches(model, ours.pairs, N_PROMPTS)
         ablation = prepare_ablation("corrupted", model, [batch])
-        constants = AblatedRun.of(ablation.writes(batch))
+        constants = ablation.writes(batch)
         circuit = _circuit_of(scores, CIRCUIT_EDGES)
         rows.append(
             {
@@ -116,7 +115,7 @@ def our_rows(model: Transformer, repeat: int) -> tuple[list[dict[str, Any]], np.
         rows.append(
             {
                 "what": "circuitfind corrupted run (once for all circuits)",
-                "seconds": seconds_of(lambda: AblatedRun.of(ablation.writes(batch)), repeat),
+                "seconds": seconds_of(lambda: ablation.writes(batch).streams, repeat),
             }
         )
     return rows, scores.values
@@ -247,7 +246,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "README.md").write_text(markdown(result))
-    put_into(Path("README.md"), "speed", "\n".join(markdown(result).splitlines()[2:]))
+    put_into("speed", "\n".join(markdown(result).splitlines()[2:]))
     print(markdown(result))
 
 

@@ -29,6 +29,7 @@ import pyarrow
 
 from benchmarks.acdc_page import table
 from circuitfind.circuit import Circuit, prune
+from circuitfind.formats.parquet import read_parquet, write_parquet
 from circuitfind.graph import ComputationGraph
 from circuitfind.run import calls
 from circuitfind.run.pipeline import versions
@@ -71,7 +72,7 @@ class Ground:
         scores = random_scores(graph)
         circuits = {size: smallest_prefix(scores, size) for size in SIZES}
         scores.save(folder / "scores.safetensors")
-        scores.to_parquet(folder / "scores.parquet")
+        write_parquet(scores, folder / "scores.parquet")
         for size, circuit in circuits.items():
             circuit.save(folder / f"{size}.json")
         return cls(graph, scores, scores.ranking(absolute=True), circuits, folder)
@@ -141,8 +142,8 @@ OPERATIONS: dict[str, Callable[[Ground], Any]] = {
     f"sweep of {len(SWEEP)} pruned prefixes": sweep,
     "write safetensors": lambda g: g.scores.save(g.folder / "again.safetensors"),
     "read safetensors": lambda g: EdgeScores.load(g.folder / "scores.safetensors"),
-    "write parquet": lambda g: g.scores.to_parquet(g.folder / "again.parquet"),
-    "read parquet": lambda g: EdgeScores.from_parquet(g.folder / "scores.parquet"),
+    "write parquet": lambda g: write_parquet(g.scores, g.folder / "again.parquet"),
+    "read parquet": lambda g: read_parquet(g.folder / "scores.parquet"),
     "table of the top 1,000": lambda g: g.scores.to_frame(1000),
     **{
         f"{what}, {size:,} edges": action

@@ -81,7 +81,7 @@ def main() -> None:
         run_grid(read_grid(), given.out, Crew(workers=given.workers), say=print)
     table = leaderboard(given.out)
     text = top(table) + f"\n\nMeans over settings (a model, a task, an ablation): {settings(table)}. Costs are medians."
-    put_into(ROOT / "README.md", "leaderboard", text)
+    put_into("leaderboard", text)
 
 
 if __name__ == "__main__":

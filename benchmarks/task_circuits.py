@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import put_into
-from circuitfind.run.pipeline import Run, RunConfig, run
+from circuitfind.run.pipeline import Run, Setting, run
 from circuitfind.task import TASKS
 
 OUT = Path("results/task_circuits")
@@ -28,7 +28,7 @@ def table(runs: list[Run]) -> str:
         e, (low, high) = done.evaluation, done.evaluation.interval
         share = e.n_edges / e.n_edges_total
         lines.append(
-            f"| {done.config.task} | {done.config.model} | {e.n_edges} of {e.n_edges_total:,} ({share:.1%}) "
+            f"| {done.setting.task} | {done.setting.model} | {e.n_edges} of {e.n_edges_total:,} ({share:.1%}) "
             f"| {e.faithfulness:.2f} | {low:.2f} to {high:.2f} | {e.random.mean():.2f} +- {e.random.std(ddof=1):.2f} "
             f"| {e.accuracy_full:.0%} -> {e.accuracy:.0%} |"
         )
@@ -37,19 +37,18 @@ def table(runs: list[Run]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Find and measure the circuit of every task.")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    arguments = parser.parse_args()
+    parser.parse_args()
     pairs = [(task.name, "tasks-4l") for task in TASKS if task.model == "tasks-4l"] + [("induction", "induction-2l")]
     runs = []
     for task, model in pairs:
-        runs.append(run(RunConfig(task=task, model=model), OUT / f"{task}-{model}", force=True, say=print))
+        runs.append(run(Setting(task, model), out=OUT / f"{task}-{model}", force=True, say=print))
         print(*runs[-1].sentences, sep="\n")
     made = (
         f"Made by `python -m benchmarks.task_circuits` ({torch.get_num_threads()} threads, torch {torch.__version__})."
     )
     text = f"{table(runs)}\n\n{made}"
     (OUT / "README.md").write_text(f"# Circuits of the zoo models\n\n{text}\n", encoding="utf-8")
-    put_into(arguments.readme, "task circuits", text)
+    put_into("task circuits", text)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def main() -> None:
     kept.write_text(json.dumps(rows, indent=1) + "\n")
     made = f"Made by `python -m benchmarks.will_it_fit` ({torch.get_num_threads()} threads, CPU, random weights)."
     (FOLDER / "table.md").write_text(f"{table(rows)}\n\n{made}\n")
-    put_into(Path("README.md"), "will it fit", f"{table(rows)}\n\n{made}")
+    put_into("will it fit", f"{table(rows)}\n\n{made}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     import circuitfind as cf
 
-    model = cf.load_model("tasks-4l")
-    task = cf.load_task("ioi")
-    scores = cf.discover(model, task, algorithm="eap-ig-inputs")
-    circuit = cf.select(scores, model, task, faithfulness=0.85)
-    print(cf.evaluate(model, task, circuit).faithfulness)
+    setting = cf.Setting("ioi", model="tasks-4l")
+    scores = cf.discover(setting, algorithm="eap-ig-inputs")
+    circuit = cf.select(scores, setting, faithfulness=0.85)
+    print(cf.evaluate(setting, circuit).faithfulness)
     cf.render(circuit, "ioi.svg")
 
-Everything is imported on first use, so ``import circuitfind`` is instant.
+Every call takes a setting, or its pieces: ``cf.discover(model, "ioi", n=64)``. Everything is imported on first use, so
+``import circuitfind`` is instant.
 """
 
 from __future__ import annotations
@@ -18,41 +18,46 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "load_model": "circuitfind.run.calls",
-    "load_task": "circuitfind.run.calls",
-    "check_pairs": "circuitfind.run.calls",
-    "discover": "circuitfind.run.calls",
-    "select": "circuitfind.run.calls",
-    "evaluate": "circuitfind.run.calls",
-    "render": "circuitfind.run.calls",
-    "hypotheses": "circuitfind.run.robustness",
-    "stability": "circuitfind.run.robustness",
-    "certify": "circuitfind.run.robustness",
-    "sensitivity": "circuitfind.run.robustness",
-    "activation_patch": "circuitfind.patching",
-    "ablate": "circuitfind.patching",
-    "path_patch": "circuitfind.patching",
-    "path_heat_map": "circuitfind.patching",
-    "tree_text": "circuitfind.circuit.tree",
-    "head_roles": "circuitfind.run.calls",
-    "compare": "circuitfind.run.comparison",
-    "replay_decisions": "circuitfind.run.replay",
-    "open_bridge": "circuitfind.models",
-    "check_model": "circuitfind.models",
-    "memory_limit": "circuitfind.execution.memory",
-    "Circuit": "circuitfind.circuit",
-    "ComputationGraph": "circuitfind.graph",
-    "EdgeScores": "circuitfind.scores",
-    "combine_scores": "circuitfind.scores.combination",
-    "PromptPair": "circuitfind.task",
-    "PromptPairs": "circuitfind.task",
-    "Task": "circuitfind.task",
-    "Transformer": "circuitfind.transformer",
-    "TASKS": "circuitfind.task",
-    "ALGORITHMS": "circuitfind.discovery.contract",
-    "METRICS": "circuitfind.task.metrics",
-    "CircuitfindError": "circuitfind.errors",
+    "Setting": "setting.value",
+    "load_model": "models.load:load",
+    "load_task": "setting.naming",
+    "load_circuit": "formats",
+    "check_pairs": "run.calls",
+    "discover": "run.calls",
+    "select": "run.calls",
+    "evaluate": "run.calls",
+    "render": "run.calls",
+    "hypotheses": "run.calls",
+    "stability": "evaluation:stability_of",
+    "certify": "evaluation:certify_edges",
+    "sensitivity": "run.sensitivity",
+    "activation_patch": "patching",
+    "ablate": "patching",
+    "path_patch": "patching",
+    "path_heat_map": "patching",
+    "tree_text": "circuit.tree",
+    "head_roles": "run.calls",
+    "compare": "run.comparison",
+    "replay_decisions": "run.replay",
+    "open_bridge": "models",
+    "check_model": "models",
+    "memory_limit": "execution.memory",
+    "Circuit": "circuit",
+    "ComputationGraph": "graph",
+    "EdgeScores": "scores",
+    "combine_scores": "scores.combination",
+    "PromptPair": "task",
+    "PromptPairs": "task",
+    "Task": "task",
+    "Transformer": "transformer",
+    "TASKS": "task",
+    "ALGORITHMS": "discovery.contract",
+    "METRICS": "task.metrics",
+    "Metric": "task.metrics",
+    "FORMATS": "formats",
+    "CircuitfindError": "errors",
 }
+"""Public names, each with its module, and its name there where that is another one."""
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
 
@@ -64,7 +69,8 @@ def __getattr__(name: str) -> Any:
         return version("circuitfind")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'circuitfind' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module, _, called = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), called or name)
 
 
 def __dir__() -> list[str]:

@@ -1,14 +1,22 @@
-"""Names to objects: a package's files register themselves when the package is first looked into."""
+"""Names to objects: a package's files register themselves when the package is first looked into.
+
+A user's own Python file is executed here too (:func:`executed`), inside :meth:`Registry.set_aside`: what it adds is handed
+over and not registered.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from circuitfind.errors import CircuitfindError, UnknownNameError
+from circuitfind.errors import CircuitfindError, OptionError, UnknownNameError
 
 
 class Named(Protocol):
@@ -30,19 +38,23 @@ class Registry(Generic[Item]):
         kind: the word used in error messages, such as ``"task"``.
         package: dotted name of the package whose files end with ``REGISTRY.add(...)``. It is imported on first look-up,
             so importing circuitfind stays cheap and there is no list to edit.
+        advice: what the error for an unknown name says besides.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    _aside: ClassVar[dict[Registry[Any], list[Any]] | None] = None
+    """What a user's file adds, to any registry, while it is executed."""
+
+    def __init__(self, kind: str, package: str, advice: str = "") -> None:
         self.kind = kind
         self.package = package
+        self.advice = advice
         self._items: dict[str, Item] = {}
         self._loaded = False
-        self._aside: list[Item] | None = None
 
     def add(self, item: Item) -> Item:
         """Register ``item`` under its name; a name that is taken is an error."""
-        if self._aside is not None:
-            self._aside.append(item)
+        if Registry._aside is not None:
+            Registry._aside.setdefault(self, []).append(item)
             return item
         if item.name in self._items:
             raise CircuitfindError(
@@ -55,19 +67,21 @@ class Registry(Generic[Item]):
     def set_aside(self) -> Iterator[list[Item]]:
         """Inside the block, what is added goes into the list that it is given, and is not registered.
 
-        For a user's own file, which may be executed twice in one process and may reuse a name.
+        For a user's own file, which may be executed twice in one process and may reuse a name. What it adds to other registries
+        is not registered either.
         """
-        self._load()  # first, or a look-up inside the block would set the package's own items aside
-        before, self._aside = self._aside, []
+        added: list[Item] = []
+        before, Registry._aside = Registry._aside, {self: added}
         try:
-            yield self._aside
+            yield added
         finally:
-            self._aside = before
+            Registry._aside = before
 
     def _load(self) -> None:
         if self._loaded:
             return
         self._loaded = True  # before the imports: a file may look up another one's item
+        aside, Registry._aside = Registry._aside, None  # a user's file may be what looks in here first
         try:
             package = importlib.import_module(self.package)
             for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
@@ -75,11 +89,13 @@ class Registry(Generic[Item]):
         except BaseException:
             self._loaded = False  # or the next look-up would answer "unknown" instead of this error
             raise
+        finally:
+            Registry._aside = aside
 
     def __getitem__(self, name: str) -> Item:
         self._load()
         if name not in self._items:
-            raise UnknownNameError(self.kind, name, self._items)
+            raise UnknownNameError(self.kind, name, self._items, self.advice)
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
@@ -93,3 +109,34 @@ class Registry(Generic[Item]):
     def __len__(self) -> int:
         self._load()
         return len(self._items)
+
+
+def executed(
+    source: str | bytes, file: str | Path, kind: str, refuse: type[CircuitfindError] = OptionError
+) -> ModuleType:
+    """A user's Python file as a module.
+
+    It is compiled from its text: a cached ``.pyc`` may be older than an edit in the same second, and the text may have come
+    from another machine.
+
+    Args:
+        file: what it is called, in messages and tracebacks.
+        kind: what it is read for, such as ``"task"``; one file may be read for several.
+        refuse: the error to raise.
+
+    Raises:
+        CircuitfindError: the file fails; the message says in which line.
+    """
+    module = ModuleType(f"circuitfind_{kind}_file_{Path(file).stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        exec(compile(source, str(file), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        raise refuse(f"{Path(file).name}{_line_of(error, str(file))}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _line_of(error: BaseException, file: str) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f", line {lines[-1]}" if lines else ""

@@ -403,7 +403,7 @@ def acdc(
     """
     (batch,) = make_batches(model, pairs, len(pairs))
     batch = with_clean_logits(model, batch, (metric,))
-    ablated = prepare_ablation(ablation, model, [batch]).values(batch)
+    ablated = prepare_ablation(ablation, model, [batch]).writes(batch)
     kept = set(model.graph.edge_names())
 
     def loss() -> float:

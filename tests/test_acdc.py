@@ -19,16 +19,15 @@ from hypothesis import strategies as st
 
 import circuitfind as cf
 from circuitfind import progress
-from circuitfind.discovery.acdc import visiting_order
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import NumericalError, OptionError
-from circuitfind.execution.recompute.cuts import close_calls
-from circuitfind.execution.recompute.cuts import logbook as incremental
+from circuitfind.execution.recompute.cuts import LogBook, Page, close_calls
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT, DecisionLog
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
@@ -38,7 +37,9 @@ LOW, HIGH = "low-to-high", "high-to-low"
 
 
 def log_of(model, pairs, metric="kl", ablation="corrupted", batch_size=None, **options) -> DecisionLog:
-    problem = Problem(model, pairs, METRICS.get(metric, metric), ablation, batch_size=batch_size)
+    problem = Problem(
+        model, pairs, metric if isinstance(metric, Metric) else METRICS[metric], ablation, batch_size=batch_size
+    )
     return ACDC(problem, **options).decisions[0]
 
 
@@ -320,6 +321,15 @@ def test_fragile_and_contested_decisions_are_counted():
     assert candidates.sender[0] != WHOLE_PORT
 
 
+@pytest.mark.parametrize(
+    "search", [lambda page: list(page.visits()), lambda page: page.write([(0, 0, 0, TESTED)])], ids=["reads", "writes"]
+)
+def test_a_page_refuses_a_search_that_leaves_edges_undecided(search):
+    candidates = visiting_order(ComputationGraph(1, 3, has_mlp=False), HIGH, True, False)
+    with pytest.raises(AssertionError, match="ended with edges undecided"):
+        LogBook(candidates, [0.1], False, Checkpoint()).fill(search)
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +340,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(opti
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
     options = {"threshold": 0.005, **options}
     expected = ACDC(zoo_problem(n=4), **options)
-    writes = incremental.LogBook.write
+    writes = Page.write
     count = [0]
 
     def counted(self, rows):
@@ -339,7 +349,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(opti
         if count[0] in (5, 40, 41, 90, 200):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(incremental.LogBook, "write", counted)
+    monkeypatch.setattr(Page, "write", counted)
     problem = zoo_problem(n=4, checkpoint=Checkpoint(tmp_path / "checkpoint.safetensors", "this run"))
     interruptions = 0
     while True:

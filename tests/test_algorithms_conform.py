@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pkgutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -13,8 +14,7 @@ from conftest import random_pairs, small_model
 
 import circuitfind as cf
 from circuitfind import discovery, progress
-from circuitfind.discovery import contract
-from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem
+from circuitfind.discovery.contract import ALGORITHMS, PARTS, Algorithm, Problem, sums
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.progress import Checkpoint
@@ -39,6 +39,11 @@ def problem_for(algorithm: Algorithm, **changes) -> Problem:
 @every
 def test_the_name_is_the_file_stem_with_dashes(algorithm):
     assert algorithm.run.__module__ == f"{discovery.__name__}.{algorithm.name.replace('-', '_')}"
+
+
+def test_every_file_of_the_folder_is_an_algorithm():
+    files = {info.name for info in pkgutil.iter_modules(discovery.__path__) if not info.ispkg}
+    assert files == {algorithm.name.replace("-", "_") for algorithm in ALGORITHMS}
 
 
 @every
@@ -180,7 +185,7 @@ class Steps:
 
     def __init__(self, monkeypatch, interrupted: int | None = None) -> None:
         self.done = 0
-        original = contract.in_pieces
+        original = sums.in_pieces
 
         def counted(step, contribute):
             if self.done == interrupted:
@@ -188,7 +193,7 @@ class Steps:
             self.done += 1
             return original(step, contribute)
 
-        monkeypatch.setattr(contract, "in_pieces", counted)
+        monkeypatch.setattr(sums, "in_pieces", counted)
 
 
 @every

@@ -18,9 +18,9 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import PairsError
 from circuitfind.execution import measure_circuits, prepare_ablation
 from circuitfind.execution.batches import make_batches
-from circuitfind.run import calls
 from circuitfind.task import PromptPair, PromptPairs, TokenPairs, find_problems, load_pairs, tokenize
 from circuitfind.task.metrics import METRICS
+from circuitfind.task.write_pairs import write_pairs
 
 TOKENIZER = ToyTokenizer("The", " cat", " dog", " s", "at", " sat", " is", " on", " ran")
 PAIR = PromptPair("The cat is on", "The dog is on", (" sat",), (" ran",))
@@ -102,9 +102,9 @@ def test_what_cannot_be_read_is_refused_with_its_row(cell: Any, message: str) ->
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_written_pairs_come_back(tmp_path: Path, suffix: str) -> None:
     pairs = PromptPairs((replace(PAIR, answer_at=7), PAIR))
-    calls.write_pairs(pairs, tmp_path / f"pairs.{suffix}")
+    write_pairs(pairs, tmp_path / f"pairs.{suffix}")
     assert load_pairs(tmp_path / f"pairs.{suffix}").pairs == pairs.pairs
-    calls.write_pairs(PromptPairs((PAIR,)), tmp_path / f"plain.{suffix}")
+    write_pairs(PromptPairs((PAIR,)), tmp_path / f"plain.{suffix}")
     assert "answer_at" not in (tmp_path / f"plain.{suffix}").read_text()
 
 

@@ -5,39 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from house import ALL, BEGIN, END, NAMES, OURS, RANK, ROOT, Module, counts, table, unit_of
 from setuptools import find_packages
-
-ROOT = Path(__file__).parents[1]
-
-RANKS = (
-    {"errors"},
-    {"registry", "kernels", "progress", "statistics"},
-    {"graph"},
-    {"transformer", "task"},
-    {"scores", "zoo", "tasks"},
-    {"circuit", "models"},
-    {"execution"},
-    {"selection"},
-    {"discovery", "evaluation", "rendering"},
-    {"setting", "formats"},
-    {"run"},
-    {"patching", "truth"},
-    {"bench"},
-    {"__init__"},
-    {"cli"},
-    {"__main__"},
-)
-"""Modules and folders of circuitfind, lowest first: each imports strictly lower ones only, and its own folder."""
-
-RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 
 NEVER = (("rendering", "execution"), ("discovery", "evaluation"), ("evaluation", "discovery"))
 """Pairs that stay apart whatever their ranks, also through others."""
@@ -63,85 +36,6 @@ PICKLING = {"read_pickle", "to_pickle"}
 MOST_LINES = 400
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported name: ``import a.b`` and ``from a import b`` are both ``a.b``, if that is a module, else ``a``."""
-
-    target: str
-    line: int
-    at_module_level: bool
-
-
-@dataclass(frozen=True)
-class Module:
-    """A source file under its dotted name."""
-
-    name: str
-    path: Path
-
-    @property
-    def unit(self) -> str:
-        """What the rank table calls it: ``circuitfind.task.files`` belongs to ``task``."""
-        return unit_of(self.name) or ""
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.path.read_text(encoding="utf-8"), str(self.path))
-
-    @cached_property
-    def imports(self) -> list[Import]:
-        package = self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
-        return [
-            Import(target, node.lineno, top)
-            for node, top in _import_statements(self.tree.body, True)
-            for target in _targets(node, package)
-        ]
-
-    def __str__(self) -> str:
-        return str(self.path.relative_to(ROOT))
-
-
-def _import_statements(body: Iterable[ast.AST], top: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Import statements with whether they run on import; blocks for the type checker alone do not count."""
-    for node in body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node, top
-        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            yield from _import_statements(node.orelse, top)
-        else:
-            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from _import_statements(ast.iter_child_nodes(node), top and not inside)
-
-
-def _targets(node: ast.Import | ast.ImportFrom, package: str) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    base = node.module or ""
-    if node.level:
-        parents = package.split(".")
-        base = ".".join(parents[: len(parents) - node.level + 1] + ([node.module] if node.module else []))
-    full = [f"{base}.{alias.name}" for alias in node.names]
-    return [name if name in NAMES or (base == "circuitfind" and unit_of(name) in RANK) else base for name in full]
-
-
-def _sources(folder: str, dotted: str) -> Iterator[tuple[str, Path]]:
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        parts = path.relative_to(ROOT / folder).with_suffix("").parts
-        if not any(part.startswith(".") for part in parts):  # virtual environments
-            yield ".".join((dotted, *(part for part in parts if part != "__init__"))), path
-
-
-NAMES = dict([*_sources("circuitfind", "circuitfind"), *_sources("tasks", "circuitfind.tasks")])
-OURS = [Module(name, path) for name, path in NAMES.items()]
-ALL = [*OURS, *(Module(name, path) for name, path in _sources("benchmarks", "benchmarks"))]
-
-
-def unit_of(target: str) -> str | None:
-    """The unit of ours that a dotted name belongs to, or None."""
-    library, *inside = target.split(".")
-    return [*inside, "__init__"][0] if library == "circuitfind" else None
-
-
 def every(modules: list[Module]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("module", modules, ids=str)
 
@@ -149,8 +43,23 @@ def every(modules: list[Module]) -> pytest.MarkDecorator:
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
-def test_every_module_has_a_rank() -> None:
-    assert {module.unit for module in OURS} <= set(RANK)
+def test_every_module_has_a_rank_and_every_rank_a_module() -> None:
+    assert {module.unit for module in OURS} == set(RANK)
+
+
+def test_the_table_in_the_readme_is_the_one_that_is_enforced() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.partition(BEGIN)[2].partition(END)[0].strip() == table(), "run: python tests/house.py --write"
+
+
+def test_a_stranger_can_count_the_rooms() -> None:
+    rooms, loose = (int(words.split()[0]) for words in counts(ROOT).split(", ")[:2])
+    assert rooms <= 24, counts(ROOT)
+    assert loose <= 6, counts(ROOT)
+
+
+def test_every_room_says_what_is_in_it() -> None:
+    assert all(len(row.split("|")[3].strip()) > 20 for row in table().splitlines()[2:])
 
 
 @every(OURS)
@@ -248,8 +157,6 @@ HELP = (
     "code", ["import circuitfind", "import circuitfind.errors, circuitfind.registry, circuitfind.task", HELP]
 )
 def test_a_first_look_costs_no_slow_import(code: str) -> None:
-    if code == HELP and find_spec("circuitfind.cli") is None:
-        pytest.skip("circuitfind/cli.py does not exist")
     report = f"import sys\n{code}\nprint('loaded:', *sorted({SLOW!r} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1].split() == ["loaded:"]

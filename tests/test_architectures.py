@@ -18,10 +18,9 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import circuitfind as cf
-from circuitfind.discovery.acdc import receivers_of
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import receivers_of
 from circuitfind.execution import make_batches, prepare_ablation, run_circuit, run_masked
-from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.execution.recompute.cuts import CurrentCircuit
 from circuitfind.models.exact import float64_throughout, widened_tables
 from circuitfind.models.load import read
@@ -171,8 +170,8 @@ def test_dense_and_sparse_runs_of_random_circuits_are_the_same(name, ablation, l
     batch = one_batch(model)
     prepared = prepare_ablation(ablation, model, [batch])
     masks = np.random.default_rng(0).random((3, model.graph.n_edges)) < np.array([[0.2], [0.5], [0.9]])
-    dense = run_masked(model, batch.clean, prepared.values(batch), torch.from_numpy(masks), batch.answer)
-    constants = AblatedRun.of(prepared.writes(batch))
+    dense = run_masked(model, batch.clean, prepared.writes(batch), torch.from_numpy(masks), batch.answer)
+    constants = prepared.writes(batch)
     for number, mask in enumerate(masks):
         sparse = run_circuit(model, batch, constants, mask, prune_from_input=prepared.prunes_from_input)
         torch.testing.assert_close(sparse, dense[number], **TIGHT)
@@ -201,7 +200,7 @@ def test_incremental_runs_are_dense_runs(name, loaded):
                 visit.cut(senders, float(losses[-1]))
             visit.finish()
         masks = torch.from_numpy(np.stack(circuits))
-        dense = run_masked(model, batch.clean, prepared.values(batch), masks, batch.answer)
+        dense = run_masked(model, batch.clean, prepared.writes(batch), masks, batch.answer)
         expected = -metric(dense, batch.targets).mean(-1)
     np.testing.assert_allclose(found, expected.numpy(), **TIGHT)
     assert 0 < circuit.kept.sum() < model.graph.n_edges
@@ -213,7 +212,7 @@ def test_incremental_runs_are_dense_runs(name, loaded):
 
 def slopes(model, batch, metric):
     """Derivatives of the mean metric by the mask of every edge, where all edges are kept."""
-    ablated = prepare_ablation("corrupted", model, [batch]).values(batch)
+    ablated = prepare_ablation("corrupted", model, [batch]).writes(batch)
     n_edges = model.graph.n_edges
     with warnings.catch_warnings(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore", DeprecationWarning)  # forward_ad uses what torch itself has deprecated

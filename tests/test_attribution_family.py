@@ -207,7 +207,7 @@ def masks_of(graph, edges, share, step):
 def test_eap_ig_activations_is_the_mean_slope_of_the_metric_on_the_way_of_the_edges_sublayer(model, pairs, ablation):
     graph, step = model.graph, 1e-5  # so small that no token changes its expert and no ReLU its side
     (batch,) = make_batches(model, pairs, len(pairs))
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     edges = np.random.default_rng(0).permutation(graph.n_edges)[:20]
     slopes = np.zeros(len(edges))
     for share in (1 / 4, 3 / 4):
@@ -227,7 +227,7 @@ SMOOTH = small_model(norm_eps=2.0)
 def lost_without(model, pairs, ablation, part):
     """The metric lost when all senders of a sublayer write their ablated values."""
     (batch,) = make_batches(model, pairs, len(pairs))
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     sender = model.graph.edge_sender
     masks = torch.ones(2, model.graph.n_edges, dtype=torch.float64)
     masks[1, (sender >= part.start) & (sender < part.stop)] = 0
@@ -438,7 +438,7 @@ def test_every_metric_is_attributed(metric):
     measured = as_metric(metric)
     (batch,) = make_batches(MODEL, PAIRS, len(PAIRS))
     batch = with_clean_logits(MODEL, batch, (measured,))
-    outputs = prepare_ablation("corrupted", MODEL, [batch]).values(batch)
+    outputs = prepare_ablation("corrupted", MODEL, [batch]).writes(batch)
     edges, slopes, step = np.arange(0, MODEL.graph.n_edges, 7), 0.0, 1e-5
     for sign in (1, -1):
         logits = run_masked(MODEL, batch.clean, outputs, masks_of(MODEL.graph, edges, 0.5, sign * step), batch.answer)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from circuitfind import zoo
-from circuitfind.bench import costs, run, workers
+from circuitfind.bench import benchmark, costs, workers
 from circuitfind.bench.benchmark import Crew, list_grid, run_grid
-from circuitfind.bench.cells import APART, Cell, Setting, Subject, Subjects, measuring_code
+from circuitfind.bench.cells import APART, Cell, Shared, Subject, Subjects, measuring_code
 from circuitfind.bench.grid import DEFAULT, Entry, Grid, Ground, grid_of, ground_truths, read_grid
 from circuitfind.bench.measure import ROC_POINTS, Failure, Result, run_cell
 from circuitfind.bench.own import own_algorithms
@@ -120,7 +120,7 @@ def test_a_cells_rows_are_those_of_its_scores(alone, mortal):
     (one,) = (one for one in plan(mortal).planned if one.named.algorithm == "eap")
     store = Store(alone)
     scores = EdgeScores.load(store.folder(one.cell) / "scores.safetensors")
-    subject = Subject.of(Subjects(), one.cell, 0, one.cell.setting)
+    subject = Subject.of(Subjects(), one.cell, 0, one.cell.shared)
     again = ALGORITHMS["eap"](subject.problem("logit-diff", "corrupted"))
     np.testing.assert_allclose(scores.values, again.values, rtol=1e-4, atol=1e-6)
     assert scores.provenance.n_prompts == 8
@@ -286,7 +286,7 @@ def test_what_an_algorithm_refuses_at_work_is_skipped_too(folder, tmp_path):
 @pytest.mark.parametrize("metric", ["logit-diff", "kl"])
 def test_asking_whether_an_algorithm_is_defined_runs_no_model(metric, monkeypatch):
     subject = Subject.of(Subjects(), ground_of(), 0, setting_of())
-    for name in ("embed", "unembed", "logits", "attention_block"):
+    for name in ("embed", "unembed", "logits", "layer_range"):
         monkeypatch.delattr(Transformer, name)
     refused = {a.name for a in ALGORITHMS if refusal(a, Entry(a.name, a.name, {}), subject, metric, "corrupted")}
     flat = {"atp-star", "eap", "ensemble", "gim", "hisp", "node-attribution", "relp"}
@@ -296,8 +296,8 @@ def test_asking_whether_an_algorithm_is_defined_runs_no_model(metric, monkeypatc
 # --- what decides a cell ------------------------------------------------------------------------------------------------
 
 
-def setting_of(**changes) -> Setting:
-    return Setting(
+def setting_of(**changes) -> Shared:
+    return Shared(
         **{"measures": ("curves",), "threads": 1, "memory": "1GB", "device": "cpu", "dtype": "float32"} | changes
     )
 
@@ -341,8 +341,9 @@ def test_every_setting_is_in_the_hash_and_a_label_is_not():
 
 def test_where_an_answer_is_read_and_what_is_known_are_in_the_hash(known_circuit):
     subject = Subject.of(Subjects(), ground_of(), 0, setting_of())
-    elsewhere = replace(subject.train, answer_position=subject.train.answer_position - 1)
-    hashes = [subject.hashes("zero"), replace(subject, train=elsewhere).hashes("zero"), subject.hashes("mean")]
+    train = subject.setting.train
+    elsewhere = subject.setting.but(pairs=replace(train, answer_position=train.answer_position - 1))
+    hashes = [subject.hashes("zero"), replace(subject, setting=elsewhere).hashes("zero"), subject.hashes("mean")]
     assert [one["tokens"] == hashes[0]["tokens"] for one in hashes] == [True, False, True]
     assert [bool(one["truth"]) for one in hashes] == [True, True, False]
 
@@ -359,9 +360,9 @@ def test_the_file_of_a_users_algorithm_is_in_the_hash_of_its_own_cells_only(fold
 
 def test_code_that_is_left_out_of_the_hash_is_not_loaded_by_a_cell():
     code = (
-        "import json, sys\nfrom circuitfind.bench.measure import run_cell\nfrom circuitfind.bench.cells import Cell, Setting, "
-        "Subjects\nvalues = json.loads(sys.argv[1])\nsetting = values.pop('setting')\n"
-        "cell = Cell(**values, setting=Setting(**{**setting, 'measures': tuple(setting['measures'])}))\n"
+        "import json, sys\nfrom circuitfind.bench.measure import run_cell\nfrom circuitfind.bench.cells import Cell, Shared, "
+        "Subjects\nvalues = json.loads(sys.argv[1])\nshared = values.pop('shared')\n"
+        "cell = Cell(**values, shared=Shared(**{**shared, 'measures': tuple(shared['measures'])}))\n"
         "outcome = run_cell(cell, Subjects())\nassert outcome.rows, outcome\n"
         "print(*(name for name in sys.modules if name.startswith('circuitfind')))"
     )
@@ -464,7 +465,7 @@ def test_a_file_that_is_no_grid_is_refused(text, message, tmp_path):
     ("text", "message"),
     [
         ("x = 1", "own.py adds no algorithm"),
-        ("1 / 0", "own.py fails: ZeroDivisionError"),
+        ("1 / 0", "own.py, line 1: ZeroDivisionError"),
         (OWN.replace('"deadly"', '"eap"'), "there is an algorithm 'eap' already"),
     ],
 )
@@ -612,7 +613,7 @@ def test_the_command_prints_the_grid_to_begin_with_and_refuses_what_cannot_be(co
 
 
 def test_as_many_processes_as_cores_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(benchmark.os, "cpu_count", lambda: 8)
     assert Crew().size(setting_of()) == 8
     assert Crew().size(setting_of(threads=3)) == 2
     assert Crew().size(setting_of(threads=16)) == 1
@@ -624,6 +625,6 @@ def test_as_many_processes_as_cores_unless_told_otherwise(monkeypatch):
 
 def test_names_and_metrics_are_those_of_the_registries(alone):
     rows = table(alone)
-    assert set(rows.metric) <= set(METRICS)
+    assert set(rows.metric) <= {metric.name for metric in METRICS}
     one = Named("m", "t", "a", "{}", "kl", "zero", 3)
     assert one.path == "m/t/a/zero/3"

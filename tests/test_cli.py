@@ -13,9 +13,11 @@ from test_report import FILES, interrupt
 from typer.main import get_command
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind import models
+from circuitfind.circuit import Circuit
 from circuitfind.cli.options import app
-from circuitfind.run import calls
+from circuitfind.formats.eap_ig import to_eap_ig
+from circuitfind.task.write_pairs import write_pairs
 
 FEW = ("--prompts", "8", "--held-out", "6", "--random", "2")
 TOP = (*FEW, "--algorithm", "eap", "--edges", "40")
@@ -46,20 +48,18 @@ def refused(run):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A finished run folder."""
-    from circuitfind.run.pipeline import RunConfig
-    from circuitfind.run.pipeline import run as make
+    from runs import run as make
 
-    config = RunConfig(algorithm="eap", n_prompts=8, n_held_out=6, n_random=2, rule="top", value=60)
+    config = {"algorithm": "eap", "n": 8, "n_held_out": 6, "n_random": 2, "rule": "top", "value": 60}
     return make(config, tmp_path_factory.mktemp("cli") / "run").folder
 
 
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory):
     """A finished run folder of an algorithm that decides edge by edge."""
-    from circuitfind.run.pipeline import RunConfig
-    from circuitfind.run.pipeline import run as make
+    from runs import run as make
 
-    config = RunConfig("induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0)
+    config = {"task": "induction", "model": "induction-2l", "algorithm": "acdc", "n": 6, "n_held_out": 3, "n_random": 0}
     return make(config, tmp_path_factory.mktemp("cli") / "decided").folder
 
 
@@ -91,7 +91,7 @@ def benchmark(tmp_path_factory):
 @pytest.fixture
 def pairs_csv(tmp_path):
     """Twelve prompts of one's own, as a spreadsheet saves them."""
-    calls.write_pairs(cf.TASKS["ioi"].pairs(12), tmp_path / "mine.csv")
+    write_pairs(cf.TASKS["ioi"].pairs(12), tmp_path / "mine.csv")
     return tmp_path / "mine.csv"
 
 
@@ -251,7 +251,7 @@ def test_export_writes_every_score_in_the_other_format(run, folder, tmp_path):
     assert run("export", folder, "graph.json")[0] == 0
     values = json.loads((tmp_path / "graph.json").read_text())
     assert len(values["edges"]) == 1519
-    assert (Circuit.load(tmp_path / "graph.json").kept == Circuit.load(folder / "circuit.json").kept).all()
+    assert (cf.load_circuit(tmp_path / "graph.json").kept == Circuit.load(folder / "circuit.json").kept).all()
 
 
 # --- lists and checks -------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_check_pairs_says_pair_by_pair_and_keeps_the_good_ones(run, pairs_csv, t
 
 def test_check_pairs_says_loudly_that_a_model_cannot_do_it(run, tmp_path):
     pairs = [replace(p, correct=p.incorrect, incorrect=p.correct) for p in cf.TASKS["ioi"].pairs(4)]
-    calls.write_pairs(cf.PromptPairs(tuple(pairs)), tmp_path / "swapped.csv")
+    write_pairs(cf.PromptPairs(tuple(pairs)), tmp_path / "swapped.csv")
     code, out, _ = run("check-pairs", "swapped.csv")
     assert code == 2
     assert "the model cannot do this task: it is no better than chance" in out
@@ -383,7 +383,7 @@ def test_a_task_brings_its_own_model_and_another_may_be_asked_for(run, refused, 
     assert (code, err) == (0, "")
     assert "does not know the word 'BOS'" in refused(*given, "--model", "induction-2l", "--prompts", "4")
     of_file = [word.format(task="mine.csv") for word in words]
-    calls.write_pairs(cf.TASKS["ioi"].pairs(6), "mine.csv")
+    write_pairs(cf.TASKS["ioi"].pairs(6), "mine.csv")
     assert run(*of_file, "--prompts", "4")[0] == 0  # pairs of one's own are for tasks-4l
 
 
@@ -540,14 +540,14 @@ def test_a_damaged_run_folder_is_refused(refused, folder, tmp_path):
     broken.mkdir()
     (broken / "circuit.json").write_bytes((folder / "circuit.json").read_bytes())
     (broken / "config.json").write_text("{")
-    assert "config.json is not readable JSON" in refused("evaluate", "broken")
+    assert "config.json is not a readable JSON file" in refused("evaluate", "broken")
     (broken / "circuit.json").unlink()
     (broken / "config.json").unlink()
     assert "circuit.json is not a readable JSON file" in refused("render", "broken")
 
 
 def test_a_bug_is_not_hidden(run, monkeypatch):
-    monkeypatch.setattr(calls, "load_model", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(models, "load", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("discover", *FEW)
 
@@ -576,10 +576,9 @@ def test_the_program_helps_says_its_version_and_fails_with_a_code():
 @pytest.fixture(scope="module")
 def by_span(tmp_path_factory):
     """A finished run folder with a circuit of (part, edge)."""
-    from circuitfind.run.pipeline import RunConfig
-    from circuitfind.run.pipeline import run as make
+    from runs import run as make
 
-    config = RunConfig(algorithm="eap", n_prompts=12, n_held_out=6, n_random=2, rule="top", value=60, parts="span")
+    config = {"algorithm": "eap", "n": 12, "n_held_out": 6, "n_random": 2, "rule": "top", "value": 60, "parts": "span"}
     return make(config, tmp_path_factory.mktemp("cli") / "by-span").folder
 
 
@@ -631,14 +630,14 @@ def test_what_a_circuit_with_parts_cannot_be_is_refused(refused, by_span):
 
 
 def test_labels_of_ones_own_pairs_serve_a_run_by_span_and_are_measured_again(run, refused, tmp_path):
-    calls.write_pairs(cf.TASKS["ioi"].pairs(12), tmp_path / "mine.csv")
+    write_pairs(cf.TASKS["ioi"].pairs(12), tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text().splitlines()[0] == "clean,corrupted,correct,incorrect,labels"
     assert run("discover", "--data", "mine.csv", *TOP, "--parts", "span", "--out", "mine")[0] == 0
     stored = json.loads((tmp_path / "mine" / "positional_evaluation.json").read_text())
     out = run("evaluate", "mine/positional.json", "--random", "2", "--json")[1]
     assert json.loads(out)["faithfulness"] == pytest.approx(stored["faithfulness"])
     unlabelled = [replace(pair, labels={}) for pair in cf.TASKS["ioi"].pairs(12)]
-    calls.write_pairs(cf.PromptPairs(tuple(unlabelled)), tmp_path / "bare.csv")
+    write_pairs(cf.PromptPairs(tuple(unlabelled)), tmp_path / "bare.csv")
     assert "no labelled positions" in refused(
         "discover", "--data", "bare.csv", *TOP, "--parts", "span", "--out", "bare"
     )
@@ -646,7 +645,7 @@ def test_labels_of_ones_own_pairs_serve_a_run_by_span_and_are_measured_again(run
 
 def test_check_pairs_reports_a_label_outside_the_text(run, pairs_csv, tmp_path):
     good, other = cf.TASKS["ioi"].pairs(2)
-    calls.write_pairs(cf.PromptPairs((good, replace(other, labels={"S2": 999}))), tmp_path / "labels.csv")
+    write_pairs(cf.PromptPairs((good, replace(other, labels={"S2": 999}))), tmp_path / "labels.csv")
     code, out, _ = run("check-pairs", "labels.csv")
     assert code == 0
     assert "label-outside" in out

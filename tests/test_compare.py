@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit, Layout, to_eap_ig
+from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import CircuitError, OptionError
+from circuitfind.formats.eap_ig import to_eap_ig
+from circuitfind.formats.parquet import write_parquet
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering import draw
 from circuitfind.run.comparison import expected_jaccard, overlap
@@ -172,7 +174,7 @@ def test_a_circuits_file_ranks_its_own_edges_only(tmp_path):
 def test_every_form_of_the_same_scores_gives_the_same_comparison(tmp_path):
     a, b = two()
     some_scores(0).save(tmp_path / "a.safetensors")
-    some_scores(0).to_parquet(tmp_path / "a.parquet")
+    write_parquet(some_scores(0), tmp_path / "a.parquet")
     (tmp_path / "a.json").write_text(json.dumps(to_eap_ig(a, d_model=8)))
     (tmp_path / "run").mkdir()
     a.save(tmp_path / "run" / "circuit.json")

@@ -112,7 +112,7 @@ def test_every_algorithm_is_its_loop_on_every_architecture(model, pairs):
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_eap_is_the_slope_of_the_metric_as_the_edge_is_turned_down(model, pairs, ablation):
     (batch,) = make_batches(model, pairs, len(pairs))
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     edges = np.random.default_rng(0).permutation(model.graph.n_edges)[:40]
     step = 1e-5  # so small that no token changes its expert and no ReLU its side
 

@@ -18,7 +18,6 @@ from circuitfind.execution import (
 )
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.gradients.edge_products import EdgeProducts
-from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.execution.recompute.single_edge import CleanRun, single_edge_effects
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.task.metrics import METRICS, Targets
@@ -77,10 +76,10 @@ def test_sender_outputs_are_the_naive_ones(model, pairs):
 def test_dense_and_sparse_equal_naive(model, pairs, ablation):
     batch = one_batch(model, pairs)
     prepared = prepare_ablation(ablation, model, [batch])
-    outputs = prepared.values(batch)
+    outputs = prepared.writes(batch)
     masks = np.concatenate([random_masks(model, 1, share=share) for share in (0.1, 0.5, 0.9)])
     dense = run_masked(model, batch.clean, outputs, torch.from_numpy(masks), batch.answer)
-    constants = AblatedRun.of(prepared.writes(batch))
+    constants = prepared.writes(batch)
     for number, mask in enumerate(masks):
         expected = naive_logits(model, pairs, ablation, mask)[batch.rows]
         torch.testing.assert_close(dense[number], expected, **TIGHT)
@@ -91,7 +90,7 @@ def test_dense_and_sparse_equal_naive(model, pairs, ablation):
 def test_masks_between_0_and_1_mix_what_is_written_with_what_is_ablated(model, pairs):
     batch = one_batch(model, pairs)
     shares = np.random.default_rng(0).random(model.graph.n_edges)
-    outputs = prepare_ablation("corrupted", model, [batch]).values(batch)
+    outputs = prepare_ablation("corrupted", model, [batch]).writes(batch)
     (dense,) = run_masked(model, batch.clean, outputs, torch.from_numpy(shares[None]), batch.answer)
     ablated = naive_ablated(model, pairs, "corrupted")
     by_name = dict(zip(model.graph.edge_names(), shares.tolist(), strict=True))
@@ -103,7 +102,7 @@ def test_masks_between_0_and_1_mix_what_is_written_with_what_is_ablated(model, p
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_all_edges_kept_is_the_full_model_and_none_is_the_ablated_one(model, pairs, ablation):
     batch = one_batch(model, pairs)
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     masks = torch.stack([torch.ones(model.graph.n_edges), torch.zeros(model.graph.n_edges)]).bool()
     full, empty = run_masked(model, batch.clean, outputs, masks, batch.answer)
     torch.testing.assert_close(full, model.logits(batch.clean, batch.answer), **TIGHT)
@@ -118,12 +117,10 @@ def test_sparse_equals_dense_on_any_model_and_mask(seed, share, shape):
     batch = one_batch(model, random_pairs(model, 3, seed))
     for name in ABLATIONS:
         prepared = prepare_ablation(name, model, [batch])
-        outputs = prepared.values(batch)
+        outputs = prepared.writes(batch)
         mask = random_masks(model, 1, seed, share)
         dense = run_masked(model, batch.clean, outputs, torch.from_numpy(mask), batch.answer)[0]
-        sparse = run_circuit(
-            model, batch, AblatedRun.of(prepared.writes(batch)), mask[0], prune_from_input=prepared.prunes_from_input
-        )
+        sparse = run_circuit(model, batch, prepared.writes(batch), mask[0], prune_from_input=prepared.prunes_from_input)
         torch.testing.assert_close(sparse, dense, **TIGHT)
 
 
@@ -133,10 +130,10 @@ def test_sparse_equals_dense_on_any_model_and_mask(seed, share, shape):
 def test_writes_in_head_space_are_the_sender_outputs(model, pairs):
     batch = one_batch(model, pairs)
     writes, outputs = Writes.run(model, batch.clean), sender_outputs(model, batch.clean)
-    torch.testing.assert_close(writes.dense(), outputs, **TIGHT)
+    torch.testing.assert_close(writes.dense, outputs, **TIGHT)
     for sender in range(model.graph.n_senders):
         torch.testing.assert_close(writes.of(sender), outputs[sender], **TIGHT)
-    difference = writes.minus(Writes.run(model, batch.corrupted)).dense()
+    difference = writes.minus(Writes.run(model, batch.corrupted)).dense
     torch.testing.assert_close(difference, outputs - sender_outputs(model, batch.corrupted), **TIGHT)
 
 
@@ -144,10 +141,10 @@ def test_writes_in_head_space_are_the_sender_outputs(model, pairs):
 def test_ablated_writes_give_the_same_streams_and_tiles_as_the_dense_tensor(model, pairs, ablation):
     batch = one_batch(model, pairs)
     writes = prepare_ablation(ablation, model, [batch]).writes(batch)
-    dense = writes.dense()
+    dense = writes.dense
     embedded = model.embed(batch.clean)
-    assert len(list(writes.streams())) == len(model.graph.blocks)
-    for found, expected in zip(writes.streams(), base_streams(model, dense, embedded), strict=True):
+    assert len(writes.streams) == len(model.graph.blocks)
+    for found, expected in zip(writes.streams, base_streams(model, dense, embedded), strict=True):
         torch.testing.assert_close(found, expected, **TIGHT)
     whole = dense.expand(-1, *embedded.shape)
     for sender in range(model.graph.n_senders):
@@ -188,7 +185,7 @@ def test_gradients_of_a_few_tokens_are_those_of_all(model, pairs):
 @pytest.mark.parametrize(("point", "recompute"), [(1.0, False), (1.0, True), (0.3, False)])
 def test_receiver_gradients_times_differences_are_the_naive_attribution(model, pairs, point, recompute):
     batch = one_batch(model, pairs)
-    outputs = prepare_ablation("corrupted", model, [batch]).values(batch)
+    outputs = prepare_ablation("corrupted", model, [batch]).writes(batch).dense
     delta = sender_outputs(model, batch.clean) - outputs
     scores = np.zeros((len(pairs), model.graph.n_edges))
     metric = METRICS["logit-diff"]
@@ -219,7 +216,8 @@ def test_edge_products_do_not_depend_on_the_tile_size(model, pairs, axis):
         products = EdgeProducts(model, axis)
         products._tokens = tokens
         run = AttributionPass(model, batch, model.embed(batch.clean))
-        found.append(products(run, clean, ablated, METRICS["logit-diff"]))
+        run.backward(lambda logits: METRICS["logit-diff"](logits, batch.targets))
+        found.append(products.multiply(run, clean.minus(ablated)))
     assert len(found[0]) == {"": 1, "prompt": len(batch), "position": batch.clean.shape[1]}[axis]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], **TIGHT)
@@ -228,7 +226,7 @@ def test_edge_products_do_not_depend_on_the_tile_size(model, pairs, axis):
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
 def test_single_edge_effects_are_dense_runs_with_one_edge_cut(model, pairs, ablation):
     batch = one_batch(model, pairs)
-    outputs = prepare_ablation(ablation, model, [batch]).values(batch)
+    outputs = prepare_ablation(ablation, model, [batch]).writes(batch)
     run = CleanRun.of(model, batch, outputs)
     for number, block in enumerate(model.graph.blocks):
         for receiver in range(block.n_receivers):

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from circuitfind import kernels, scores
-from circuitfind.circuit import Circuit, prune, to_eap_ig
+from circuitfind import kernels
+from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
+from circuitfind.formats import parquet
+from circuitfind.formats.eap_ig import to_eap_ig
+from circuitfind.formats.parquet import read_parquet, write_parquet
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import alive_counts, edges_above, greedy_edges, smallest_prefix, top_edges
@@ -298,12 +301,12 @@ def awkward_scores(graph: ComputationGraph) -> EdgeScores:
 )
 @pytest.mark.parametrize("rows", [7, 1 << 20])
 def test_scores_are_the_same_to_the_bit_from_parquet_and_from_safetensors(graph, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", rows)
     found = awkward_scores(graph)
-    found.to_parquet(tmp_path / "scores.parquet")
+    write_parquet(found, tmp_path / "scores.parquet")
     found.save(tmp_path / "scores.safetensors")
     for again in (
-        EdgeScores.from_parquet(tmp_path / "scores.parquet"),
+        read_parquet(tmp_path / "scores.parquet"),
         EdgeScores.load(tmp_path / "scores.safetensors"),
     ):
         assert again.graph == graph
@@ -312,10 +315,10 @@ def test_scores_are_the_same_to_the_bit_from_parquet_and_from_safetensors(graph,
 
 
 def test_the_parquet_table_has_names_ports_groups_and_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 100)
     graph = ComputationGraph(2, 3)
     found = some_scores(graph)
-    found.to_parquet(tmp_path / "scores.parquet")
+    write_parquet(found, tmp_path / "scores.parquet")
     with pyarrow.parquet.ParquetFile(tmp_path / "scores.parquet") as file:
         assert file.num_row_groups == -(-graph.n_edges // 100)
         assert json.loads(file.schema_arrow.metadata[b"circuitfind"])["provenance"]["algorithm"] == "eap"
@@ -339,12 +342,12 @@ def rewritten(path, change):
 
 def test_rows_in_another_order_and_names_as_plain_text_are_read_all_the_same(tmp_path):
     found, path = awkward_scores(ComputationGraph(2, 3)), tmp_path / "scores.parquet"
-    found.to_parquet(path)
+    write_parquet(found, path)
     rewritten(path, lambda table: table.take(np.random.default_rng(0).permutation(table.num_rows)))
-    assert EdgeScores.from_parquet(path).values.tobytes() == found.values.tobytes()
+    assert read_parquet(path).values.tobytes() == found.values.tobytes()
     text = [("sender", pyarrow.string()), ("receiver", pyarrow.string()), ("port", pyarrow.string())]
     rewritten(path, lambda table: table.cast(pyarrow.schema([*text, ("score", pyarrow.float64())])))
-    assert EdgeScores.from_parquet(path).values.tobytes() == found.values.tobytes()
+    assert read_parquet(path).values.tobytes() == found.values.tobytes()
 
 
 def replaced(name, values):
@@ -370,21 +373,21 @@ def replaced(name, values):
 )
 def test_a_parquet_table_that_is_not_every_edge_once_is_refused(change, error, message, tmp_path):
     path = tmp_path / "scores.parquet"
-    some_scores(ComputationGraph(2, 3)).to_parquet(path)
+    write_parquet(some_scores(ComputationGraph(2, 3)), path)
     rewritten(path, change)
     with pytest.raises(error, match=message):
-        EdgeScores.from_parquet(path)
+        read_parquet(path)
 
 
 def test_another_file_is_not_taken_for_scores(tmp_path):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(CircuitError, match="not a readable Parquet file"):
-        EdgeScores.from_parquet(tmp_path / "text.parquet")
+        read_parquet(tmp_path / "text.parquet")
     with pytest.raises(CircuitError, match="not a readable Parquet file"):
-        EdgeScores.from_parquet(tmp_path / "nowhere.parquet")
+        read_parquet(tmp_path / "nowhere.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(CircuitError, match="not a circuitfind Parquet file"):
-        EdgeScores.from_parquet(tmp_path / "other.parquet")
+        read_parquet(tmp_path / "other.parquet")
 
 
 def test_the_table_of_the_top_edges_is_the_head_of_the_whole():
@@ -412,8 +415,8 @@ def test_a_circuit_of_a_large_model_is_the_same_again_from_json_and_networkx(n, 
 
 
 def test_eap_ig_json_of_all_edges_of_a_very_large_graph_is_refused_and_of_the_kept_ones_is_not(monkeypatch):
-    monkeypatch.setattr("circuitfind.circuit.MOST_IN_JSON", 1000)
+    monkeypatch.setattr("circuitfind.formats.eap_ig.MOST_IN_JSON", 1000)
     circuit = top_edges(some_scores(MIDDLE, 11), 300)
-    with pytest.raises(OptionError, match=r"too many for EAP-IG's JSON.*kept edges only.*to_parquet"):
+    with pytest.raises(OptionError, match=r"too many for EAP-IG's JSON.*kept edges only.*--to parquet"):
         to_eap_ig(circuit, d_model=8)
     assert len(to_eap_ig(circuit, d_model=8, all_edges=False)["edges"]) == circuit.n_edges

@@ -15,7 +15,7 @@ from conftest import random_pairs, small_model
 import circuitfind as cf
 from circuitfind import zoo
 from circuitfind.errors import CircuitError, ModelError, OptionError, UnknownNameError
-from circuitfind.setting import tokenized_pairs
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TASKS
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.truth import Truth, read_truths, truth_of, write_truths

@@ -515,9 +515,17 @@ def test_what_cannot_be_tested_is_refused(known):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder whose scores are kept apart by prompt."""
-    from circuitfind.run.pipeline import RunConfig, run
+    from runs import run
 
-    config = RunConfig(algorithm="eap", n_prompts=16, n_held_out=6, n_random=1, rule="top", value=25, parts="prompt")
+    config = {
+        "algorithm": "eap",
+        "n": 16,
+        "n_held_out": 6,
+        "n_random": 1,
+        "rule": "top",
+        "value": 25,
+        "parts": "prompt",
+    }
     return run(config, tmp_path_factory.mktemp("evidence") / "run").folder
 
 

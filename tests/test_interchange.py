@@ -8,10 +8,12 @@ import pytest
 from conftest import random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind.circuit import Circuit, by_query_head, from_eap_ig, prune, to_eap_ig
+from circuitfind.circuit import Circuit, by_query_head, prune
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.formats import check_submission, importances_of, open_circuit, pair_name, read_scores, write_pair
-from circuitfind.formats.mib import FRACTIONS, MODELS, PAIRS, TASKS
+from circuitfind.formats import load_circuit, open_circuit, read_scores
+from circuitfind.formats.eap_ig import from_eap_ig, importances_of, to_eap_ig
+from circuitfind.formats.mib import FRACTIONS, MODELS, PAIRS, TASKS, pair_name, write_pair
+from circuitfind.formats.mib_check import check_submission
 from circuitfind.graph import ComputationGraph
 from circuitfind.graph.kv_groups import split_blocks
 from circuitfind.scores import EdgeScores, Provenance
@@ -80,7 +82,7 @@ def test_circuits_are_the_best_edges_of_exactly_the_shares_of_the_benchmark(tmp_
     for absolute, place in ((True, "abs-true"), (False, "abs-false")):
         kept = {}
         for path in (folder / place).iterdir():
-            circuit = Circuit.load(path)
+            circuit = load_circuit(path)
             kept[circuit.n_edges] = circuit.kept
             assert (prune(GPT2, circuit.kept, "corrupted") == circuit.kept).all()
         assert sorted(kept) == [32, 64, 162, 324, 649, 1624, 3249, 6498, 16245]
@@ -101,7 +103,7 @@ def test_a_whole_attention_block_is_written_as_all_its_heads(submission):
         layer, _, port = target.partition("<")
         targets = [f"{layer}.h{head}<{port}" for head in range(8)] if port else [target]
         assert {at[f"{one}->{other}"] for one in sources for other in targets} == {wanted}
-    sizes = sorted(Circuit.load(path).n_edges for path in (submission / "arc-easy_gemma2").iterdir())
+    sizes = sorted(load_circuit(path).n_edges for path in (submission / "arc-easy_gemma2").iterdir())
     assert sizes == [int(fraction * 74218) for fraction in FRACTIONS]
 
 
@@ -392,10 +394,9 @@ def run(command_line, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A finished run folder."""
-    from circuitfind.run.pipeline import RunConfig
-    from circuitfind.run.pipeline import run as make
+    from runs import run as make
 
-    config = RunConfig(algorithm="eap", n_prompts=6, n_held_out=4, n_random=2, rule="top", value=60)
+    config = {"algorithm": "eap", "n": 6, "n_held_out": 4, "n_random": 2, "rule": "top", "value": 60}
     return make(config, tmp_path_factory.mktemp("inter") / "run").folder
 
 

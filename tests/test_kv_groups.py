@@ -18,10 +18,12 @@ from test_acdc import assert_same_as_naive
 
 import circuitfind as cf
 from circuitfind import kernels
-from circuitfind.circuit import Circuit, to_eap_ig
+from circuitfind.circuit import Circuit
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, ModelError, OptionError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
+from circuitfind.formats.eap_ig import to_eap_ig
+from circuitfind.formats.parquet import read_parquet, write_parquet
 from circuitfind.graph import SHARED, ComputationGraph
 from circuitfind.graph.kv_groups import split_by_head
 from circuitfind.rendering.circuits import circuit_dot
@@ -260,7 +262,7 @@ def by_head(model):
 def test_a_circuit_is_the_one_with_a_port_per_head_whose_edges_into_a_group_are_tied(model, share):
     pairs, (other, made_of) = random_pairs(model), by_head(model)
     (batch,) = make_batches(model, pairs, len(pairs))
-    ablated = prepare_ablation("corrupted", model, [batch]).values(batch)
+    ablated = prepare_ablation("corrupted", model, [batch]).writes(batch)
     masks = torch.from_numpy(np.random.default_rng(0).random((3, model.graph.n_edges)) < share)
     tied = run_masked(other, batch.clean, ablated, masks[:, made_of], batch.answer)
     torch.testing.assert_close(
@@ -324,10 +326,10 @@ def test_circuits_and_scores_come_back_from_their_files(tmp_path):
     assert (again.kept == circuit.kept).all()
     assert again.edges == circuit.edges
     scores.save(tmp_path / "scores.safetensors")
-    scores.to_parquet(tmp_path / "scores.parquet")
+    write_parquet(scores, tmp_path / "scores.parquet")
     for loaded in (
         EdgeScores.load(tmp_path / "scores.safetensors"),
-        EdgeScores.from_parquet(tmp_path / "scores.parquet"),
+        read_parquet(tmp_path / "scores.parquet"),
     ):
         assert loaded.graph == SMALL
         assert (loaded.values == scores.values).all()

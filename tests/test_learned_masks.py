@@ -155,10 +155,8 @@ def test_adam_is_that_of_torch():
 
 
 def mask_loss(model, pairs, gates, ablation="corrupted", batch_size=2, group=3):
-    problem = Problem(model, pairs, METRICS["kl"], ablation).take(in_canonical_order(pairs))
-    prepared = problem.prepared_ablation(problem.batches())
-    where = (problem.pairs, prepared, problem.complete, problem.loss, gates)
-    return MaskLoss(*where, seed=3, group=group, batch_size=batch_size)
+    problem = Problem(model, pairs, METRICS["kl"], ablation, seed=3, batch_size=batch_size)
+    return MaskLoss(in_canonical_order(problem), gates, group=group)
 
 
 @few_shapes
@@ -185,9 +183,10 @@ def test_all_prompts_take_part_and_draw_masks_of_their_own():
 
 
 def test_the_canonical_order_does_not_depend_on_the_order_given():
-    pairs = random_pairs(small_model(), 9)
+    model = small_model()
+    pairs = random_pairs(model, 9)
     shuffled = pairs.take(np.random.default_rng(0).permutation(9))
-    one, two = (p.take(in_canonical_order(p)) for p in (pairs, shuffled))
+    one, two = (in_canonical_order(Problem(model, p, METRICS["kl"])).pairs for p in (pairs, shuffled))
     for name in ("clean", "corrupted", "length", "answer_position", "correct", "incorrect"):
         assert (getattr(one, name) == getattr(two, name)).all()
 

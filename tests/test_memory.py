@@ -13,8 +13,7 @@ import circuitfind as cf
 from circuitfind import progress
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import OptionError
-from circuitfind.execution import AttributionPass, make_batches, measure_circuits, prepare_ablation
-from circuitfind.execution import measuring as circuits_module
+from circuitfind.execution import AttributionPass, make_batches, measure_circuits, measuring, prepare_ablation
 from circuitfind.execution.memory import Room, attribution_numbers, budget, parse_bytes, prompts_at_a_time
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.task import TokenPairs
@@ -102,14 +101,14 @@ def test_circuits_are_measured_in_halves_where_memory_runs_out(monkeypatch):
     masks = np.random.default_rng(0).random((2, model.graph.n_edges)) < 0.5
     ablation = prepare_ablation("corrupted", model, make_batches(model, pairs))
     whole = measure_circuits(model, pairs, masks, [metric], ablation)[metric.name]
-    original = circuits_module.run_circuit
+    original = measuring.run_circuit
 
     def tight(model, batch, *rest, **options):
         if len(batch) > 2:
             raise torch.OutOfMemoryError("full")
         return original(model, batch, *rest, **options)
 
-    monkeypatch.setattr(circuits_module, "run_circuit", tight)
+    monkeypatch.setattr(measuring, "run_circuit", tight)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         halves = measure_circuits(model, pairs, masks, [metric], ablation)[metric.name]
@@ -130,7 +129,7 @@ def test_tiles_of_writes_are_the_writes():
     model = small_model()
     pairs = random_pairs(model)
     writes = Writes.run(model, torch.from_numpy(pairs.clean))
-    whole = writes.dense()
+    whole = writes.dense
     for prompts, positions in tiles(writes.entry.shape[:2], 4):
         torch.testing.assert_close(writes.tile(prompts, positions), whole[:, prompts, positions])
 

@@ -8,7 +8,7 @@ import torch
 from conftest import few_shapes, random_pairs, small_model
 
 import circuitfind as cf
-from circuitfind.execution import make_batches, optimal, prepare_ablation, run_masked
+from circuitfind.execution import Ablation, make_batches, optimal, prepare_ablation, run_masked
 from circuitfind.execution.memory import memory_limit
 from circuitfind.execution.optimal import _ablated_logits, _Prompts, _Search, optimal_constants
 from circuitfind.task.metrics import METRICS, Targets
@@ -34,7 +34,8 @@ def all_but(graph, sender):
 def divergence(model, batch, constants):
     """KL to the full model with one sender after the other replaced, (senders, prompts), from the dense engine."""
     masks = torch.stack([all_but(model.graph, sender) for sender in range(model.graph.n_senders)])
-    logits = run_masked(model, batch.clean, constants.to(model.dtype), masks, batch.answer)
+    ablated = Ablation("optimal", model, constants.to(model.dtype)).writes(batch)
+    logits = run_masked(model, batch.clean, ablated, masks, batch.answer)
     clean = model.logits(batch.clean, batch.answer)
     return METRICS["kl"](logits, Targets(batch.targets.correct, batch.targets.incorrect, clean))
 
@@ -49,7 +50,8 @@ def test_replacing_a_sender_by_a_constant_is_cutting_all_its_edges(model, pairs)
     batch, n = one_batch(model, pairs), model.graph.n_senders
     constants = torch.randn(n, 1, 1, model.config.d_model, dtype=torch.float64, generator=torch.manual_seed(0))
     masks = torch.stack([all_but(model.graph, sender) for sender in range(n)])
-    expected = run_masked(model, batch.clean, constants, masks, batch.answer)
+    ablated = Ablation("optimal", model, constants).writes(batch)
+    expected = run_masked(model, batch.clean, ablated, masks, batch.answer)
     prompts = _Prompts(batch.clean, batch.answer, batch.real.sum(1))
     for some in (range(n), range(1, 2), range(2, n)):
         found, clean = _ablated_logits(model, prompts, some, constants[some.start : some.stop, 0, 0])
@@ -96,7 +98,7 @@ def test_the_constant_is_the_best_one_where_that_is_known():
 def test_constants_of_a_task_hold_on_other_prompts():
     model = cf.load_model("induction-2l")
     train, test = (
-        one_batch(model, cf.setting.tokenized_pairs(model, cf.load_task("induction"), split=split, n=32))
+        one_batch(model, cf.Setting("induction", model, n=32, n_held_out=32).prompts(split))
         for split in ("train", "held-out")
     )
     found, mean = (

@@ -17,7 +17,6 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.execution import make_batches, measure_circuits, prepare_ablation, run_circuit, run_masked
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.selection import edges_above, top_edges
 from circuitfind.task import Spans, spans_of
 from circuitfind.task.metrics import METRICS
@@ -42,10 +41,10 @@ def test_a_circuit_with_parts_is_the_same_function_dense_sparse_and_pruned(shape
     prepared = prepare_ablation(ablation, model, [batch])
     kept = np.random.default_rng(1).random((3, model.graph.n_edges)) < share
     parts = parts_of(spans, batch)
-    dense = run_masked(model, batch.clean, prepared.values(batch), torch.from_numpy(kept)[None], batch.answer, parts)[0]
+    dense = run_masked(model, batch.clean, prepared.writes(batch), torch.from_numpy(kept)[None], batch.answer, parts)[0]
     pruned = prune(model.graph, kept, ablation, Layout.of(spans, pairs, model.config.causal))
     assert pruned.sum() < kept.sum()
-    constants = AblatedRun.of(prepared.writes(batch))
+    constants = prepared.writes(batch)
     for mask in (kept, pruned):
         sparse = run_circuit(model, batch, constants, mask, prune_from_input=False, parts=parts)
         torch.testing.assert_close(sparse, dense, **TIGHT)
@@ -80,7 +79,7 @@ def test_a_score_by_part_is_the_derivative_of_cutting_the_edge_there():
     problem = Problem(model, pairs, metric, parts="span", spans=spans)
     scores = ALGORITHMS["eap"](problem)
     (batch,) = make_batches(model, pairs, len(pairs))
-    ablated = prepare_ablation("corrupted", model, [batch]).values(batch)
+    ablated = prepare_ablation("corrupted", model, [batch]).writes(batch)
     mask = torch.ones(1, 3, model.graph.n_edges, dtype=torch.float64, requires_grad=True)
     logits = run_masked(model, batch.clean, ablated, mask, batch.answer, parts_of(spans, batch))
     metric(logits, batch.targets).sum().backward()

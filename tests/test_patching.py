@@ -14,10 +14,10 @@ from torch import Tensor
 import circuitfind as cf
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
-from circuitfind.patching import measure
+from circuitfind.patching import patched_runs
+from circuitfind.patching.by_layer import by_layer
 from circuitfind.patching.sites import label, names_of
-from circuitfind.patching.table import by_layer
-from circuitfind.run.calls import tokenized_pairs
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.statistics import RESAMPLES, mean_intervals
 from circuitfind.task import TokenPairs, spans_of
 from circuitfind.task.metrics import METRICS, Targets
@@ -312,7 +312,7 @@ def test_neither_prompts_at_a_time_nor_patches_at_a_time_change_anything(model, 
     options = {"by": "position", "direction": "noising", "ablation": "mean", "pairs": pairs}
     expected = cf.activation_patch(model, IOI, "node", batch_size=len(pairs), **options)
     for size, tokens in ((1, 8192), (2, 1), (len(pairs), 40)):
-        monkeypatch.setattr(measure, "TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(patched_runs, "TOKENS_OF_CUTS", tokens)
         found = cf.activation_patch(model, IOI, "node", batch_size=size, **options)
         np.testing.assert_allclose(found.per_example, expected.per_example, **TIGHT)
         np.testing.assert_allclose(found.intervals, expected.intervals, **TIGHT)

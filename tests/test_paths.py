@@ -18,8 +18,8 @@ from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import CircuitError, OptionError, RenderError, UnknownNameError
 from circuitfind.evaluation import head_roles
 from circuitfind.execution import ABLATIONS, make_batches, prepare_ablation
-from circuitfind.execution.recompute.paths import plan_of, read_route
-from circuitfind.execution.recompute.paths.search import Visit
+from circuitfind.execution.recompute.paths import agenda_of, read_route
+from circuitfind.execution.recompute.paths.top_down import PathVisit
 from circuitfind.graph import ComputationGraph
 from circuitfind.progress import Checkpoint
 from circuitfind.task.metrics import METRICS, Metric, Targets
@@ -183,15 +183,15 @@ def test_the_batch_size_and_prompts_that_begin_alike_change_nothing(model):
 
 def test_every_way_costs_one_value_for_each_block_and_only_the_answer_where_that_is_enough():
     graph = ComputationGraph(12, 12)
-    plan = plan_of(graph, [read_route(graph, "a0.h3 -> * -> logits")])
-    assert len(plan.steps) == 1 + 2 * 11
-    assert all(len(step.heads) in (0, 12) for step in plan.steps)
-    last = [step for step in plan.steps if step.at_answer]
-    assert [(step.layer, len(step.heads)) for step in last] == [(11, 12), (11, 0)]
+    agenda = agenda_of(graph, [read_route(graph, "a0.h3 -> * -> logits")])
+    assert len(agenda.stages) == 1 + 2 * 11
+    assert all(len(stage.heads) in (0, 12) for stage in agenda.stages)
+    last = [stage for stage in agenda.stages if stage.at_answer]
+    assert [(stage.layer, len(stage.heads)) for stage in last] == [(11, 12), (11, 0)]
     assert not last[0].reads_answer_only("k")
-    both = plan_of(graph, [read_route(graph, "a0.h3 -> * -> a9.h9<q> -> * -> logits")])
-    assert sum(step.heads == (9,) for step in both.steps) == 1
-    assert len(both.steps) < 2 * len(plan.steps)
+    both = agenda_of(graph, [read_route(graph, "a0.h3 -> * -> a9.h9<q> -> * -> logits")])
+    assert sum(stage.heads == (9,) for stage in both.stages) == 1
+    assert len(both.stages) < 2 * len(agenda.stages)
 
 
 # --- metrics, directions, results -------------------------------------------------------------------------------------
@@ -348,14 +348,14 @@ def test_a_heat_map_is_a_table_and_a_picture(tmp_path):
 
 
 def test_groups_of_senders_change_nothing(monkeypatch):
-    from circuitfind.execution.recompute.paths import effects
+    from circuitfind.execution.recompute.paths import path_batch
 
     model = small_model(n_layers=3)
     pairs = random_pairs(model, 4)
     whole = cf.path_heat_map(model, TASK, "a2.h1", through="mlps", pairs=pairs).effects
-    monkeypatch.setattr(effects, "TOKENS_AT_ONCE", {"cpu": 1})
-    monkeypatch.setattr(effects, "LOGITS_AT_ONCE", {"cpu": 1})
-    monkeypatch.setattr("circuitfind.execution.recompute.paths.values.HIDDEN_BYTES", 1)
+    monkeypatch.setattr(path_batch, "TOKENS_OF_PATHS", {"cpu": 1})
+    monkeypatch.setattr(path_batch, "LOGITS_OF_PATHS", {"cpu": 1})
+    monkeypatch.setattr("circuitfind.execution.recompute.mlp_pieces.HIDDEN_BYTES", 1)
     np.testing.assert_allclose(
         cf.path_heat_map(model, TASK, "a2.h1", through="mlps", pairs=pairs).effects, whole, **TIGHT
     )
@@ -424,7 +424,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
     model = small_model()
     problem = Problem(model, random_pairs(model), METRIC, batch_size=2)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
-    whole, done, original = ALGORITHMS["path-patching"](problem), [], Visit.summed_effects
+    whole, done, original = ALGORITHMS["path-patching"](problem), [], PathVisit.summed_effects
 
     def counted(visit, batch, stop=None):
         if len(done) == stop:
@@ -433,11 +433,11 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
         return original(visit, batch)
 
     checkpoint = Checkpoint(tmp_path / "sums.safetensors", "this run")
-    monkeypatch.setattr(Visit, "summed_effects", lambda visit, batch: counted(visit, batch, 5))
+    monkeypatch.setattr(PathVisit, "summed_effects", lambda visit, batch: counted(visit, batch, 5))
     with pytest.raises(KeyboardInterrupt):
         ALGORITHMS["path-patching"](replace(problem, checkpoint=checkpoint))
     done.clear()
-    monkeypatch.setattr(Visit, "summed_effects", counted)
+    monkeypatch.setattr(PathVisit, "summed_effects", counted)
     resumed = ALGORITHMS["path-patching"](replace(problem, checkpoint=checkpoint))
     assert len(done) == 3 * len(model.graph.blocks) - 5
     assert (resumed.values == whole.values).all()
@@ -452,7 +452,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
 def induction():
     model = cf.load_model("induction-2l")
     scores = cf.discover(model, "induction", algorithm="path-patching", n=32, share=0.05)
-    pairs = cf.setting.tokenized_pairs(model, cf.load_task("induction"), split="train", n=32)
+    pairs = cf.Setting("induction", model, n=32).train
     return SimpleNamespace(model=model, circuit=cf.select(scores), pairs=pairs, roles=head_roles(model, pairs))
 
 
@@ -546,10 +546,17 @@ def test_a_tree_of_groups_lists_a_shared_port_once():
 
 
 def test_a_run_of_path_patching_has_its_tree(tmp_path, induction):
-    from circuitfind.run.pipeline import RunConfig, run
+    from runs import run
 
-    config = RunConfig("induction", "induction-2l", "path-patching", n_prompts=32, n_held_out=8, n_random=1)
-    done = run(replace(config, options={"share": 0.05}), tmp_path / "run")
+    config = {
+        "task": "induction",
+        "model": "induction-2l",
+        "algorithm": "path-patching",
+        "n": 32,
+        "n_held_out": 8,
+        "n_random": 1,
+    }
+    done = run(dict(config, options={"share": 0.05}), tmp_path / "run")
     text = (tmp_path / "run" / "tree.txt").read_text(encoding="utf-8")
     assert (done.circuit.kept == induction.circuit.kept).all()
     assert text == cf.tree_text(done.circuit, induction.roles.texts())

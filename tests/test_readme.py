@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of the manual run as they stand."""
 
 import os
 import re
@@ -12,14 +12,19 @@ from checkpoints import ARCHITECTURES
 
 from circuitfind.discovery.contract import ALGORITHMS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 
 
 def example(name: str) -> str:
     """The code block after ``<!-- NAME -->``."""
-    match = re.search(rf"<!-- {re.escape(name)} -->\s*```\w+\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert match, f"README has no example {name!r}"
-    return match[1]
+    found = [
+        match[1]
+        for text in PAGES.values()
+        for match in re.finditer(rf"<!-- {re.escape(name)} -->\s*```\w+\n(.*?)```", text, re.DOTALL)
+    ]
+    assert len(found) == 1, f"{len(found)} pages have an example {name!r}"
+    return found[0]
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_python_example_finds_measures_and_draws(folder):
 
 def test_parts_example_finds_measures_and_draws(folder):
     out = run([sys.executable, "-c", example("example: parts")], folder)
-    assert re.search(r"PositionalCircuit\(\d+ edges in 5 parts: rest, IO, S1, S2, END\) [\d.]+", out)
+    assert re.search(r"Circuit\(\d+ of [\d,]+ edges in 5 parts \(rest, IO, S1, S2, END\), .*\) [\d.]+", out)
     assert "</svg>" in (folder / "ioi-by-span.svg").read_text(encoding="utf-8")
 
 
@@ -98,23 +103,30 @@ def test_patching_example_patches_maps_ablates_and_prints_a_tree(folder):
 
 
 def test_the_table_of_algorithms_names_every_algorithm_and_no_other():
-    table = (
-        README.read_text(encoding="utf-8")
-        .partition("<!-- algorithms -->")[2]
-        .partition("<!-- end of algorithms -->")[0]
-    )
+    table = PAGES["algorithms.md"].partition("<!-- algorithms -->")[2].partition("<!-- end of algorithms -->")[0]
     assert sorted(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == [algorithm.name for algorithm in ALGORITHMS]
 
 
 def test_the_table_of_architectures_names_every_checkpoint_of_the_tests():
-    table = README.read_text(encoding="utf-8").partition("| family | checkpoints")[2].partition("**Will it fit?**")[0]
+    table = PAGES["models.md"].partition("| family | checkpoints")[2].partition("**Will it fit?**")[0]
     assert [name for name in ARCHITECTURES if f"`{name}`" not in table] == []
 
 
-def test_every_command_of_the_readme_exists():
-    listed = re.search(r"Further commands: (.*?);", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_every_command_of_the_manual_exists():
+    listed = re.search(r"Further commands: (.*?);", PAGES["your-prompts.md"], re.DOTALL)
     assert listed
     names = re.findall(r"`([\w-]+)`", listed[1])
-    out = run([sys.executable, "-m", "circuitfind", "--help"], README.parent)
+    out = run([sys.executable, "-m", "circuitfind", "--help"], ROOT)
     assert [name for name in names if name not in out] == []
     assert len(names) > 5
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short_and_leads_to_every_page_of_the_manual():
+    assert len((ROOT / "README.md").read_bytes()) < 14_000
+    assert [name for page in ROOT.glob("docs/*.md") if f"docs/{(name := page.name)}" not in PAGES["README.md"]] == []

@@ -10,7 +10,8 @@ from conftest import SHAPES, random_pairs, small_config, small_model
 
 from circuitfind.circuit import prune
 from circuitfind.discovery.contract import ALGORITHMS, Problem
-from circuitfind.discovery.refine import Refinement
+from circuitfind.discovery.search.refinement import Refinement
+from circuitfind.discovery.search.refinement_notes import MeasuredCircuit, Standing
 from circuitfind.errors import NumericalError, OptionError, UnknownNameError
 from circuitfind.execution import make_batches, prepare_ablation, run_masked
 from circuitfind.execution.batches import with_clean_logits
@@ -42,7 +43,7 @@ class Dense:
         self.batch = with_clean_logits(problem.model, batch, (problem.metric,))
         means = problem.means
         ablation = prepare_ablation(problem.ablation, problem.model, [batch])
-        self.ablated = (ablation if means is None else replace(ablation, means=means)).values(batch)
+        self.ablated = (ablation if means is None else replace(ablation, means=means)).writes(batch)
         self.problem = problem
 
     def losses(self, masks: np.ndarray) -> np.ndarray:
@@ -530,7 +531,9 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(edge
             place = Checkpoint(tmp_path / "checkpoint.safetensors", "this run")
             resumed = REFINE(replace(problem, checkpoint=place), edges=edges, budget=90)
         except KeyboardInterrupt:
-            monkeypatch.setattr("circuitfind.discovery.contract.default_size", lambda *_: 3)  # less memory is free
+            monkeypatch.setattr(
+                "circuitfind.discovery.contract.problem.default_size", lambda *_: 3
+            )  # less memory is free
         else:
             break
     assert len(begun) == 1 + len(stops)
@@ -541,12 +544,22 @@ def test_an_interrupted_search_goes_on_where_it_was_and_gives_the_same_bits(edge
     assert not list(tmp_path.iterdir())
 
 
+def test_where_a_search_stands_is_read_as_it_was_written():
+    one, two = (MeasuredCircuit(np.array(kept, bool), loss) for kept, loss in (([1, 0, 1], -0.5), ([0, 1, 1], 2.25)))
+    assert (one.n, two.n) == (2, 2)
+    back = Standing.from_rows(Standing(one, two, 10**12 + 1, 3).to_rows())
+    assert (back.operations, back.proposal) == (10**12 + 1, 3)
+    for found, expected in ((back.best, one), (back.current, two)):
+        assert (found.kept == expected.kept).all()
+        assert found.loss == expected.loss
+
+
 def test_all_prompts_and_some_of_them_have_one_size_of_micro_batches(monkeypatch):
     """It is written down once, for a run that goes on."""
     problem, made = problem_of(n=32, batch_size=None), searched(monkeypatch)
     short = np.where(np.arange(32) % 4, problem.pairs.length, 3)
     pairs = replace(problem.pairs, length=short, answer_position=short - 1)
-    monkeypatch.setattr("circuitfind.discovery.contract.default_size", lambda model, longest, *_: longest)
+    monkeypatch.setattr("circuitfind.discovery.contract.problem.default_size", lambda model, longest, *_: longest)
     REFINE(replace(problem, pairs=pairs), edges=3, budget=30)
     sizes = [[len(state.batch) for state in circuit.states] for circuit in (made[0].circuit, made[0].rough)]
     assert sizes == [[7, 7, 7, 7, 4], [7, 1]]

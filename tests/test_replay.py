@@ -4,26 +4,32 @@ import csv
 import json
 import shutil
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from conftest import small_model
+from runs import run
 
 import circuitfind as cf
-from circuitfind.discovery.acdc import visiting_order
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, CircuitfindError, OptionError, UnknownNameError
-from circuitfind.run import calls
-from circuitfind.run.pipeline import RunConfig, run
 from circuitfind.run.replay import PROMPTS_ON_CPU, Disagreement, PlainCircuit, Replay, Rule, replay_decisions
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decision_table import COLUMNS, Row, edges_called, read_table
 from circuitfind.scores.decisions import HOW, PORT_CUT, SAME_VALUE, TESTED, UNREAD
+from circuitfind.task.write_pairs import write_pairs
 
-CONFIG = RunConfig(
-    "induction", "induction-2l", "acdc", n_prompts=6, n_held_out=3, n_random=0, seed=2, options={"threshold": 0.03}
-)
+CONFIG = {
+    "task": "induction",
+    "model": "induction-2l",
+    "algorithm": "acdc",
+    "n": 6,
+    "n_held_out": 3,
+    "n_random": 0,
+    "seed": 2,
+}
+CONFIG |= {"options": {"threshold": 0.03}}
 RUNS = {
     "corrupted": {},
     "zero": {"ablation": "zero"},
@@ -45,7 +51,7 @@ def made(tmp_path_factory):
 
     def make(name: str):
         if name not in folders:
-            folders[name] = run(replace(CONFIG, **RUNS[name]), place / f"run-{len(folders)}").folder
+            folders[name] = run(dict(CONFIG, **RUNS[name]), place / f"run-{len(folders)}").folder
         return folders[name]
 
     return make
@@ -119,7 +125,7 @@ def test_another_precision_may_be_asked_for(made):
 
 def test_the_micro_batches_of_the_replay_do_not_matter(made, monkeypatch):
     monkeypatch.setattr("circuitfind.run.replay.PROMPTS_ON_CPU", 4)
-    assert CONFIG.n_prompts < PROMPTS_ON_CPU
+    assert CONFIG["n"] < PROMPTS_ON_CPU
     (replay,) = replay_decisions(made("mean-positional"), steps=20)
     assert replay.passed
 
@@ -127,8 +133,8 @@ def test_the_micro_batches_of_the_replay_do_not_matter(made, monkeypatch):
 def test_pairs_of_ones_own_are_read_from_the_run_folder(tmp_path):
     """Fewer than the file has, in an order that its name decides."""
     data = tmp_path / "mine.csv"
-    calls.write_pairs(cf.TASKS["induction"].pairs(12), data)
-    folder = run(replace(CONFIG, task=str(data), n_prompts=5), tmp_path / "out").folder
+    write_pairs(cf.TASKS["induction"].pairs(12), data)
+    folder = run(dict(CONFIG, task=str(data), n=5), tmp_path / "out").folder
     data.unlink()
     (replay,) = replay_decisions(folder, steps=10)
     assert replay.passed
@@ -251,7 +257,7 @@ def test_what_rounding_cannot_tell_may_be_either():
 
 
 def test_a_threshold_of_0_leaves_ties_and_says_so(tmp_path):
-    folder = run(replace(CONFIG, options={"threshold": 0.0}), tmp_path / "out").folder
+    folder = run(dict(CONFIG, options={"threshold": 0.0}), tmp_path / "out").folder
     (replay,) = replay_decisions(folder)
     assert replay.passed
     assert 0 < replay.too_close < replay.tested
@@ -378,7 +384,7 @@ def test_a_run_without_decisions_is_refused(copy, tmp_path):
     (folder / "decisions.csv").unlink()
     with pytest.raises(OptionError, match=r"there is no .*decisions.csv; make the run again"):
         replay_decisions(folder)
-    ranked = run(replace(CONFIG, algorithm="eap", rule="top", value=20, options={}), tmp_path / "eap").folder
+    ranked = run(dict(CONFIG, algorithm="eap", rule="top", value=20, options={}), tmp_path / "eap").folder
     with pytest.raises(OptionError, match="is a run of eap, which makes no decisions to replay"):
         replay_decisions(ranked)
 

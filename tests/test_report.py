@@ -5,27 +5,29 @@ import html
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
+from runs import config_of, run, setting_of
 
 import circuitfind as cf
-from circuitfind import progress, rendering
+from circuitfind import models, progress, rendering
 from circuitfind.circuit import Circuit
-from circuitfind.discovery import contract
+from circuitfind.discovery.contract import sums
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError, PairsError
 from circuitfind.execution import make_batches
 from circuitfind.run import calls, pipeline
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import RunFolder
-from circuitfind.run.pipeline import RunConfig, run
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
+from circuitfind.setting.defaults import FAITHFULNESS
+from circuitfind.task.write_pairs import write_pairs
 
-CONFIG = RunConfig(n_prompts=8, n_held_out=6, n_random=2, seed=1, batch_size=4)
+CONFIG = {"n": 8, "n_held_out": 6, "n_random": 2, "seed": 1, "batch_size": 4}
 SCHEMA = json.loads((Path(cf.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8"))
 FILES = {
     "config.json",
@@ -41,7 +43,7 @@ FILES = {
 }
 
 
-DECIDING = replace(CONFIG, task="induction", model="induction-2l", algorithm="acdc", n_prompts=6, n_random=0)
+DECIDING = dict(CONFIG, task="induction", model="induction-2l", algorithm="acdc", n=6, n_random=0)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +53,18 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory):
-    return run(replace(DECIDING, options={"threshold": 0.3}), tmp_path_factory.mktemp("runs") / "acdc")
+    return run(dict(DECIDING, options={"threshold": 0.3}), tmp_path_factory.mktemp("runs") / "acdc")
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    return run(replace(DECIDING, options={"threshold": "0.03,0.3"}), tmp_path_factory.mktemp("runs") / "sweep")
+    return run(dict(DECIDING, options={"threshold": "0.03,0.3"}), tmp_path_factory.mktemp("runs") / "sweep")
 
 
 def interrupt(monkeypatch, at_step: int) -> None:
     """Ctrl-C in the middle of discovery."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SAVES", 0.0)
-    original, done = contract.in_pieces, []
+    original, done = sums.in_pieces, []
 
     def interrupted(step, contribute):
         if len(done) == at_step:
@@ -70,7 +72,7 @@ def interrupt(monkeypatch, at_step: int) -> None:
         done.append(step)
         return original(step, contribute)
 
-    monkeypatch.setattr(contract, "in_pieces", interrupted)
+    monkeypatch.setattr(sums, "in_pieces", interrupted)
 
 
 def started(out, monkeypatch, config=CONFIG, at_step=1):
@@ -103,7 +105,7 @@ def test_the_files_hold_what_was_returned(finished):
 
 def test_a_large_circuit_has_its_strongest_edges_in_the_table_and_all_in_json(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "MOST_ROWS", 7)
-    done = run(replace(CONFIG, algorithm="eap", rule="top", value=40), tmp_path / "out")
+    done = run(dict(CONFIG, algorithm="eap", rule="top", value=40), tmp_path / "out")
     rows = (tmp_path / "out" / "edges.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [edge["name"] for edge in done.circuit.edges[:7]]
     assert len(Circuit.load(tmp_path / "out" / "circuit.json").edges) == done.circuit.n_edges > 7
@@ -115,7 +117,10 @@ def test_the_configuration_is_resolved_and_the_versions_are_named(finished):
     assert config["seed"] == 1
     assert config["model"] == "tasks-4l"
     assert config["circuitfind"] == cf.__version__
-    assert RunConfig(**{key: value for key, value in config.items() if key != "circuitfind"}) == CONFIG
+    assert config["algorithm"] == "eap-ig-inputs"
+    setting, rest = setting_of(CONFIG), config_of(CONFIG).resolved(setting_of(CONFIG))[0]
+    assert config == {**setting.to_json(), **asdict(rest), "circuitfind": cf.__version__}
+    assert {"n_prompts": 8, "n_held_out": 6, "batch_size": 4}.items() <= config.items()
     versions = json.loads((finished.folder / "versions.json").read_text())
     assert versions["torch"] == torch.__version__
     assert set(pipeline.PACKAGES) <= set(versions)
@@ -136,13 +141,13 @@ def test_the_same_configuration_gives_the_same_bytes(finished, tmp_path):
 
 
 def test_another_batch_size_or_seed_of_the_control_gives_the_same_circuit(finished, tmp_path):
-    other = run(replace(CONFIG, batch_size=3, n_random=0, n_held_out=3), tmp_path / "other")
+    other = run(dict(CONFIG, batch_size=3, n_random=0, n_held_out=3), tmp_path / "other")
     assert (other.circuit.kept == finished.circuit.kept).all()
 
 
 def test_what_is_going_on_is_said(tmp_path):
     said = []
-    run(replace(CONFIG, algorithm="eap", rule="top", value=30), tmp_path / "out", say=said.append)
+    run(dict(CONFIG, algorithm="eap", rule="top", value=30), tmp_path / "out", say=said.append)
     assert said[0].startswith("Transformer('tasks-4l'")
     assert said[1] == "task ioi: 8 train and 6 held-out pairs"
     assert any(line.startswith("eap: 1,519 edges") for line in said)
@@ -150,7 +155,7 @@ def test_what_is_going_on_is_said(tmp_path):
 
 def test_the_default_folder_says_task_model_and_algorithm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = run(replace(CONFIG, algorithm="eap", rule="greedy", value=30))
+    done = run(dict(CONFIG, algorithm="eap", rule="greedy", value=30))
     assert done.folder.resolve() == tmp_path / "results/ioi/tasks-4l/eap"
     assert {path.name for path in done.folder.iterdir()} == FILES
 
@@ -209,11 +214,11 @@ def test_a_sweep_has_its_thresholds_as_a_table_and_is_chosen_from_by_faithfulnes
     assert list(rows[0]) == ["threshold", "kept", "tests"]
     assert len(table(swept.folder / "decisions.csv")) == 2 * 257
     assert {line for log in logs for line in log.summary()} < set(swept.sentences)
-    assert (swept.circuit.selection["rule"], swept.circuit.selection["target"]) == ("faithfulness", calls.FAITHFULNESS)
+    assert (swept.circuit.selection["rule"], swept.circuit.selection["target"]) == ("faithfulness", FAITHFULNESS)
 
 
 def test_an_explicit_rule_is_obeyed_all_the_same(decided, tmp_path):
-    done = run(replace(DECIDING, rule="top", value=12, options={"threshold": 0.3}), tmp_path / "top")
+    done = run(dict(DECIDING, rule="top", value=12, options={"threshold": 0.3}), tmp_path / "top")
     assert done.circuit.selection["rule"] == "top"
     assert {path.name for path in done.folder.iterdir()} == FILES | {"decisions.csv"}
     assert not any("pruned" in line for line in done.sentences)
@@ -239,16 +244,16 @@ def test_the_caption_says_when_sizes_were_decided_about(decided):
 
 def test_the_estimate_of_a_search_holds_all_prompts_at_once():
     model = cf.load_model("induction-2l")
-    pairs = calls.tokenized_pairs(model, cf.load_task("induction"), split="train", n=64)
+    setting = cf.Setting("induction", model, n=64)
 
     def megabytes(algorithm, size):
-        line = estimate(model, pairs, algorithm, {}, size)
+        line = estimate(setting.but(batch_size=size), algorithm, cf.ALGORITHMS[algorithm].options)
         return float(re.search(r"([\d,]+) MB above the model", line)[1].replace(",", ""))
 
     assert megabytes("acdc", 8) > 0.5 * megabytes("acdc", 64)  # batches of similar length are less padded
     assert megabytes("eap", 8) < 0.2 * megabytes("eap", 64)
     c, graph = model.config, model.graph
-    tokens = sum(batch.clean.numel() for batch in make_batches(model, pairs, 8))
+    tokens = sum(batch.clean.numel() for batch in make_batches(model, setting.train, 8))
     vectors = 2 * graph.n_senders + len(graph.blocks) + graph.n_layers * 3 * graph.n_heads + 1
     numbers = tokens * (vectors * c.d_model + 3 * graph.n_layers * graph.n_heads * c.d_head)
     assert megabytes("acdc", 8) == round(4 * numbers / 2**20)
@@ -262,11 +267,11 @@ def test_a_finished_folder_is_refused_before_the_model_loads_and_replaced_by_for
     shutil.copytree(finished.folder, out)
     (out / "note.txt").write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(calls, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
+        patch.setattr(models, "load", lambda *args, **options: pytest.fail("the model was loaded"))
         with pytest.raises(OptionError, match="exists already; choose another --out, or replace it with --force"):
             run(CONFIG, out)
     assert (out / "note.txt").exists()
-    run(replace(CONFIG, algorithm="eap", rule="top", value=30), out, force=True)
+    run(dict(CONFIG, algorithm="eap", rule="top", value=30), out, force=True)
     assert {path.name for path in out.iterdir()} == FILES
     assert json.loads((out / "config.json").read_text())["algorithm"] == "eap"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -295,8 +300,8 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch
     assert (partial / "checkpoint.safetensors").exists()
     assert not out.exists()
     said, computed = [], []
-    original = contract.in_pieces
-    monkeypatch.setattr(contract, "in_pieces", lambda *step: computed.append(step) or original(*step))
+    original = sums.in_pieces
+    monkeypatch.setattr(sums, "in_pieces", lambda *step: computed.append(step) or original(*step))
     resumed = run(CONFIG, out, say=said.append)
     assert f"going on with the interrupted run in {partial}" in said
     assert len(computed) == 1, "one of two micro-batches was left"
@@ -321,34 +326,34 @@ def test_found_scores_serve_another_rule_of_selection(finished, tmp_path, monkey
     """A target that no circuit reaches is noticed after discovery; the corrected command does not start again."""
     out = tmp_path / "out"
     with pytest.raises(OptionError, match=r"no prefix of the ranking reaches faithfulness 1\.9"):
-        run(replace(CONFIG, value=1.9), out)
+        run(dict(CONFIG, value=1.9), out)
     monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered again"))
-    done = run(replace(CONFIG, rule="top", value=50), out)
+    done = run(dict(CONFIG, rule="top", value=50), out)
     assert done.circuit.selection["asked"] == 50
     assert (done.scores.values == finished.scores.values).all()
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"algorithm": "eap"}, {"options": {"steps": 3}}, {"seed": 2}, {"n_prompts": 9}, {"task": "greater-than"}],
+    [{"algorithm": "eap"}, {"options": {"steps": 3}}, {"seed": 2}, {"n": 9}, {"task": "greater-than"}],
     ids=str,
 )
 def test_a_partial_folder_of_other_settings_is_refused_and_dropped_by_force(changes, tmp_path, monkeypatch):
-    out, other = tmp_path / "out", replace(CONFIG, **changes)
+    out, other = tmp_path / "out", dict(CONFIG, **changes)
     partial = started(out, monkeypatch)
     with pytest.raises(OptionError, match="holds an interrupted run with other settings, prompts, weights or code"):
         run(other, out)
     assert (partial / "checkpoint.safetensors").exists()
-    done = run(replace(other, rule="top", value=50), out, force=True)
+    done = run(dict(other, rule="top", value=50), out, force=True)
     assert {path.name for path in done.folder.iterdir()} == FILES
 
 
 def test_other_rows_under_the_same_name_are_noticed(tmp_path, monkeypatch):
     data = tmp_path / "pairs.csv"
-    calls.write_pairs(cf.TASKS["ioi"].pairs(12, seed=1), data)
-    config = replace(CONFIG, task=str(data))
+    write_pairs(cf.TASKS["ioi"].pairs(12, seed=1), data)
+    config = dict(CONFIG, task=str(data))
     started(tmp_path / "out", monkeypatch, config)
-    calls.write_pairs(cf.TASKS["ioi"].pairs(12, seed=2), data)
+    write_pairs(cf.TASKS["ioi"].pairs(12, seed=2), data)
     with pytest.raises(OptionError, match="other settings, prompts"):
         run(config, tmp_path / "out")
 
@@ -375,9 +380,9 @@ def test_scores_and_checkpoints_are_written_whole(tmp_path):
         ({"task": "ioy"}, "Did you mean 'ioi'"),
         ({"options": {"step": 3}}, "Did you mean 'steps'"),
         ({"options": {"steps": "few"}}, "it should be a whole number"),
-        ({"ablation": "zero"}, "eap-ig-inputs is not defined for 'zero' ablation"),
+        ({"algorithm": "eap-ig-inputs", "ablation": "zero"}, "eap-ig-inputs is not defined for 'zero' ablation"),
         ({"algorithm": "exact", "parts": "position"}, "exact cannot keep scores apart by 'position'; it offers prompt"),
-        ({"n_prompts": 0}, "--prompts 0: give at least 1"),
+        ({"n": 0}, "--prompts 0: give at least 1"),
         ({"n_held_out": -3}, "--held-out -3: give at least 1"),
         ({"n_random": -1}, "--random -1: give at least 0"),
         ({"seed": -1}, "--seed -1: give at least 0"),
@@ -389,9 +394,9 @@ def test_scores_and_checkpoints_are_written_whole(tmp_path):
     ids=str,
 )
 def test_options_that_are_none_are_refused_before_the_model_loads(changes, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(calls, "load_model", lambda *args, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "load", lambda *args, **options: pytest.fail("the model was loaded"))
     with pytest.raises(CircuitfindError, match=message):
-        run(replace(CONFIG, **changes), tmp_path / "out")
+        run(dict(CONFIG, **changes), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -399,12 +404,12 @@ def failing_pairs(tmp_path):
     """IOI with the answers swapped: the model prefers the wrong one."""
     pairs = cf.TASKS["ioi"].pairs(12)
     swapped = [replace(pair, correct=pair.incorrect, incorrect=pair.correct) for pair in pairs]
-    calls.write_pairs(cf.PromptPairs(tuple(swapped)), tmp_path / "swapped.csv")
+    write_pairs(cf.PromptPairs(tuple(swapped)), tmp_path / "swapped.csv")
     return str(tmp_path / "swapped.csv")
 
 
 def test_a_model_that_cannot_do_the_task_stops_the_run_before_discovery(tmp_path, monkeypatch):
-    config = replace(CONFIG, task=failing_pairs(tmp_path))
+    config = dict(CONFIG, task=failing_pairs(tmp_path))
     monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered all the same"))
     with pytest.raises(
         PairsError, match=r"the correct answer on only 0% of the 8 train prompts.*check-pairs.*--anyway"
@@ -415,7 +420,7 @@ def test_a_model_that_cannot_do_the_task_stops_the_run_before_discovery(tmp_path
 
 def test_anyway_goes_on_and_says_so(tmp_path):
     said = []
-    config = replace(CONFIG, task=failing_pairs(tmp_path), anyway=True, rule="top", value=50)
+    config = dict(CONFIG, task=failing_pairs(tmp_path), anyway=True, rule="top", value=50)
     done = run(config, tmp_path / "out", say=said.append)
     assert any(line.startswith("Weak: model 'tasks-4l' prefers the correct answer on only 0%") for line in said)
     assert done.evaluation.accuracy_full == 0
@@ -424,17 +429,17 @@ def test_anyway_goes_on_and_says_so(tmp_path):
 
 def test_pairs_without_wrong_answers_have_no_chance_to_compare_with(tmp_path):
     pairs = tuple(replace(pair, incorrect=()) for pair in cf.TASKS["ioi"].pairs(12))
-    calls.write_pairs(cf.PromptPairs(pairs), tmp_path / "open.csv")
-    config = replace(CONFIG, task=str(tmp_path / "open.csv"), rule="top", value=50)
+    write_pairs(cf.PromptPairs(pairs), tmp_path / "open.csv")
+    config = dict(CONFIG, task=str(tmp_path / "open.csv"), rule="top", value=50)
     with pytest.raises(OptionError, match=r"'logit-diff' needs incorrect answers.*use the metric nll or kl"):
         run(config, tmp_path / "refused")
-    done = run(replace(config, metric="nll"), tmp_path / "out")
+    done = run(dict(config, metric="nll"), tmp_path / "out")
     assert json.loads((done.folder / "evaluation.json").read_text())["accuracy"] is None
 
 
 def test_one_prompt_is_both_splits_and_that_is_said(tmp_path):
-    calls.write_pairs(cf.TASKS["ioi"].pairs(1), tmp_path / "one.csv")
-    done = run(replace(CONFIG, task=str(tmp_path / "one.csv"), rule="top", value=50), tmp_path / "out")
+    write_pairs(cf.TASKS["ioi"].pairs(1), tmp_path / "one.csv")
+    done = run(dict(CONFIG, task=str(tmp_path / "one.csv"), rule="top", value=50), tmp_path / "out")
     assert any("measured on the prompt it was found on" in sentence for sentence in done.sentences)
 
 
@@ -448,7 +453,7 @@ def with_weight(key, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_stops_the_run_with_its_layer(value, tmp_path, monkeypatch):
     broken = with_weight("layers.2.W_O", value)
-    monkeypatch.setattr(calls, "load_model", lambda *args, **options: broken)
+    monkeypatch.setattr(models, "load", lambda *args, **options: broken)
     with pytest.raises(
         NumericalError, match="NaN or infinity in model 'broken' after layer 2, on the clean prompt of pair"
     ):
@@ -469,13 +474,19 @@ def test_the_key_of_a_run_is_made_of_what_decides_its_scores(tmp_path):
 
 @pytest.mark.parametrize(("rule", "value"), [("top", 20), ("faithfulness", 0.5)])
 def test_an_algorithm_that_searches_for_a_size_is_told_it_before_it_begins(tmp_path, rule, value):
-    config = RunConfig(
-        "induction", "induction-2l", "refine", n_prompts=16, n_held_out=8, n_random=1, rule=rule, value=value
-    )
+    config = {
+        "task": "induction",
+        "model": "induction-2l",
+        "algorithm": "refine",
+        "n": 16,
+        "n_held_out": 8,
+        "n_random": 1,
+    }
+    config |= {"rule": rule, "value": value}
     found = run(config, tmp_path / "out")
     name = {"top": "edges", "faithfulness": "faithfulness"}[rule]
     told = (value,) if rule == "top" else value
     assert found.scores.provenance.options[name] == told
     assert (found.circuit.kept == found.scores.chosen).all()
-    own = run(replace(config, options={name: "15" if rule == "top" else "0.4"}), tmp_path / "own")
+    own = run(dict(config, options={name: "15" if rule == "top" else "0.4"}), tmp_path / "own")
     assert own.scores.provenance.options[name] == ((15,) if rule == "top" else 0.4), "what is given by name comes first"

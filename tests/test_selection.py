@@ -16,7 +16,6 @@ from circuitfind.errors import OptionError
 from circuitfind.evaluation import random_circuits
 from circuitfind.execution import ABLATIONS, make_batches, measure_circuits, prepare_ablation
 from circuitfind.graph import ComputationGraph
-from circuitfind.run import calls
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import alive_counts, best_edges, edges_above, greedy_edges, top_edges
@@ -134,7 +133,7 @@ def test_select_refuses_two_rules_and_a_faithfulness_without_a_model():
 def test_the_size_is_chosen_on_the_scores_own_and_on_other_train_prompts_of_the_same_kind():
     model, task, options = cf.load_model("tasks-4l"), cf.load_task("ioi"), {"corruption": "flip"}
     scores = cf.discover(model, task, n=16, seed=5, algorithm="eap", task_options=options)
-    chosen_on = calls.choosing_pairs(model, task, n=16, seed=5, **options)
+    chosen_on = cf.Setting(task, model, n=16, seed=5, task_options=options).choosing
     chosen = cf.select(scores, model, task, faithfulness=0.5)
     assert chosen.selection == cf.select(scores, model, pairs=chosen_on, faithfulness=0.5).selection
     prompts = {
@@ -148,13 +147,13 @@ def test_the_size_is_chosen_on_the_scores_own_and_on_other_train_prompts_of_the_
     assert len(used) == 16
     assert not used & (prompts["train", 5] | prompts["held-out", 5] | prompts["held-out", 6])
     flipped = {pair.corrupted for pair in fresh.text}
-    assert not flipped & {pair.corrupted for pair in calls.choosing_pairs(model, task, n=16, seed=5)[1].text}
+    assert not flipped & {pair.corrupted for pair in cf.Setting(task, model, n=16, seed=5).choosing[1].text}
 
 
 def test_a_circuit_must_satisfy_every_set_of_prompts_it_is_chosen_on():
     model, task = cf.load_model("tasks-4l"), cf.load_task("greater-than")
     scores = cf.discover(model, task, n=16, algorithm="eap")
-    sets = calls.choosing_pairs(model, task, n=16, seed=0)
+    sets = cf.Setting(task, model, n=16).choosing
     alone = [cf.select(scores, model, pairs=part, faithfulness=0.7).selection["n"] for part in sets]
     assert cf.select(scores, model, pairs=sets, faithfulness=0.7).selection["n"] >= max(alone)
 

@@ -24,12 +24,12 @@ from circuitfind import progress
 from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.errors import CircuitfindError, NumericalError, OptionError
 from circuitfind.progress import Checkpoint
-from circuitfind.run.calls import tokenized_pairs
 from circuitfind.run.sharding import Pool, WorkersDiedError, check_workers, connected, room, run_on, sharded
 from circuitfind.run.sharding import cluster as clusters
 from circuitfind.run.sharding import pool as pools_module
 from circuitfind.run.sharding.shards import plan
 from circuitfind.run.sharding.worker import Worker, pack, pack_weights, unpack, unpack_weights
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
 

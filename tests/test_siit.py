@@ -9,7 +9,7 @@ from conftest import small_model
 from typer.testing import CliRunner
 
 from circuitfind.errors import ModelError, UnknownNameError
-from circuitfind.execution import run_masked
+from circuitfind.execution import Writes, run_masked
 from circuitfind.task import is_held_out
 from circuitfind.tasks.siit_ioi import NAMES
 from circuitfind.transformer import Transformer, TransformerConfig, sender_outputs, weight_shapes
@@ -18,7 +18,7 @@ from circuitfind.truth.siit import folder, steps, training
 from circuitfind.truth.siit.__main__ import app
 from circuitfind.truth.siit.folder import write_folder
 from circuitfind.truth.siit.high_level import NONE, HighLevel, Node, earlier, looked_up, number_alike
-from circuitfind.truth.siit.masked import masked_run, source_run
+from circuitfind.truth.siit.masked import masked_run, softened, source_run
 from circuitfind.truth.siit.measured import masked_logits, verify
 from circuitfind.truth.siit.programs import PROGRAMS
 from circuitfind.truth.siit.recipes import recipe_names, recipe_of
@@ -225,10 +225,10 @@ def test_there_are_sixteen_models_or_more_and_all_of_them_have_a_recipe():
 # ---------------------------------------------------------------- the masked run
 
 
-@pytest.fixture
-def pieces():
-    """A random model in float64, ids of base and source prompts, and three masks."""
-    model = small_model(activation="gelu")
+@pytest.fixture(params=[False, True], ids=["one after the other", "parallel"])
+def pieces(request):
+    """A random model in float64, ids of base and source prompts, and three masks; its MLPs after or beside the attention."""
+    model = small_model(activation="gelu", parallel=request.param)
     generator = torch.Generator().manual_seed(0)
     tokens, source = torch.randint(0, 17, (2, 12, 9), generator=generator)
     masks = (torch.rand((3, model.graph.n_edges), generator=generator) < 0.6).double()
@@ -240,7 +240,7 @@ def test_the_masked_run_is_the_dense_engines(pieces):
     logits, written = masked_run(model, tokens, source_run(model, source), masks)
     groups = zip(tokens.chunk(3), source.chunk(3), masks, strict=True)
     last = torch.full((4,), 8)
-    dense = [run_masked(model, base, sender_outputs(model, other), mask[None], last)[0] for base, other, mask in groups]
+    dense = [run_masked(model, base, Writes.run(model, other), mask[None], last)[0] for base, other, mask in groups]
     torch.testing.assert_close(logits, torch.cat(dense), rtol=1e-10, atol=1e-10)
     assert written.shape == (model.graph.n_senders, 12, 9, 12)
 
@@ -251,18 +251,18 @@ def test_with_nothing_cut_it_is_the_plain_run(pieces):
     logits, written = masked_run(model, tokens, run, torch.ones_like(masks))
     torch.testing.assert_close(logits, model.logits(tokens)[:, -1], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(written, sender_outputs(model, tokens), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(run.writes, sender_outputs(model, source), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(run.dense, sender_outputs(model, source), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model.unembed(run.streams[-1]), model.logits(source), rtol=1e-10, atol=1e-10)
 
 
 def test_a_softened_run_goes_from_the_mean_to_itself(pieces):
     model, _, source, _ = pieces
     run = source_run(model, source)
-    half, none = run.softened(0.5), run.softened(0.0)
-    torch.testing.assert_close(none.writes, run.writes.mean(1, keepdim=True).expand_as(run.writes))
-    torch.testing.assert_close(half.writes, (run.writes + none.writes) / 2)
+    half, none = softened(run, 0.5), softened(run, 0.0)
+    torch.testing.assert_close(none.dense, run.dense.mean(1, keepdim=True).expand_as(run.dense))
+    torch.testing.assert_close(half.dense, (run.dense + none.dense) / 2)
     torch.testing.assert_close(half.streams[-1], (run.streams[-1] + none.streams[-1]) / 2)
-    assert run.softened(1.0) is run
+    assert softened(run, 1.0) is run
 
 
 def test_gradients_reach_every_weight_through_both_runs(pieces):

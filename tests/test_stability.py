@@ -19,7 +19,7 @@ from circuitfind.evaluation.other_prompts import resampling as resampling_module
 from circuitfind.evaluation.other_prompts.resampling import resampled_edges, weighted_scores
 from circuitfind.evaluation.other_prompts.stability import jaccard_matrix
 from circuitfind.graph import ComputationGraph
-from circuitfind.run.robustness import variants_of
+from circuitfind.run.sensitivity import variants_of
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import smallest_prefix, top_edges
 from circuitfind.task import TASKS
@@ -223,9 +223,17 @@ def test_the_verdict_mentions_stability_where_it_is_given():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run folder whose scores are kept apart by prompt."""
-    from circuitfind.run.pipeline import RunConfig, run
+    from runs import run
 
-    config = RunConfig(algorithm="eap", n_prompts=16, n_held_out=4, n_random=0, rule="top", value=25, parts="prompt")
+    config = {
+        "algorithm": "eap",
+        "n": 16,
+        "n_held_out": 4,
+        "n_random": 0,
+        "rule": "top",
+        "value": 25,
+        "parts": "prompt",
+    }
     return run(config, tmp_path_factory.mktemp("stability") / "run").folder
 
 
@@ -316,11 +324,11 @@ def test_a_task_s_own_options_are_varied_one_at_a_time():
 
 def test_settings_that_make_no_sense_are_refused():
     model = cf.load_model("induction-2l")
-    with pytest.raises(OptionError, match="two settings"):
+    with pytest.raises(OptionError, match="two variants"):
         cf.sensitivity(model, "induction", {"one": {}}, edges=5)
     with pytest.raises(UnknownNameError, match="unknown setting 'metrics'"):
         cf.sensitivity(model, "induction", {"one": {}, "two": {"metrics": "kl"}}, edges=5)
     with pytest.raises(OptionError, match="eap-ig-inputs is not defined for 'zero'"):
-        cf.sensitivity(model, "induction", {"one": {}, "two": {"ablation": "zero"}}, edges=5)
+        cf.sensitivity(model, "induction", {"one": {}, "two": {"ablation": "zero"}}, edges=5, algorithm="eap-ig-inputs")
     with pytest.raises(OptionError, match="cannot keep 9999 edges"):
         cf.sensitivity(model, "induction", {"one": {}, "two": {"seed": 1}}, edges=9999)

@@ -13,7 +13,6 @@ from test_execution import TIGHT, naive_ablated, naive_logits, one_batch, prompt
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.errors import ModelError
 from circuitfind.execution import prepare_ablation, run_circuit, run_masked
-from circuitfind.execution.masks.sparse import AblatedRun
 from circuitfind.graph import PORTS
 from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import Transformer, TransformerConfig, alibi_slopes, rotary_frequencies, sender_outputs
@@ -267,9 +266,9 @@ def test_engines_equal_naive_without_biases_or_norm_weights(shape, leaves):
     batch, (mask,) = one_batch(model, pairs), random_masks(model, 1)
     prepared = prepare_ablation("corrupted", model, [batch])
     expected = naive_logits(model, pairs, "corrupted", mask)[batch.rows]
-    outputs = prepared.values(batch)
+    outputs = prepared.writes(batch)
     same(run_masked(model, batch.clean, outputs, torch.from_numpy(mask[None]), batch.answer)[0], expected)
-    sparse = run_circuit(model, batch, AblatedRun.of(prepared.writes(batch)), mask, prune_from_input=True)
+    sparse = run_circuit(model, batch, prepared.writes(batch), mask, prune_from_input=True)
     same(sparse, expected)
 
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"], "corrupted")).values

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from circuitfind.bench.cells import Setting
+from circuitfind.bench.cells import Shared
 from circuitfind.bench.grid import Grid
 from circuitfind.bench.measure import Failure, Outcome
 from circuitfind.bench.plan import Filters, Plan, Planned, plan
@@ -44,17 +44,17 @@ class Crew:
         if self.ray and find_spec("ray") is None:
             raise OptionError("--ray: Ray is not installed; pip install 'circuitfind[ray]', or use --workers alone")
 
-    def size(self, setting: Setting) -> int:
+    def size(self, shared: Shared) -> int:
         """How many workers; of a cluster's, 0 means all that it has room for. A GPU has one, this process."""
         if self.workers is not None or self.ray not in ("", "local"):
             return self.workers or 0
-        if setting.device != "cpu" and not self.ray:
+        if shared.device != "cpu" and not self.ray:
             return 0
-        return max(1, (os.cpu_count() or 1) // setting.threads)
+        return max(1, (os.cpu_count() or 1) // shared.threads)
 
-    def measure(self, cells: Sequence[Planned], setting: Setting) -> Generator[tuple[int, Outcome]]:
+    def measure(self, cells: Sequence[Planned], shared: Shared) -> Generator[tuple[int, Outcome]]:
         """Let them; close it, and they are gone."""
-        workers, what = self.size(setting), [one.cell for one in cells]
+        workers, what = self.size(shared), [one.cell for one in cells]
         if self.ray and cells:
             return on_ray(what, workers, self.ray)
         return on_processes(what, workers) if workers else in_this_process(what)
@@ -155,7 +155,7 @@ def list_grid(
     wanted = {one.cell.name: one for one in whole.planned if filters.passes(one.named)}
     open_ = (MISSING, FAILED) if retry_failed else (MISSING,)
     todo = tuple(one for one in wanted.values() if store.state(one.cell) in open_)
-    return Work(whole, store, todo, crew.size(Setting.of(grid)))
+    return Work(whole, store, todo, crew.size(Shared.of(grid)))
 
 
 def run_grid(
@@ -178,13 +178,13 @@ def run_grid(
         CircuitfindError: something about the grid is wrong; before anything is measured.
         KeyboardInterrupt: after the tables of what there is are written.
     """
-    crew, setting = crew or Crew(), Setting.of(grid)
+    crew, shared = crew or Crew(), Shared.of(grid)
     work = list_grid(grid, out, crew, filters=filters, retry_failed=retry_failed)
     for line in work.summary():
         say(line)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(crew.measure(work.todo, setting)) as outcomes:
+        with closing(crew.measure(work.todo, shared)) as outcomes:
             for number, (at, outcome) in enumerate(outcomes, start=1):
                 work.store.write(work.todo[at].cell, outcome)
                 say(f"[{number}/{len(work.todo)}] {words(work.todo[at].named)}: {_in_short(outcome)}")

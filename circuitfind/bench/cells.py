@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from circuitfind import models
@@ -22,17 +23,22 @@ from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import CircuitfindError
 from circuitfind.graph import Mask
 from circuitfind.run.folder import code_hash
-from circuitfind.setting import load_task, problem_of, tokenized_pairs
-from circuitfind.task import Task, TokenPairs
+from circuitfind.setting.value import Setting
+from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import Metric, MetricFile, as_metric, metric_from_text
 from circuitfind.transformer import Transformer
 from circuitfind.truth import truth_of
 
 APART = (
     "tasks",  # what they make is in a cell's hash
-    *("cli", "rendering", "patching", "paths", "interchange", "__main__.py"),
-    *("api.py", "report.py", "run_config.py", "replay.py", "robustness.py"),
+    *("cli", "rendering", "patching", "__main__.py"),
+    *(
+        f"run/{name}.py"
+        for name in ("pipeline", "config", "estimate", "replay", "sensitivity", "comparison", "difference")
+    ),
+    *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
-    *("bench/table.py", "bench/run.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
+    *("bench/table.py", "bench/benchmark.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
 )
 """Source files and folders that change no number of a cell; all others are in its hash."""
 LETTERS = 16
@@ -40,7 +46,7 @@ LETTERS = 16
 
 
 @dataclass(frozen=True)
-class Setting:
+class Shared:
     """What a grid says of all its cells: see :mod:`circuitfind.bench.grid`."""
 
     measures: tuple[str, ...]
@@ -50,7 +56,7 @@ class Setting:
     dtype: str
 
     @classmethod
-    def of(cls, grid: Grid) -> Setting:
+    def of(cls, grid: Grid) -> Shared:
         """A grid's."""
         return cls(grid.measures, grid.threads, grid.memory, grid.device, grid.dtype)
 
@@ -61,10 +67,11 @@ class Cell:
 
     Attributes:
         model, task: their specifications.
-        algorithm, options, metric: options all resolved; the metric that scores are found with.
-        ablation, seed, prompts, held_out: see :func:`circuitfind.run.calls.discover`; prompts of either split.
+        algorithm, options: options all resolved.
+        metric, metric_file: what scores are found with, and the file that it is from, if it is the user's.
+        ablation, seed, prompts, held_out: see :class:`~circuitfind.setting.value.Setting`; prompts of either split.
         own: the file that the algorithm is from, if it is the user's.
-        setting: the grid's.
+        shared: what the grid says of all its cells.
         weights, tokens, truth: hashes of the model, of the prompts of both splits with the task's metric, and of the known
             circuit ("" if none is).
         code: hash of circuitfind's source.
@@ -75,12 +82,13 @@ class Cell:
     algorithm: str
     options: Mapping[str, Any]
     metric: str
+    metric_file: Sources
     ablation: str
     seed: int
     prompts: int
     held_out: int
     own: Sources
-    setting: Setting
+    shared: Shared
     weights: str
     tokens: str
     truth: str
@@ -105,86 +113,66 @@ def measuring_code() -> str:
 
 
 class Subjects:
-    """Models and prompts by their specifications; those of the last model are kept."""
+    """Settings by what a grid names; those of the last model are kept."""
 
     def __init__(self) -> None:
         self._model: tuple[Any, Transformer, str] | None = None
-        self._pairs: dict[Any, TokenPairs] = {}
+        self._settings: dict[Any, Setting] = {}
 
-    def model(self, spec: str, setting: Setting) -> tuple[Transformer, str]:
+    def model(self, spec: str, shared: Shared) -> tuple[Transformer, str]:
         """A model, and a hash of its weights and configuration."""
-        key = spec, setting.device, setting.dtype
+        key = spec, shared.device, shared.dtype
         if self._model is None or self._model[0] != key:
             self._model = None  # the memory of the one before
-            self._pairs.clear()
-            model = models.load(spec, device=setting.device, dtype=setting.dtype)
+            self._settings.clear()
+            model = models.load(spec, device=shared.device, dtype=shared.dtype)
             self._model = key, model, _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
         return self._model[1:]
 
-    def pairs(self, model: Transformer, task: Task, split: str, n: int, seed: int) -> TokenPairs:
-        """Prompts."""
-        key = task.name, split, n, seed
-        if key not in self._pairs:
-            self._pairs[key] = tokenized_pairs(model, task, split=split, n=n, seed=seed)
-        return self._pairs[key]
+    def setting(self, model: Transformer, ground: Ground | Cell, seed: int) -> Setting:
+        """The setting of a ground or a cell, its prompts made once."""
+        key = ground.task, ground.prompts, ground.held_out, seed
+        if key not in self._settings:
+            self._settings[key] = Setting(ground.task, model, n=ground.prompts, n_held_out=ground.held_out, seed=seed)
+        return self._settings[key]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A task on a model with the prompts of one seed, loaded.
+    """A task on a model with the prompts of one seed, and a hash of the model."""
 
-    Attributes:
-        weights: a hash of the model.
-        train, held_out: the prompts that circuits are found on, and measured on.
-    """
-
-    model: Transformer
+    setting: Setting
     weights: str
-    task: Task
-    train: TokenPairs
-    held_out: TokenPairs
-    seed: int
 
     @classmethod
-    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, setting: Setting) -> Subject:
+    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, shared: Shared) -> Subject:
         """What a ground or a cell names."""
-        model, weights = subjects.model(ground.model, setting)
-        task = load_task(ground.task, model=model)
-        train = subjects.pairs(model, task, "train", ground.prompts, seed)
-        return cls(model, weights, task, train, subjects.pairs(model, task, "held-out", ground.held_out, seed), seed)
+        model, weights = subjects.model(ground.model, shared)
+        return cls(subjects.setting(model, ground, seed), weights)
 
     def truth(self, ablation: str) -> Mask | None:
         """The known circuit, boolean (edges,), if there is one."""
-        truth = truth_of(self.model, self.task, ablation)
+        truth = truth_of(self.setting.transformer, self.setting.behaviour, ablation)
         return None if truth is None else truth.edges
 
     def hashes(self, ablation: str) -> dict[str, str]:
         """``weights``, ``tokens`` and ``truth`` of a :class:`Cell`."""
-        truth, both = self.truth(ablation), (self.train, self.held_out)
+        truth, both = self.truth(ablation), (self.setting.train, self.setting.held_out)
         return {
             "weights": self.weights,
-            "tokens": _sha256(self.task.metric, *(text for pairs in both for text in _checksums(pairs))),
+            "tokens": _sha256(
+                _said_of(self.setting.behaviour.metric), *(text for pairs in both for text in _checksums(pairs))
+            ),
             "truth": "" if truth is None else hashlib.sha256(truth.tobytes()).hexdigest(),
         }
 
-    def problem(self, metric: str, ablation: str) -> Problem:
+    def problem(self, metric: Metric, ablation: str) -> Problem:
         """The problem of discovery.
 
         Raises:
             OptionError: the metric needs incorrect answers that a pair does not have.
         """
-        return problem_of(
-            self.model,
-            self.task,
-            metric=metric,
-            ablation=ablation,
-            n=len(self.train),
-            seed=self.seed,
-            split="train",
-            batch_size=None,
-            task_options=None,
-            pairs=self.train,
-        )
+        return self.setting.but(metric=metric, ablation=ablation).problem("train")
 
 
 def _checksums(pairs: TokenPairs) -> tuple[str, str]:
@@ -196,9 +184,30 @@ def _sha256(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def _said_of(metric: str) -> str:
+    """A registered metric's name; of a user's own, which may lie elsewhere on another machine, the hash of its file."""
+    source = as_metric(metric).source
+    return metric if source is None else source.sha256
+
+
 def algorithm_of(cell: Cell) -> Algorithm:
     """A cell's algorithm."""
     return algorithm_named(cell.algorithm, cell.own)
+
+
+def named_metric(metric: Metric) -> tuple[str, Sources]:
+    """``metric`` and ``metric_file`` of a :class:`Cell`."""
+    if metric.source is None:
+        return metric.name, {}
+    file = Path(metric.source.path).name
+    return f"{file}:{metric.source.name}", {file: metric.source.text}
+
+
+def metric_of(cell: Cell) -> Metric:
+    """A cell's metric; a user's own from the text that came with the cell."""
+    for file, text in cell.metric_file.items():
+        return metric_from_text(MetricFile(file, cell.metric.removeprefix(f"{file}:"), text))
+    return as_metric(cell.metric)
 
 
 def check_here(cell: Cell, subject: Subject) -> None:

@@ -10,7 +10,7 @@ algorithms:
   - algorithm: acdc                     # options, a metric of its own, seeds of its own
     label: acdc-fine                    # so that an algorithm may occur twice
     options: {threshold: [0.1, 0.01]}
-    metric: kl
+    metric: kl                          # or your own, FILE.py:NAME, its path from the grid's folder
     seeds: [0, 1, 2]
 algorithm-files: [mine.py]              # each ends with ALGORITHMS.add(Algorithm(...)); paths from the grid's folder
 ablations: [corrupted]                  # this and the next three: for blocks that do not say otherwise
@@ -38,8 +38,9 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import parse_bytes
 from circuitfind.models.load import DTYPES
-from circuitfind.setting import load_task
+from circuitfind.setting.naming import load_task
 from circuitfind.task import TASKS
+from circuitfind.task.files import beside
 from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import TransformerConfig
 from circuitfind.truth import read_truths
@@ -135,7 +136,7 @@ def grid_of(values: Mapping[str, Any], folder: Path) -> Grid:
         raise UnknownNameError("dtype", str(given["dtype"]), DTYPES)
     return Grid(
         grounds=tuple(ground for block in _blocks(values) for ground in _grounds(block, folder)),
-        entries=_entries(given["algorithms"], own),
+        entries=_entries(given["algorithms"], own, folder),
         measures=_measures(given["measures"]),
         threads=_whole(given["threads"], "threads", 1),
         memory=memory,
@@ -223,7 +224,7 @@ def _ablations(
 # --- algorithms --------------------------------------------------------------------------------------------------------
 
 
-def _entries(listed: Any, sources: Sources) -> tuple[Entry, ...]:
+def _entries(listed: Any, sources: Sources, folder: Path) -> tuple[Entry, ...]:
     own, entries = own_algorithms(sources), list[Entry]()
     if not listed:
         raise OptionError("the grid names no algorithms; give algorithms: [eap, ...]")
@@ -236,7 +237,7 @@ def _entries(listed: Any, sources: Sources) -> tuple[Entry, ...]:
         _known_keys("an entry of algorithms", given, OF_AN_ENTRY)
         name = str(given["algorithm"])
         algorithm = algorithm_named(name, sources)
-        metric = str(given.get("metric") or "")
+        metric = beside(str(given.get("metric") or ""), folder)
         if metric:
             as_metric(metric)
         options = given.get("options") or {}

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 
 from circuitfind import kernels
-from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here
+from circuitfind.bench.cells import Cell, Subject, Subjects, algorithm_of, check_here, metric_of
 from circuitfind.bench.costs import plain_forward, threads, timed
 from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.evaluation import curve_measures, truth_measures
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
-from circuitfind.task.metrics import as_metric
 
 Row = tuple[str, float | None, float | None]
 """A quantity, at what (a share of edges, a target; None where it is one number), and its value; None is undefined."""
@@ -73,8 +72,8 @@ Outcome = Result | Failure
 def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
     """Measure a cell; an error becomes a :class:`Failure`."""
     try:
-        with threads(cell.setting.threads), memory_limit(cell.setting.memory):
-            return _measured(cell, Subject.of(subjects, cell, cell.seed, cell.setting))
+        with threads(cell.shared.threads), memory_limit(cell.shared.memory):
+            return _measured(cell, Subject.of(subjects, cell, cell.seed, cell.shared))
     except _RefusedError as error:
         return Failure("OptionError", str(error), refused=True)
     except Exception as error:
@@ -85,18 +84,19 @@ def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
 
 def _measured(cell: Cell, subject: Subject) -> Result:
     check_here(cell, subject)
-    algorithm, problem = algorithm_of(cell), subject.problem(cell.metric, cell.ablation)
-    forward = plain_forward(subject.model, subject.train)
+    algorithm, problem = algorithm_of(cell), subject.problem(metric_of(cell), cell.ablation)
+    model = problem.model
+    forward = plain_forward(model, problem.pairs)
     try:
-        scores, cost = timed(lambda: algorithm(problem, **cell.options), subject.model.device)
+        scores, cost = timed(lambda: algorithm(problem, **cell.options), model.device)
     except OptionError as error:
         raise _RefusedError(str(error)) from error
     costs = {
         **asdict(cost),
         "forward_seconds": forward,
         "forwards": cost.seconds / forward,
-        "edges": subject.model.graph.n_edges,
-        "threads": cell.setting.threads,
+        "edges": model.graph.n_edges,
+        "threads": cell.shared.threads,
         "machine": f"{platform.node()} {platform.machine()}",
         "process": os.getpid(),
     }
@@ -106,12 +106,13 @@ def _measured(cell: Cell, subject: Subject) -> Result:
 
 def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) -> Iterator[Row]:
     with torch.inference_mode():
-        if truth is not None and "truth" in cell.setting.measures:
+        if truth is not None and "truth" in cell.shared.measures:
             for quantity, value in truth_measures(scores, truth).items():
                 yield quantity, None, _number(value)
-        if "curves" in cell.setting.measures:
-            metric = as_metric(subject.task.metric)
-            for quantity, at, value in curve_measures(subject.model, subject.held_out, scores, metric, cell.ablation):
+        if "curves" in cell.shared.measures:
+            setting = subject.setting
+            own = (setting.transformer, setting.held_out, scores, setting.measure(), cell.ablation)
+            for quantity, at, value in curve_measures(*own):
                 yield quantity, _number(at), _number(value)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 from circuitfind.discovery.contract import ALGORITHMS, Algorithm
 from circuitfind.errors import OptionError, UnknownNameError
+from circuitfind.registry import executed
 
 Sources = Mapping[str, str]
 """The text of each file, by its name. It travels with a cell, so other machines need not have the file."""
@@ -43,7 +42,7 @@ def own_algorithms(sources: Sources) -> dict[str, tuple[Algorithm, str]]:
     found: dict[str, tuple[Algorithm, str]] = {}
     for name, text in sources.items():
         with ALGORITHMS.set_aside() as added:
-            _execute(name, text)
+            executed(text, name, "algorithm")
         if not added:
             raise OptionError(f"{name} adds no algorithm; end it with ALGORITHMS.add(Algorithm(...))")
         for algorithm in added:
@@ -65,12 +64,3 @@ def algorithm_named(name: str, sources: Sources) -> Algorithm:
     if name not in ALGORITHMS:
         raise UnknownNameError("algorithm", name, [*(one.name for one in ALGORITHMS), *own])
     return ALGORITHMS[name]
-
-
-def _execute(name: str, text: str) -> None:
-    module = ModuleType(f"circuitfind_algorithm_file_{Path(name).stem}")
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
-    try:
-        exec(compile(text, name, "exec"), vars(module))
-    except (Exception, SystemExit) as error:
-        raise OptionError(f"{name} fails: {type(error).__name__}: {error}") from error

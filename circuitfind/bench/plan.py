@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Any, NoReturn
 
-from circuitfind.bench.cells import Cell, Setting, Subject, Subjects, measuring_code
+from circuitfind.bench.cells import Cell, Shared, Subject, Subjects, measuring_code, named_metric
 from circuitfind.bench.costs import plain_forward, threads
 from circuitfind.bench.grid import Entry, Grid, Ground
 from circuitfind.bench.own import algorithm_named
 from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import OptionError, UnknownNameError
+from circuitfind.task.metrics import Metric, as_metric
 
 MEASURING = 200
 """About how many forward passes on the held-out prompts it takes to measure one cell's curves."""
@@ -112,10 +113,10 @@ def plan(grid: Grid) -> Plan:
     Raises:
         CircuitfindError: a model cannot be loaded, or a task does not have so many prompts.
     """
-    subjects, setting = Subjects(), Setting.of(grid)
+    subjects, shared = Subjects(), Shared.of(grid)
     planned, skipped = list[Planned](), list[Skipped]()
     for ground in sorted(grid.grounds, key=lambda one: one.model):
-        for one in _of_ground(grid, ground, subjects, setting):
+        for one in _of_ground(grid, ground, subjects, shared):
             planned.append(one) if isinstance(one, Planned) else skipped.append(one)
     unique = {(one.named, one.cell.name): one for one in planned}
     return Plan(
@@ -128,47 +129,53 @@ def _order(named: Named) -> tuple[Any, ...]:
     return tuple(getattr(named, field.name) for field in fields(named))
 
 
-def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, setting: Setting) -> Iterator[Planned | Skipped]:
+def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: Shared) -> Iterator[Planned | Skipped]:
     forward = 0.0
     for seed in sorted({*ground.seeds, *(seed for entry in grid.entries for seed in entry.seeds)}):
-        subject = Subject.of(subjects, ground, seed, setting)
+        subject = Subject.of(subjects, ground, seed, shared)
         if not forward:
-            with threads(setting.threads):
-                forward = plain_forward(subject.model, subject.train, 1) / len(subject.train)
+            with threads(shared.threads):
+                forward = plain_forward(subject.setting.transformer, subject.setting.train, 1) / len(
+                    subject.setting.train
+                )
         for entry in grid.entries:
             if seed in (entry.seeds or ground.seeds):
                 for ablation in ground.ablations:
-                    yield _planned(ground, subject, entry, ablation, setting, forward)
+                    yield _planned(ground, subject, entry, ablation, shared, forward)
 
 
 def _planned(
-    ground: Ground, subject: Subject, entry: Entry, ablation: str, setting: Setting, forward: float
+    ground: Ground, subject: Subject, entry: Entry, ablation: str, shared: Shared, forward: float
 ) -> Planned | Skipped:
     """One cell; ``forward`` is the seconds of one prompt."""
     algorithm = algorithm_named(entry.algorithm, entry.own)
-    metric = entry.metric or algorithm.metric or subject.task.metric
+    setting = subject.setting
+    model, task = setting.transformer, setting.behaviour
+    metric = as_metric(entry.metric or algorithm.metric or task.metric)
     options = json.dumps(entry.options, sort_keys=True)
-    named = Named(subject.model.name, subject.task.name, entry.label, options, metric, ablation, subject.seed)
+    named = Named(model.name, task.name, entry.label, options, metric.name, ablation, setting.seed)
     if reason := refusal(algorithm, entry, subject, metric, ablation):
         return Skipped(named, reason)
+    name, file = named_metric(metric)
     cell = Cell(
         model=ground.model,
         task=ground.task,
         algorithm=entry.algorithm,
         options=entry.options,
-        metric=metric,
+        metric=name,
+        metric_file=file,
         ablation=ablation,
-        seed=subject.seed,
+        seed=setting.seed,
         prompts=ground.prompts,
         held_out=ground.held_out,
         own=entry.own,
-        setting=setting,
+        shared=shared,
         code=measuring_code(),
         **subject.hashes(ablation),
     )
-    prompts = algorithm.prompts(entry.options, len(subject.train))
-    seconds = forward * prompts * algorithm.forwards(subject.model.graph, entry.options)
-    measuring = forward * MEASURING * len(subject.held_out) * ("curves" in setting.measures)
+    prompts = algorithm.prompts(entry.options, len(setting.train))
+    seconds = forward * prompts * algorithm.forwards(model.graph, entry.options)
+    measuring = forward * MEASURING * len(setting.held_out) * ("curves" in shared.measures)
     return Planned(named, cell, seconds, measuring, algorithm.worst_case)
 
 
@@ -188,7 +195,7 @@ class _Probe(Problem):
     batches = take = prepared_ablation = add_up = add_up_nodes = _begin
 
 
-def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: str, ablation: str) -> str:
+def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: Metric, ablation: str) -> str:
     """Why an algorithm is not defined for this metric, this ablation or this model; "" if it is. Nothing is computed.
 
     It is called with a problem that nothing can be done with, and what it says before it begins counts. A user's own algorithm

@@ -19,8 +19,8 @@ from typing import Any
 
 from circuitfind.bench.cells import Cell
 from circuitfind.bench.measure import Failure, Outcome
+from circuitfind.circuit.json_file import read_object
 from circuitfind.errors import CircuitfindError
-from circuitfind.formats.run_folder import read_object
 
 DONE, FAILED, REFUSED, MISSING = STATES = ("done", "failed", "refused", "missing")
 

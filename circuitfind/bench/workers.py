@@ -162,11 +162,11 @@ def on_ray(cells: Sequence[Cell], workers: int, address: str) -> Outcomes:
     Raises:
         OptionError: no connection, or too little room.
     """
-    setting = cells[0].setting
-    gpus = setting.device.startswith("cuda")
-    with connected(workers, gpus=gpus, each=setting.threads, address=address):
-        workers = workers or max(1, room(gpus) // (1 if gpus else setting.threads))
-        needs = {"num_gpus": 1} if gpus else {"num_cpus": setting.threads}
+    shared = cells[0].shared
+    gpus = shared.device.startswith("cuda")
+    with connected(workers, gpus=gpus, each=shared.threads, address=address):
+        workers = workers or max(1, room(gpus) // (1 if gpus else shared.threads))
+        needs = {"num_gpus": 1} if gpus else {"num_cpus": shared.threads}
         with Pool(Measurer, min(workers, len(cells)), needs) as pool:
             for number, outcome in pool.as_done("measure", [(cell,) for cell in cells]):
                 if isinstance(outcome, WorkersDiedError):

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from circuitfind.circuit import stored
+from circuitfind.circuit.json_file import read_object
 from circuitfind.circuit.layout import Layout
 from circuitfind.circuit.pruning import prune
 from circuitfind.circuit.unrolled import Links, at_parts, links_of
-from circuitfind.errors import CircuitError, OptionError
+from circuitfind.errors import CircuitError
 from circuitfind.graph import ComputationGraph, Mask
-from circuitfind.graph.kv_groups import split_blocks, split_by_head
 from circuitfind.scores import Provenance
 from circuitfind.task import Spans, Tokenizer, TokenPairs, spans_of
 
 if TYPE_CHECKING:
     import networkx
     import pandas
-
-MOST_IN_JSON = 5_000_000
-"""Edges up to which EAP-IG's format, an object for every edge of the graph, is written: about a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +49,6 @@ class Circuit:
     selection: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     layout: Layout | None = None
-    display: ClassVar[Callable[[Circuit], str] | None] = None
-    """How a notebook shows a circuit; set by :mod:`circuitfind.run.calls`, since drawing lies above this module."""
 
     def __post_init__(self) -> None:
         n = self.graph.n_edges
@@ -142,8 +138,10 @@ class Circuit:
             f"{p.task or 'no task'} on {p.model or 'no model'}, {p.algorithm or 'given'}, {p.ablation or '?'} ablation)"
         )
 
-    def _repr_html_(self) -> str | None:
-        return None if Circuit.display is None else Circuit.display(self)
+    def _repr_html_(self) -> str:
+        """The picture, for a notebook. Drawing lies above this module, so it is looked up when a notebook asks."""
+        html: str = import_module("circuitfind.rendering.notebook").circuit_html(self)
+        return html
 
     # ---------------------------------------------------------------- other forms
 
@@ -206,125 +204,12 @@ class Circuit:
 
     @classmethod
     def load(cls, path: Path) -> Circuit:
-        """Read our JSON or EAP-IG's.
+        """Read what :meth:`save` wrote; files of other tools are read by :func:`circuitfind.load_circuit`.
 
         Raises:
-            CircuitError: neither.
+            CircuitError: not such a file.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
-        if not isinstance(values, dict) or "edges" not in values:
+        values = read_object(path)
+        if "edges" not in values:
             raise CircuitError(f"{path} is not a circuit: it has no 'edges'")
-        return from_eap_ig(values) if "cfg" in values else cls.from_json(values)
-
-
-# -------------------------------------------------------------------- EAP-IG's file format
-
-
-def by_query_head(circuit: Circuit, n_heads: int | None = None) -> Circuit:
-    """The same circuit with a node for each head and a q, k and v port for each, as EAP-IG and MIB have it.
-
-    An edge into a port that several heads share stands for one into each of them, an edge of a whole attention block for one of
-    each of its heads, all with its score: see :func:`circuitfind.graph.kv_groups.split_by_head` and ``split_blocks``.
-
-    Args:
-        n_heads: heads of an attention block, which a graph of whole blocks does not tell.
-
-    Raises:
-        OptionError: the graph has whole blocks and ``n_heads`` is not given.
-    """
-    if circuit.graph.whole_attention and n_heads is None:
-        raise OptionError(
-            "in this graph a node is a whole attention block, and EAP-IG's format has a node for each head: give n_heads"
-        )
-    graph, kept, from_block = split_blocks(circuit.graph, circuit.kept, n_heads or 0)
-    graph, kept, from_group = split_by_head(graph, kept)
-    if graph == circuit.graph:
-        return circuit
-    scores = None if circuit.scores is None else circuit.scores[from_block(from_group(np.arange(graph.n_edges)))]
-    return replace(circuit, graph=graph, kept=kept, scores=scores)
-
-
-def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True, n_heads: int | None = None) -> dict[str, Any]:
-    """EAP-IG's graph JSON (the format of MIB submissions).
-
-    That format knows neither groups of keys and values nor whole attention blocks: see :func:`by_query_head`.
-
-    Args:
-        d_model: the model's width, which that format asks for.
-        all_edges: write every edge with its score (importances); otherwise only the kept ones.
-        n_heads: heads of an attention block, where a node of the graph is a whole one.
-
-    Raises:
-        OptionError: all edges are more than :data:`MOST_IN_JSON`, or ``n_heads`` is needed and not given.
-    """
-    circuit = by_query_head(circuit, n_heads)
-    graph, kept = circuit.graph, circuit.kept
-    if all_edges and graph.n_edges > MOST_IN_JSON:
-        raise OptionError(
-            f"all {graph.n_edges:,} edges are too many for EAP-IG's JSON, which is written for up to {MOST_IN_JSON:,}: "
-            "write the kept edges only, or the scores with EdgeScores.to_parquet"
-        )
-    edges = np.arange(graph.n_edges) if all_edges else np.flatnonzero(kept)
-    scores = np.zeros(len(edges)) if circuit.scores is None else circuit.scores[edges]
-    rows = zip(graph.edge_names(edges.tolist()), scores.tolist(), kept[edges].tolist(), strict=True)
-    used = set(circuit.nodes)
-    cfg = {
-        "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads,
-        "parallel_attn_mlp": graph.parallel,
-        "d_model": d_model,
-    }
-    return {
-        "cfg": cfg,
-        "nodes": {graph.node_name(node): {"in_graph": graph.node_name(node) in used} for node in range(graph.n_nodes)},
-        "edges": {name: {"score": score, "in_graph": kept} for name, score, kept in rows},
-    }
-
-
-def from_eap_ig(values: Mapping[str, Any]) -> Circuit:
-    """A circuit with scores from EAP-IG's graph JSON: the edges that are marked there as being in it.
-
-    Missing edges are cut and score 0; NaN and null, which stand for "not scored", count as 0. To choose a circuit by the scores
-    of such a file, see :mod:`circuitfind.formats.importances`.
-
-    Raises:
-        CircuitError, UnknownNameError: keys are missing, or an edge does not exist in that shape.
-        CircuitError: the file is about neurons, or has infinite scores.
-    """
-    try:
-        graph = _graph_of_eap_ig(values["cfg"], values.get("nodes", {}))
-        _refuse_neurons(values.get("nodes", {}))
-        kept, scores = np.zeros(graph.n_edges, dtype=bool), np.zeros(graph.n_edges)
-        for name, edge in values["edges"].items():
-            number = graph.edge_index(name)
-            kept[number] = edge.get("in_graph", True)
-            scores[number] = float(edge.get("score") or 0.0)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CircuitError(f"this is not an EAP-IG graph: {stored.reason(error)}") from None
-    if np.isinf(scores).any():
-        raise CircuitError("this EAP-IG graph has scores that are infinite")
-    return Circuit(graph, kept, np.nan_to_num(scores), {"rule": "eap-ig file"})
-
-
-def _refuse_neurons(nodes: Mapping[str, Any]) -> None:
-    """A node of that format may be kept in part: some of the dimensions of what it writes ("neurons")."""
-    for name, node in nodes.items():
-        if not isinstance(node, Mapping):
-            continue
-        scores = [score for score in node.get("neurons_scores") or () if score is not None and not np.isnan(score)]
-        if scores or not all(node.get("neurons") or ()):
-            raise CircuitError(
-                f"this file is about neurons: it scores or cuts single dimensions of what {name} writes. "
-                "Here an edge is kept or cut as a whole; write the file at edge or node level instead"
-            )
-
-
-def _graph_of_eap_ig(cfg: Mapping[str, Any], nodes: Iterable[str]) -> ComputationGraph:
-    """The graph of that format's configuration. Only a complete list of nodes can show that there are no MLPs."""
-    parallel = cfg.get("parallel_attn_mlp", False)
-    without = ComputationGraph(cfg["n_layers"], cfg["n_heads"], False, parallel)
-    attention_only = {without.node_name(node) for node in range(without.n_nodes)} == set(nodes)
-    return without if attention_only else replace(without, has_mlp=True)
+        return cls.from_json(values)

@@ -51,7 +51,7 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     schema = values.get("schema")
     if schema not in (SCHEMA, FIRST, FIRST_WITH_PARTS):
-        raise CircuitError(f"this JSON has schema {schema!r}, not {SCHEMA!r}; EAP-IG files are read too")
+        raise CircuitError(f"this JSON has schema {schema!r}, not {SCHEMA!r}; load_circuit reads other tools' files")
     try:
         graph, rows = ComputationGraph(**values["graph"]), values["edges"]
         layout = _layout(values)

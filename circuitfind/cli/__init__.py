@@ -14,12 +14,9 @@ import typer
 from circuitfind.cli.options import app
 from circuitfind.errors import CircuitfindError
 
-from circuitfind.cli import runs, patches  # noqa: F401  # isort: skip (each adds its commands, in the order of the help page)
-from circuitfind.cli import exchange  # noqa: F401  # isort: skip
-from circuitfind.cli import evidence  # noqa: F401  # isort: skip
-from circuitfind.cli import paths  # noqa: F401  # isort: skip
-from circuitfind.cli import truths, bench  # noqa: F401  # isort: skip
-from circuitfind.cli import checks, lists  # noqa: F401  # isort: skip
+from circuitfind.cli import stages, by_hand  # noqa: F401  # isort: skip (each adds its commands, in the order of the help page)
+from circuitfind.cli import exchange, robustness, nodes  # noqa: F401  # isort: skip
+from circuitfind.cli import truths, bench, checks, lists  # noqa: F401  # isort: skip
 
 
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, model_for, print_result
+from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result
 
 
 @app.command("check-model")
@@ -57,10 +57,12 @@ def check_pairs(
 ) -> None:
     """Say, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
+    from circuitfind.setting.value import Setting
+    from circuitfind.task.write_pairs import write_pairs
 
-    report = calls.check_pairs(data, calls.load_model(model_for(str(data), model), bos=bos))
+    report = calls.check_pairs(data, Setting(data, model, bos=bos).transformer)
     if keep_good is not None:
-        calls.write_pairs(report.good, keep_good)
+        write_pairs(report.good, keep_good)
     print_result(report.to_json(), as_json, _pair_lines(report, keep_good))
     if not report.can_do_it:
         raise typer.Exit(2)

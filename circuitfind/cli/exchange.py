@@ -1,30 +1,34 @@
-"""Commands about other tools' formats and other circuits: export, check-submission, compare, leaderboard."""
+"""Commands about formats and other circuits: export, formats, check-submission, compare, leaderboard."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from circuitfind.cli.options import Json, Signed, app, print_result
 from circuitfind.errors import OptionError
 
-FORMATS = ("eap-ig", "mib")
+if TYPE_CHECKING:
+    from circuitfind.formats import Contents
 
 
 @app.command()
 def export(
     circuits: Annotated[
         list[Path],
-        typer.Argument(help="circuit.json, a run folder or scores; for --to eap-ig, then the file to write."),
+        typer.Argument(help="circuit.json, a run folder, scores, or another tool's file; then the file to write."),
     ],
     to: Annotated[
         str,
-        typer.Option(help="eap-ig: one graph JSON. mib: a folder for MIB's leaderboard, a sub-folder for each run."),
+        typer.Option(
+            help="A format of 'circuitfind formats' that is written. mib: a folder, a sub-folder for each run."
+        ),
     ] = "eap-ig",
-    out: Annotated[Path | None, typer.Option(help="The JSON file, or the submission's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write, or the submission's folder.")] = None,
     pair: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,12 +42,14 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="mib: replace a pair's folder that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write circuits in EAP-IG's graph JSON, or as a submission to the MIB circuit track.
+    """Write a circuit, or its scores, in another format; or several as a submission to the MIB circuit track.
 
     EAP-IG's JSON has all edges where a run folder has their scores, and else the kept ones.
     """
-    if to not in FORMATS:
-        raise OptionError(f"--to {to}: use one of {', '.join(FORMATS)}")
+    from circuitfind.formats import writers
+
+    if to not in writers():
+        raise OptionError(f"--to {to}: use one of {', '.join(writers())}")
     if to == "mib":
         written = _submit(circuits, out, pair or [], circuit_files, force)
         print_result({"folders": [str(path) for path in written]}, as_json, map(str, written))
@@ -52,27 +58,39 @@ def export(
         raise OptionError("--pair and --circuits are for --to mib")
     sources, file = (circuits, out) if out is not None else (circuits[:-1], circuits[-1])
     if len(sources) != 1:
-        raise OptionError("--to eap-ig writes one circuit into one file: circuitfind export CIRCUIT FILE.json")
-    _write_eap_ig(sources[0], file)
+        raise OptionError(f"--to {to} writes one circuit into one file: circuitfind export CIRCUIT FILE{_suffix(to)}")
+    _convert(sources[0], file, to)
     print_result({"file": str(file)}, as_json, [str(file)])
 
 
-def _write_eap_ig(circuit: Path, file: Path) -> None:
-    from circuitfind.formats.run_folder import open_run
-    from circuitfind.run import calls
+def _suffix(to: str) -> str:
+    from circuitfind.formats import FORMATS
 
-    loaded, settings = open_run(circuit)
-    scores = circuit / "scores.safetensors" if circuit.is_dir() else circuit.with_name("scores.safetensors")
-    if not (spec := settings.get("model") or loaded.provenance.model):
-        raise OptionError(f"{circuit} does not say its model, whose width the format asks for; give a run folder")
-    shape = calls.load_model(spec).config
-    found = scores if scores.exists() else None
-    calls.write_eap_ig(loaded, file, d_model=shape.d_model, n_heads=shape.n_heads, scores=found)
+    return next(iter(FORMATS[to].suffixes), "")
+
+
+def _convert(source: Path, file: Path, to: str) -> None:
+    from circuitfind.formats import FORMATS, read, write
+
+    found, needs = read(source), FORMATS[to].needs
+    whole_blocks = found.graph is not None and found.graph.whole_attention
+    write(found, file, to, **(_facts(source, found, needs) if "d_model" in needs or (needs and whole_blocks) else {}))
+
+
+def _facts(source: Path, found: Contents, names: Iterable[str]) -> dict[str, int]:
+    """What a format needs to know of the model, which is loaded to tell."""
+    from circuitfind import models
+
+    if not (spec := found.settings.get("model") or found.provenance.model):
+        raise OptionError(f"{source} does not say its model, whose width the format asks for; give a run folder")
+    config = models.load(spec).config
+    return {name: getattr(config, name) for name in names}
 
 
 def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str | None, force: bool) -> list[Path]:
     """Every run's folder of the submission; all are named before the first is written."""
-    from circuitfind.formats import pair_name, read_scores, write_pair
+    from circuitfind.formats import read, read_scores
+    from circuitfind.formats.mib import MODELS, pair_name, write_pair
 
     if out is None:
         raise OptionError("--to mib writes a folder: name it with --out")
@@ -87,23 +105,33 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
     for run, scores, name in zip(runs, found, names, strict=True):
         if scores.unscored.any():
             raise OptionError(f"{run} leaves edges without a score, and MIB asks for one of each")
-        shape = _shape(run, name, scores.scores.provenance.model)
-        written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **shape))
+        known_model = (
+            name.partition("_")[2] in MODELS
+        )  # one of the benchmark's own, whose width is known without loading it
+        facts = {} if known_model else _facts(run, read(run), ("d_model", "n_heads"))
+        written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **facts))
     return written
 
 
-def _shape(run: Path, pair: str, model: str) -> dict[str, int]:
-    """Width and heads of a model that is not the benchmark's; those of the others are known without loading them."""
-    from circuitfind.formats import settings_beside
-    from circuitfind.formats.mib import MODELS
-    from circuitfind.run import calls
+@app.command()
+def formats(as_json: Json = False) -> None:
+    """List the formats of files: which are read, wherever a circuit or scores are asked for, and which export writes."""
+    from circuitfind.formats import FORMATS
 
-    if pair.partition("_")[2] in MODELS:
-        return {}
-    if not (spec := settings_beside(run).get("model") or model):
-        raise OptionError(f"{run} does not say its model, whose width the format asks for; give a run folder")
-    config = calls.load_model(spec).config
-    return {"d_model": config.d_model, "n_heads": config.n_heads}
+    rows = {
+        one.name: {
+            "description": one.description,
+            "suffixes": list(one.suffixes),
+            "read": one.read is not None,
+            "written": one.write is not None,
+        }
+        for one in FORMATS
+    }
+    lines = (
+        f"{name:14} {'read' if row['read'] else '':6} {'written' if row['written'] else '':9} {row['description']}"
+        for name, row in rows.items()
+    )
+    print_result(rows, as_json, lines)
 
 
 @app.command("check-submission")
@@ -112,7 +140,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a submission to the MIB circuit track before it is handed in (exit code 1 if its loader would refuse it)."""
-    from circuitfind.formats import check_submission
+    from circuitfind.formats.mib_check import check_submission
 
     found = check_submission(folder)
     print_result(found.to_json(), as_json, found.lines())

@@ -1,4 +1,4 @@
-"""Commands that list what there is: tasks, models, algorithms."""
+"""Commands that list what there is: tasks, models, algorithms, metrics."""
 
 from __future__ import annotations
 
@@ -91,4 +91,24 @@ def algorithms(as_json: Json = False) -> None:
             f"{'':{width}} cost: {row['cost']}",
         ]
         lines += [f"{'':{width}} options: {settings}"] if settings else []
+    print_result(rows, as_json, lines)
+
+
+@app.command()
+def metrics(as_json: Json = False) -> None:
+    """List the metrics; one of your own is --metric FILE.py:NAME, a function (logits, targets)."""
+    from circuitfind.task.metrics import METRICS
+
+    rows = {
+        metric.name: {
+            "unit": metric.unit,
+            "better": "more" if metric.larger_is_better else "less",
+            "description": words,
+        }
+        for metric in METRICS
+        if (words := (metric.function.__doc__ or "").strip().partition("\n")[0])
+    }
+    lines = (
+        f"{name:12} {row['description']} Unit: {row['unit']}; {row['better']} is better." for name, row in rows.items()
+    )
     print_result(rows, as_json, lines)

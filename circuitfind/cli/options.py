@@ -52,7 +52,8 @@ AlgorithmOption = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="An option of the algorithm, NAME=VALUE; repeatable.")
 ]
 Metric = Annotated[
-    str | None, typer.Option(help="logit-diff, prob-diff, kl, nll, accuracy or top1 [default: the task's].")
+    str | None,
+    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME [default: the task's]."),
 ]
 Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
@@ -73,16 +74,6 @@ Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 KvPorts = Annotated[
     str, typer.Option(help="A k and a v port for each 'head', or each 'group' of heads that share keys and values.")
 ]
-
-
-def model_for(task: str, model: str | None) -> str:
-    """The model that was asked for, or else the one that a task is for; a file of pairs is for ``tasks-4l``."""
-    from circuitfind.setting import load_task
-    from circuitfind.task import Task
-
-    if model is None and (Path(task).suffix == ".py" or not (Path(task).suffix or Path(task).exists())):
-        return load_task(task).model
-    return model or Task.model
 
 
 def about(

@@ -30,13 +30,11 @@ import numpy as np
 import torch
 
 from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
+from circuitfind.discovery.search.visiting_order import ORDERS, visiting_order
 from circuitfind.errors import OptionError
-from circuitfind.execution.recompute.cuts import CloseCalls, CurrentCircuit, LogBook, Width, cut_in_turn
-from circuitfind.graph import Block, ComputationGraph
+from circuitfind.execution.recompute.cuts import CloseCalls, CurrentCircuit, LogBook, Page, Width, cut_in_turn
 from circuitfind.scores import EdgeScores
-from circuitfind.scores.decisions import UNREAD, WHOLE_PORT, Candidates
-
-ORDERS = ("high-to-low", "low-to-high")
+from circuitfind.scores.decisions import UNREAD
 
 
 def acdc(
@@ -61,64 +59,33 @@ def acdc(
     """
     candidates = visiting_order(problem.graph, heads, split_qkv, direct_edges)
     book = LogBook(candidates, sorted(set(threshold), reverse=True), absolute, problem.checkpoint)
-    for tau in book.unfinished():
-        with torch.inference_mode(), book.search():
-            search(problem, book, tau, absolute, width)
-    logs = book.logs()
+    with torch.inference_mode():
+        logs = book.fill(lambda page: search(problem, page, absolute, width))
     survived = np.max([log.threshold * log.kept for log in logs], axis=0)
     return problem.scores(logs[0].edge_delta if len(logs) == 1 else survived, decisions=logs)
 
 
-def search(problem: Problem, book: LogBook, tau: float, absolute: bool, width: int) -> CurrentCircuit:
-    """Algorithm 1 at one threshold; decisions that are in the book already are made again untested."""
+def search(problem: Problem, page: Page, absolute: bool, width: int) -> CurrentCircuit:
+    """Algorithm 1 at the page's threshold; decisions that are on the page already are made again untested."""
 
     def margin(before: float, after: float) -> float:
         delta = after - before
-        return (abs(delta) if absolute else delta) - tau
+        return (abs(delta) if absolute else delta) - page.threshold
 
     batches = [problem.complete(batch) for batch in problem.batches()]
     circuit = CurrentCircuit(problem.model, batches, problem.prepared_ablation(batches), problem.loss)
     close_calls = CloseCalls(problem.model, problem.pairs, problem.metric, problem.ablation)
     widths = Width(width)
-    for receivers, senders, known in book.visits():
+    for receivers, senders, known in page.visits():
         visit = circuit.visit(receivers)
-        if visit is None:
+        if visit is None:  # nothing reads the node any more
             circuit.drop(receivers)
-            book.write([(circuit.loss, circuit.loss, 0, UNREAD)] * (len(senders) - len(known)))
+            page.write([(circuit.loss, circuit.loss, 0, UNREAD)] * (len(senders) - len(known)))
             continue
         for decided in cut_in_turn(visit, senders, known, margin, widths, close_calls):
-            book.write(decided)
+            page.write(decided)
         visit.finish()
     return circuit
-
-
-def visiting_order(graph: ComputationGraph, heads: str, split_qkv: bool, direct_edges: bool) -> Candidates:
-    """Every decision in order: receivers from the logits down, and for each the senders before it."""
-    receiver, sender = list[int](), list[int]()
-    for block in reversed(graph.blocks):
-        receivers, senders = receivers_of(graph, block, split_qkv), senders_before(graph, block, heads)
-        if direct_edges and block.kind == "attention":
-            receiver, sender = receiver + receivers, sender + [WHOLE_PORT] * len(receivers)
-        receiver += np.repeat(receivers, len(senders)).tolist()
-        sender += senders * len(receivers)
-    return Candidates(graph, np.array(receiver, np.int32), np.array(sender, np.int32), not split_qkv)
-
-
-def receivers_of(graph: ComputationGraph, block: Block, split_qkv: bool) -> list[int]:
-    """A block's receivers in order: v, k, q, and within a port the heads from high to low, whatever the senders' order."""
-    n = block.n_receivers if split_qkv else block.n_nodes
-    return [block.first_receiver + row for row in reversed(range(n))]
-
-
-def senders_before(graph: ComputationGraph, block: Block, heads: str) -> list[int]:
-    """Senders into a block in order: by layer from high to low, in a layer the MLP, then the heads; the input last."""
-    nearest_first = list(reversed(range(block.n_senders)))
-
-    def place(sender: int) -> tuple[int, int, int]:
-        at = graph.place(sender)
-        return -at.layer, -at.of.order, at.number
-
-    return nearest_first if heads == ORDERS[0] else [*sorted(nearest_first[:-1], key=place), 0]
 
 
 def check(options: Mapping[str, Any]) -> None:

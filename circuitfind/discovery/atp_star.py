@@ -1,23 +1,23 @@
 """AtP* (Kramar, Lieberum, Shah & Nanda 2024, arXiv:2403.00745), on edges: attribution patching with two repairs.
 
-* QK fix (section 3.1.1): where attention is saturated, its gradient says nothing. An edge into a query or a key is really
-  cut there, the softmax is computed again, and only from the head's mixed values z on the effect is linear:
+* QK fix (section 3.1.1): where attention is saturated, its gradient says nothing. So an edge into a query or a key is really
+  cut, and the softmax computed again; only from the head's mixed values z on is the effect taken to be linear:
 
       score(s -> q or k) = (z of the clean run - z after the cut) . gradient at z
 
   Edges into values, MLPs and the logits are scored as by EAP.
-* GradDrop (section 3.1.2, equation 11): direct and indirect effects may cancel to a first order and not in truth. Once for
-  each layer l the gradient through what that layer contributes (attention and MLP) is dropped; with I_l the estimate then,
+* GradDrop (section 3.1.2, equation 11): direct and indirect effects may cancel to first order, though not in truth. Once for
+  each layer l the gradient through what that layer contributes (attention and MLP) is dropped. With I_l the estimate then,
 
       size of the score = sum over l of |I_l| / (number of l that leave the receiver its gradient)
 
   That number is L - 1 for a receiver in one of the L layers, whose own layer gives 0, as in the paper. The sign is that of
   the estimate without any layer dropped. A model of one layer has nothing to drop.
 
-Deviations from the paper, which scores nodes at a position: sizes are taken per prompt, as there, but of an edge's effect at
-all positions together; the mean over prompts is taken with the signs, so that scores remain estimates of
-metric(clean) - metric(edge cut); and for the logits, which no dropped layer touches, the number above is L. KL to the clean
-run has a zero gradient in the clean run, so it is refused.
+Deviations from the paper, which scores nodes at a position. Sizes are taken per prompt, as there, but of an edge's effect at
+all positions together. The mean over prompts is taken with the signs, so that scores remain estimates of
+metric(clean) - metric(edge cut). For the logits, which no dropped layer touches, the number above is L. KL to the clean run
+has zero gradient in the clean run, so it is refused.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch, Writes
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
+from circuitfind.execution import AttributionPass, Writes
 from circuitfind.execution.gradients.cut_attention import query_key_effects
 from circuitfind.execution.gradients.edge_products import EdgeProducts
-from circuitfind.execution.memory import attribution_numbers
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer
@@ -45,30 +44,23 @@ def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) -
         grad_drop: take sizes from backward passes that leave out a layer each.
     """
     problem.require_slope("AtP*", "eap-ig-inputs")
-    model = problem.model
-    batches = problem.batches(attribution_numbers(model) + _gradient_numbers(model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, "prompt")
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        run = AttributionPass(
-            model, batch, model.embed(batch.clean), keep_writes=True, projections=products.projections
-        )
-        run.backward(problem.objective(batch), again=True)
-        effects = _effects(products, run, ablation.writes(batch), qk_fix, grad_drop)
-        return Contribution(effects, batch.rows) if problem.parts else Contribution(effects.sum(0)[None])
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run()
+        clean.backward(prompts.objective, again=True)
+        return _effects(prompts.products, clean, prompts.ablated, qk_fix, grad_drop)
 
-    return problem.add_up(batches, contribute, "AtP*")
+    return attribute(problem, score, more_numbers=_gradient_numbers(problem.model), by_prompt=True)
 
 
 def _effects(products: EdgeProducts, run: AttributionPass, ablated: Writes, qk_fix: bool, grad_drop: bool) -> Floats:
     """Scores of every prompt, (prompts, edges)."""
     graph, layers = run.model.graph, range(run.model.graph.n_layers)
     change = run.writes.minus(ablated)
-    effects = products.products(run, change)
+    effects = products.multiply(run, change)
     sizes, at_z = np.zeros_like(effects), [[run.at_mixed(layer)] for layer in layers]
     for dropped in run.without_each_layer() if grad_drop else ():
-        sizes += np.abs(products.products(run, change, below=dropped))
+        sizes += np.abs(products.multiply(run, change, below=dropped))
         for layer in layers[:dropped]:
             at_z[layer].append(run.at_mixed(layer))
     for block in graph.blocks if qk_fix else ():
@@ -104,7 +96,7 @@ def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="atp-star",
         run=atp_star,
         description="EAP that recomputes attention for edges into queries and keys, and drops layers against cancellation.",
@@ -112,6 +104,5 @@ ALGORITHMS.add(
         parts=("prompt",),
         cost="2 forward passes, half a backward pass per layer, and a third of a forward pass per sender",
         forwards=forward_passes,
-        additive=True,
     )
 )

@@ -11,43 +11,32 @@ Deviation from the package: the sign. Only defined for corrupted ablation, where
 
 from __future__ import annotations
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
-from circuitfind.execution.memory import attribution_numbers
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
+from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 
 
 def clean_corrupted(problem: Problem) -> EdgeScores:
     """Three forward passes and two backward passes per micro-batch."""
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        ablated = ablation.writes(batch)
-        run = AttributionPass(
-            model, batch, model.embed(batch.clean), keep_writes=True, projections=products.projections
-        )
-        change = run.writes.minus(ablated)
-        values = products.of(run, change, problem.metric)
-        run = AttributionPass(model, batch, ablated.entry, projections=products.projections)
-        values += products.of(run, change, problem.metric)
-        return Contribution(values / 2, rows_of(batch, problem.parts, problem.spans))
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run()
+        change = clean.writes.minus(prompts.ablated)
+        at_clean = prompts.dot(change, gradient_of=clean)
+        at_corrupted = prompts.dot(change, gradient_of=prompts.run_from(prompts.ablated.entry))
+        return (at_clean + at_corrupted) / 2
 
-    return problem.add_up(batches, contribute, "gradients at both ends")
+    return attribute(problem, score)
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="clean-corrupted",
         run=clean_corrupted,
         description="EAP with the mean of the gradients in the clean and in the corrupted run.",
         paper="Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806 (their package)",
         ablations=("corrupted",),
-        parts=("prompt", "position", "span"),
         cost="3 forward passes and 2 backward passes",
         forwards=lambda graph, options: 8,
-        additive=True,
     )
 )

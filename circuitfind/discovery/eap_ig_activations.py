@@ -21,18 +21,15 @@ the sender's, and divides by their number; with mean ablation its path starts at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
-import numpy as np
-
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.execution.gradients.integration_points import shares_of_way
-from circuitfind.execution.memory import attribution_numbers
 from circuitfind.execution.writes import sublayers
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores
 
 
@@ -44,24 +41,18 @@ def eap_ig_activations(problem: Problem, *, steps: int = 5, points: str = "midpo
         points: which points: ``left``, ``midpoint`` or ``right``.
     """
     shares = shares_of_way(steps, points, problem.metric)
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        clean = Writes.run(model, batch.clean)
-        change = clean.minus(ablation.writes(batch))
-        values: np.ndarray[Any, Any] | float = 0.0
+    def at_points(prompts: Contrast) -> Iterator[Floats]:
+        clean = prompts.clean()
+        change = clean.minus(prompts.ablated)
         for senders in sublayers(problem.graph):
             block, stream = clean.first_reader(senders)
             way = change.together(senders)
             for share in shares:
-                point = stream - (1 - share) * way
-                run = AttributionPass(model, batch, point, start=block, projections=products.projections)
-                values = values + products.of(run, change, problem.metric, senders) / steps
-        return Contribution(np.asarray(values), rows_of(batch, problem.parts, problem.spans))
+                run = prompts.run_from(stream - (1 - share) * way, block)
+                yield prompts.dot(change, gradient_of=run, senders=senders) / steps
 
-    return problem.add_up(batches, contribute, f"integrated gradients, {steps} steps for every sublayer")
+    return attribute(problem, lambda prompts: reduce(add, at_points(prompts)))
 
 
 def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
@@ -72,14 +63,12 @@ def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="eap-ig-activations",
         run=eap_ig_activations,
         description="EAP with gradients averaged while one sublayer at a time moves from its ablated to its clean output.",
         paper="Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806; Mueller et al. 2025, arXiv:2504.13151",
-        parts=("prompt", "position", "span"),
         cost="2 forward passes, and for each layer and step about 1 forward and 1 backward pass",
         forwards=forward_passes,
-        additive=True,
     )
 )

@@ -15,15 +15,12 @@ corrupted ablation, where the two ends of the path are inputs.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from operator import add
 
-import numpy as np
-
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.execution.gradients.integration_points import shares_of_way
-from circuitfind.execution.memory import attribution_numbers
+from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 
 
@@ -35,32 +32,24 @@ def eap_ig_inputs(problem: Problem, *, steps: int = 5, points: str = "midpoint")
         points: which points: ``left``, ``midpoint`` or ``right``.
     """
     shares = shares_of_way(steps, points, problem.metric)
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        start = ablation.writes(batch)
-        change = Writes.run(model, batch.clean).minus(start)
-        values: np.ndarray[Any, Any] | float = 0.0
-        for share in shares:
-            run = AttributionPass(model, batch, start.entry + share * change.entry, projections=products.projections)
-            values = values + products.of(run, change, problem.metric) / steps
-        return Contribution(np.asarray(values), rows_of(batch, problem.parts, problem.spans))
+    def score(prompts: Contrast) -> Floats:
+        start = prompts.ablated
+        change = prompts.clean().minus(start)
+        runs = (prompts.run_from(start.entry + share * change.entry) for share in shares)
+        return reduce(add, (prompts.dot(change, gradient_of=run) / steps for run in runs))
 
-    return problem.add_up(batches, contribute, f"integrated gradients, {steps} steps")
+    return attribute(problem, score)
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="eap-ig-inputs",
         run=eap_ig_inputs,
         description="EAP with gradients averaged on the way from the corrupted to the clean embedding.",
         paper="Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806",
         ablations=("corrupted",),
-        parts=("prompt", "position", "span"),
         cost="2 forward passes, and 1 forward and 1 backward pass per step",
         forwards=lambda graph, options: 2 + 3 * options["steps"],
-        additive=True,
     )
 )

@@ -21,7 +21,6 @@ Scores: the probability that the edge's mask (and its sender's) is not 0. They h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,20 +31,32 @@ from torch import Tensor
 
 from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.discovery.search.hard_concrete import Gates, share_open
-from circuitfind.discovery.search.mask_training import FORWARDS_A_STEP, TINY, Adam, MaskLoss, in_canonical_order, learn
+from circuitfind.discovery.search.mask_training import (
+    FORWARDS_A_STEP,
+    TINY,
+    Adam,
+    MaskLoss,
+    check_steps,
+    in_canonical_order,
+    learn,
+    prompts_of_steps,
+)
 from circuitfind.errors import OptionError
-from circuitfind.execution.gradients.by_masks import masked_numbers
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
 
 MULTIPLIERS = ("solved", "ascent")
-SPREAD, WARM = 0.1, 3.0
-"""Standard deviation of the log-alphas at the start, and how far a warm start puts the best edges above the middle one."""
+SPREAD = 0.1
+"""Standard deviation of the log-alphas at the start."""
+WARM = 3.0
+"""How far above the middle edge's log-alpha a warm start puts the best edge's."""
 RAMP = {"solved": 1 / 2, "ascent": 5 / 6}
 """Share of the steps in which the sparsity grows."""
-FLOOR, FURTHEST = 0.1, 2.0
-"""Solving for the multiplier: gradients count as at least this share of their root mean square; a step's largest move."""
+FLOOR = 0.1
+"""Solving for the multiplier: gradients count as at least this share of their root mean square."""
+FURTHEST = 2.0
+"""Solving for the multiplier: the largest move of a log-alpha in a step."""
 
 
 def edge_pruning(
@@ -72,34 +83,29 @@ def edge_pruning(
         nodes: also learn masks of senders.
         multiplier: ``solved`` or ``ascent``.
     """
-    graph, problem = problem.graph, problem.take(in_canonical_order(problem.pairs), problem.means)
+    graph, problem = problem.graph, in_canonical_order(problem)
     wanted = edges or max(1, round((1 - sparsity) * graph.n_edges))
     if wanted > graph.n_edges:
         raise OptionError(f"edges={edges}: this model has {graph.n_edges}")
     gates = Gates(graph, nodes=nodes)
     n = len(gates)
     state = torch.zeros(3, n + 2, dtype=torch.float64)
-    state[0, :n] = start + SPREAD * torch.from_numpy(np.random.default_rng(problem.seed).standard_normal(n))
-    if warm_start:
-        state[0, : graph.n_edges] += _warmth(problem, warm_start)
-    batches = problem.batches(masked_numbers(problem.model))
-    ablation, at_a_time = problem.prepared_ablation(batches), max(map(len, batches))
-    loss = MaskLoss(
-        problem.pairs,
-        ablation,
-        problem.complete,
-        problem.loss,
-        gates,
-        seed=problem.seed,
-        group=batch,
-        batch_size=at_a_time,
-    )
+    state[0, :n] = _first_log_alphas(problem, n, start, warm_start)
+    loss = MaskLoss(problem, gates, group=batch)
     schedule = Schedule(gates, state, wanted, steps, learning_rate, multiplier)
     with torch.no_grad():
         learn(loss, state, n, steps, getattr(schedule, multiplier), problem.checkpoint, "edge pruning")
     opened = share_open(state[0, :n])
     values, of_nodes = gates.combined(opened).numpy(), gates.of_nodes(opened).numpy() if nodes else None
     return problem.scores(values, chosen=circuit_of(graph, values, wanted), nodes=of_nodes)
+
+
+def _first_log_alphas(problem: Problem, n: int, mean: float, warm_start: str) -> Tensor:
+    """Log-alphas at the start, (n,): drawn around a mean, and moved by the ranking of another algorithm where one is named."""
+    found = mean + SPREAD * torch.from_numpy(np.random.default_rng(problem.seed).standard_normal(n))
+    if warm_start:
+        found[: problem.graph.n_edges] += _warmth(problem, warm_start)
+    return found
 
 
 def _warmth(problem: Problem, name: str) -> Tensor:
@@ -111,7 +117,7 @@ def _warmth(problem: Problem, name: str) -> Tensor:
 
 
 class Schedule:
-    """How log-alphas move: down the gradient, with as many edges kept as the step asks for."""
+    """How log-alphas move: down the gradient, with the number of kept edges that the step asks for."""
 
     def __init__(self, gates: Gates, state: Tensor, wanted: int, steps: int, rate: float, multiplier: str) -> None:
         self._gates, self._wanted, self._steps, self._rate = gates, wanted, steps, rate
@@ -122,7 +128,7 @@ class Schedule:
         self._first = self._kept(self._log_alpha)
 
     def _kept(self, log_alpha: Tensor) -> float:
-        """How many edges are kept, as expected."""
+        """The expected number of kept edges."""
         return float(self._gates.combined(share_open(log_alpha)).sum())
 
     def _left(self, step: int) -> float:
@@ -161,7 +167,7 @@ class Schedule:
 
 
 def circuit_of(graph: ComputationGraph, values: np.ndarray[Any, Any], n: int) -> Mask:
-    """The ``n`` edges of the largest values, ties by number; with the direct edge for the last one if they hold no path."""
+    """The ``n`` edges of the largest values, ties by number. If they hold no path, the direct edge replaces the last one."""
     order = np.argsort(-values, kind="stable")
     chosen = np.zeros(graph.n_edges, dtype=bool)
     chosen[order[:n]] = True
@@ -173,15 +179,11 @@ def circuit_of(graph: ComputationGraph, values: np.ndarray[Any, Any], n: int) ->
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse options that make no sense."""
-    for name in ("steps", "batch"):
-        if options[name] < 1:
-            raise OptionError(f"{name}={options[name]}: give at least 1")
+    check_steps(options)
     if options["edges"] < 0:
         raise OptionError(f"edges={options['edges']}: give how many edges to keep, or 0 to let sparsity decide")
     if not 0 <= options["sparsity"] < 1:
         raise OptionError(f"sparsity={options['sparsity']}: give a share of edges to cut, at least 0 and below 1")
-    if not 0 < options["learning_rate"] < math.inf:
-        raise OptionError(f"learning_rate={options['learning_rate']}: give a number above 0")
     if options["warm_start"]:
         _ = ALGORITHMS[options["warm_start"]]  # an unknown name is refused here
     if options["multiplier"] not in MULTIPLIERS:
@@ -196,7 +198,7 @@ ALGORITHMS.add(
         paper="Bhaskar et al. 2024, arXiv:2406.16778",
         cost="about 8 forward passes for each prompt of a step, 32 prompts and 300 steps by default",
         forwards=lambda graph, options: FORWARDS_A_STEP,
-        prompts=lambda options, prompts: options["steps"] * min(options["batch"], prompts),
+        prompts=prompts_of_steps,
         check=check,
         metric="kl",
         signed=False,

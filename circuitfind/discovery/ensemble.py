@@ -5,8 +5,9 @@ arXiv:2510.06811, who average EAP, EAP-IG-inputs and EAP-IG-activations).
 their sizes; ``raw``, the scores themselves; see :mod:`~.combination`, whose ``combine_scores`` does the same with
 scores that exist already. Where a member gives sizes without a sign, only sizes are combined.
 
-Deviations: the paper's mean is ``raw``; here ``mean`` is the default, since members need not share a unit. Its ensembles with
-learned masks, and its minimum and maximum, are not here. Corrupted ablation only, which all of the default members know.
+Deviations: the paper's mean is ``raw``; here ``mean`` is the default, since members need not share a unit. The paper's
+ensembles with learned masks, and its minimum and maximum, are left out. Corrupted ablation only, for which all default members
+are defined.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from circuitfind.scores.combination import WAYS, combine_values
 def ensemble(
     problem: Problem, *, members: str = "eap,eap-ig-inputs,eap-ig-activations", by: str = "mean"
 ) -> EdgeScores:
-    """Every member in turn; what an interrupted run had of them is kept, and that of the interrupted one by its own means.
+    """Every member in turn. An interrupted run keeps the finished members, and the unfinished one keeps its own sums.
 
     Args:
         members: names of two or more algorithms, separated by commas.
@@ -51,10 +52,11 @@ def _members(names: str) -> list[Algorithm]:
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Refuse what is no ensemble.
+    """Refuse members that make no ensemble.
 
     Raises:
-        OptionError, UnknownNameError: fewer than two members, one twice, itself, or no such algorithm or mean.
+        OptionError: there are fewer than two members, one is named twice, or one is ``ensemble`` itself.
+        UnknownNameError: there is no such algorithm, or no such mean.
     """
     names = [one.name for one in _members(options["members"])]
     if len(set(names)) < 2 or len(set(names)) < len(names) or "ensemble" in names:

@@ -29,7 +29,7 @@ def exact(problem: Problem) -> EdgeScores:
     def clean_run(number: int) -> tuple[Batch, CleanRun]:
         if not current or current[0][0] != number:
             batch = problem.complete(batches[number])
-            current[:] = [(number, batch, CleanRun.of(model, batch, ablation.values(batch)))]
+            current[:] = [(number, batch, CleanRun.of(model, batch, ablation.writes(batch)))]
         return current[0][1:]
 
     def contribute(step: tuple[int, int, int]) -> Contribution:
@@ -44,7 +44,7 @@ def exact(problem: Problem) -> EdgeScores:
         by_row = values.T if problem.parts == "prompt" else values.sum(1)[None]
         return Contribution(by_row, rows, slice(first, first + block.n_senders))
 
-    return problem.add_up(list(_steps(problem, batches)), contribute, "cutting every edge")
+    return problem.add_up(list(_steps(problem, batches)), contribute)
 
 
 def _steps(problem: Problem, batches: list[Batch]) -> Iterator[tuple[int, int, int]]:

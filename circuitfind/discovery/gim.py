@@ -22,11 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.errors import OptionError
-from circuitfind.execution import Batch
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
-from circuitfind.execution.memory import attribution_numbers
+from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import BackwardRule
 
@@ -44,34 +42,28 @@ def gim(problem: Problem, *, temperature: float = 2.0) -> EdgeScores:
     rule = BackwardRule(
         constant_norms=True, temperature=temperature, attention_share=0.5, gate_share=0.5, constant_router=True
     )
-    model, longest = problem.model, int(problem.pairs.length.max())
-    batches = problem.batches(attribution_numbers(model) + PATTERNS * model.config.n_heads * longest)
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        values = products.at_clean(batch, ablation.writes(batch), problem.metric, rule)
-        return Contribution(values, rows_of(batch, problem.parts, problem.spans))
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run(rule)
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
-    return problem.add_up(batches, contribute, "gradient interaction modifications")
+    patterns = PATTERNS * problem.graph.n_heads * int(problem.pairs.length.max())
+    return attribute(problem, score, more_numbers=patterns)
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Refuse a temperature that is none."""
+    """Refuse a temperature that is not a positive number."""
     if not 0 < options["temperature"] < float("inf"):
         raise OptionError(f"temperature={options['temperature']}: give a number above 0")
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="gim",
         run=gim,
         description="EAP with a softer softmax, constant norms and halved products in the backward pass.",
         paper="Edin et al. 2025, arXiv:2505.17630",
-        parts=("prompt", "position", "span"),
-        cost="2 forward passes and 1 backward pass",
-        forwards=lambda graph, options: 5,
         check=check,
-        additive=True,
     )
 )

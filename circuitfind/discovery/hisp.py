@@ -12,22 +12,21 @@ the choice of Conmy et al. for zero ablation; under zero ablation both are the s
 An edge gets the importance of whichever of its ends matters less, so a circuit is all edges between the most important nodes,
 as in Conmy et al. The input is always in: where layers are normalised it counts as a layer of its own, with importance 1.
 
-Deviations. From Michel et al.: any metric instead of the training loss, MLPs too (normalised together with the heads), heads
-are not pruned in steps with new scores after each. From Conmy et al.: they score the query, key and value vectors of a head
-apart, here a head has one score, at its output. Their metric is KL, whose gradient in the clean run is zero; it is refused.
+Deviations. From Michel et al.: any metric instead of the training loss; MLPs too, normalised together with the heads; no
+pruning in steps with new scores after each. From Conmy et al.: they score the query, key and value vectors of a head apart;
+here a head has one score, at its output. Their metric is KL, whose gradient in the clean run is zero; it is refused.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contrast, Problem, attribute_nodes
 from circuitfind.errors import OptionError
-from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.gradients.node_products import output_products
-from circuitfind.execution.memory import attribution_numbers
 from circuitfind.graph import ComputationGraph, Floats
-from circuitfind.scores import EdgeScores, between
+from circuitfind.scores import EdgeScores
 
 
 def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) -> EdgeScores:
@@ -38,24 +37,20 @@ def hisp(problem: Problem, *, corrupted: bool = True, normalise: bool = True) ->
         normalise: divide by the L2 norm of the layer.
     """
     problem.require_slope("hisp", "node-attribution-ig")
-    model, graph = problem.model, problem.graph
+    graph = problem.graph
     if normalise and graph.n_senders == 1 + graph.n_layers:
         raise OptionError(
             "every layer of this model is one node, so normalising by layer makes all importances 1; use normalise=false"
         )
-    batches = problem.batches(attribution_numbers(model))
-    ablation = problem.prepared_ablation(batches) if corrupted else None
 
-    def contribute(batch: Batch) -> Contribution:
-        ablated = None if ablation is None else ablation.writes(batch)
-        run = AttributionPass(model, batch, model.embed(batch.clean), keep_writes=True)
-        multiplied = run.writes if ablated is None else run.writes.minus(ablated)
-        by_prompt = output_products(run, multiplied, problem.metric)
-        return Contribution(np.abs(by_prompt).sum(0)[None])
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run()
+        by_prompt = prompts.dot_at_outputs(clean.writes.minus(prompts.ablated), gradient_of=clean)
+        return np.asarray(np.abs(by_prompt).sum(0))
 
-    nodes = problem.add_up_nodes(batches, contribute, "head importance")
-    nodes = _by_layer(graph, nodes) if normalise else nodes
-    return problem.scores(between(graph, nodes), nodes=nodes)
+    # The clean output itself is its difference to zero.
+    nodes = attribute_nodes(problem if corrupted else replace(problem, ablation="zero", means=None), score)
+    return problem.scores_of_nodes(_by_layer(graph, nodes) if normalise else nodes)
 
 
 def _by_layer(graph: ComputationGraph, importance: Floats) -> Floats:

@@ -6,16 +6,16 @@ wrote, from the clean run alone.
 
 averaged over the real positions of a prompt (for ``logits``: the answer position alone), then over prompts. The summands are
 the senders before the receiver and, where the model has them, the attention output biases below, together one summand that no
-edge has. Without biases the scores into a receiver sum to 1; only where no summand is near the stream (all proximities are 0)
-they are all 0. All receivers of a block read the same stream, so their edges have the same scores. Sizes only: nothing is said
-about the metric, which is not used, nor are the corrupted prompts; an ablation matters only to what is done with the scores.
+edge has. Without biases the scores into a receiver sum to 1, unless no summand is near the stream (all proximities are 0), when
+all scores are 0. All receivers of a block read the same stream, so their edges have the same scores. Scores are sizes, and say
+nothing about the metric: neither it nor the corrupted prompts are used. The ablation matters only for what is done with them.
 
-The paper does more. Its nodes are token representations at every layer, and its edges go from one to the next sublayer (the
-stream itself is an edge too); attention's edges lead from every source token, head by head, weighted by the attention
-pattern; and a route is extracted for each prediction, from its top node down, along the edges above a threshold. Left out
-here: positions as nodes, heads split by source token, and that extraction. What is here is the importance of its section 2
-between the nodes of the edge graph, as the EAP-IG package and MIB use it; the package also averages ``logits`` over all
-positions, and leaves the biases out of the sum.
+The paper does more. Its nodes are token representations at every layer, and its edges go from one sublayer to the next (the
+stream itself is an edge too). Attention's edges lead from every source token, head by head, weighted by the attention pattern.
+A route is extracted for each prediction, from its top node down, along the edges above a threshold. Left out here: positions as
+nodes, heads split by source token, and that extraction. What is here is the importance of the paper's section 2 between the
+nodes of the edge graph, as the EAP-IG package and MIB use it. The package also averages ``logits`` over all positions, and
+leaves the biases out of the sum.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Contribution, EdgeAttribution, Problem
 from circuitfind.execution import Batch, Writes
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.gradients.edge_products import block_products, rows_of
+from circuitfind.execution.gradients.edge_products import block_products
 from circuitfind.execution.memory import TILE_BYTES, attribution_numbers, tile_tokens
 from circuitfind.execution.writes import tiles
 from circuitfind.graph import Block
@@ -41,7 +41,7 @@ def information_flow_routes(problem: Problem) -> EdgeScores:
     tokens = tile_tokens(model, TILE_BYTES)
 
     def contribute(batch: Batch) -> Contribution:
-        clean, rows = Writes.run(model, batch.clean), rows_of(batch, parts, problem.spans)
+        clean, rows = Writes.run(model, batch.clean), problem.rows_of(batch)
         part_of = None if problem.spans is None else parts_of(problem.spans, batch)
         values = np.zeros((len(rows), problem.graph.n_edges))
         for tile in tiles(batch.clean.shape, tokens):
@@ -55,7 +55,7 @@ def information_flow_routes(problem: Problem) -> EdgeScores:
                 block.matrix(values[here])[:] += counted.cpu().double().numpy()  # the same for all receivers
         return Contribution(values, rows)
 
-    return problem.add_up(problem.batches(attribution_numbers(model)), contribute, "information flow routes")
+    return problem.add_up(problem.batches(attribution_numbers(model)), contribute)
 
 
 def _shares(written: Tensor, biases: Tensor | float, stream: Tensor) -> Tensor:
@@ -80,15 +80,13 @@ def _weights(batch: Batch, block: Block, dtype: torch.dtype) -> Tensor:
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="information-flow-routes",
         run=information_flow_routes,
         description="How much of what each receiver reads every sender wrote, by L1 norms in the clean run; no gradient.",
         paper="Ferrando & Voita 2024, arXiv:2403.00824",
-        parts=("prompt", "position", "span"),
         cost="1 forward pass, and one pass over every pair of a stream and a sender below it",
         forwards=lambda graph, options: 3.5,
         signed=False,
-        additive=True,
     )
 )

@@ -16,28 +16,20 @@ that at its output, as for every other node. MIB's circuits of nodes are cut by 
 
 from __future__ import annotations
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch
-from circuitfind.execution.gradients.node_products import output_products
-from circuitfind.execution.memory import attribution_numbers
-from circuitfind.scores import EdgeScores, between
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contrast, Problem, attribute_nodes
+from circuitfind.graph import Floats
+from circuitfind.scores import EdgeScores
 
 
 def node_attribution(problem: Problem) -> EdgeScores:
     """Two forward passes and one backward pass per micro-batch."""
     problem.require_slope("node-attribution", "node-attribution-ig")
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation = problem.prepared_ablation(batches)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        ablated = ablation.writes(batch)
-        run = AttributionPass(model, batch, model.embed(batch.clean), keep_writes=True)
-        by_prompt = output_products(run, run.writes.minus(ablated), problem.metric)
-        return Contribution(by_prompt.sum(0)[None])
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run()
+        return prompts.dot_at_outputs(clean.writes.minus(prompts.ablated), gradient_of=clean).sum(0)
 
-    nodes = problem.add_up_nodes(batches, contribute, "node attribution patching")
-    return problem.scores(between(problem.graph, nodes), nodes=nodes)
+    return problem.scores_of_nodes(attribute_nodes(problem, score))
 
 
 ALGORITHMS.add(

@@ -4,23 +4,21 @@ the gradients of Hanna, Pezzelle & Belinkov 2024, arXiv:2403.17806, section 3, e
 As node-attribution, but the gradient at each node's output is averaged over ``steps`` runs whose embedding moves from the
 corrupted to the clean one, so a node's score is the sum of the scores that eap-ig-inputs gives its out-edges. The score of
 ``input`` tends to metric(clean) - metric(corrupted) as the steps grow. ``points`` are ``midpoint`` (the default, a deviation
-with a smaller error for as many steps), ``left`` (the original code) or ``right``; see eap-ig-inputs. Only defined for
-corrupted ablation, where the two ends of the path are inputs.
+with a smaller error for the same number of steps), ``left`` (the original code) or ``right``; see eap-ig-inputs. Only defined
+for corrupted ablation, where the two ends of the path are inputs.
 
 Deviations: those of node-attribution (the gradient at an MLP's output, edges between nodes).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from functools import reduce
+from operator import add
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
-from circuitfind.execution import AttributionPass, Batch, Writes
-from circuitfind.execution.gradients.by_receivers import Projections
+from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contrast, Problem, attribute_nodes
 from circuitfind.execution.gradients.integration_points import shares_of_way
-from circuitfind.execution.gradients.node_products import output_products
-from circuitfind.execution.memory import attribution_numbers
-from circuitfind.scores import EdgeScores, between
+from circuitfind.graph import Floats
+from circuitfind.scores import EdgeScores
 
 
 def node_attribution_ig(problem: Problem, *, steps: int = 5, points: str = "midpoint") -> EdgeScores:
@@ -31,21 +29,14 @@ def node_attribution_ig(problem: Problem, *, steps: int = 5, points: str = "midp
         points: which points: ``left``, ``midpoint`` or ``right``.
     """
     shares = shares_of_way(steps, points, problem.metric)
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, projections = problem.prepared_ablation(batches), Projections(model)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        start = ablation.writes(batch)
-        change = Writes.run(model, batch.clean).minus(start)
-        nodes = np.zeros(problem.graph.n_senders)
-        for share in shares:
-            run = AttributionPass(model, batch, start.entry + share * change.entry, projections=projections)
-            nodes += output_products(run, change, problem.metric).sum(0)
-        return Contribution(nodes[None] / steps)
+    def score(prompts: Contrast) -> Floats:
+        start = prompts.ablated
+        change = prompts.clean().minus(start)
+        runs = (prompts.run_from(start.entry + share * change.entry) for share in shares)
+        return reduce(add, (prompts.dot_at_outputs(change, gradient_of=run).sum(0) for run in runs)) / steps
 
-    nodes = problem.add_up_nodes(batches, contribute, f"node attribution, {steps} steps")
-    return problem.scores(between(problem.graph, nodes), nodes=nodes)
+    return problem.scores_of_nodes(attribute_nodes(problem, score))
 
 
 ALGORITHMS.add(

@@ -8,9 +8,9 @@ Here every step of that is a rule:
             effect = metric(clean) - metric(clean run in which the receiver reads the sender's ablated output, and the change
                      goes on from there along kept edges only);  keep the edge if |effect| >= threshold
 
-Everything that is on no kept path keeps its clean value. So an effect is exact for the paths found so far, and says what the
-edge does *for this circuit*, where ``exact`` says what it does by any way. Receivers of a block do not read each other, so they
-are measured together, and no edge into a node is measured that nothing kept reads.
+Whatever is on no kept path keeps its clean value. So an effect is exact for the paths found so far: it says what the edge does
+*for this circuit*, where ``exact`` says what it does by all paths. Receivers of a block do not read each other, so they are
+measured together. Edges into a node that nothing kept reads are not measured.
 
 Deviations from Wang et al.: their receivers were chosen by eye, here by a threshold, which is by default a share of the whole
 difference between clean and ablated; MLPs are receivers and senders like heads, not recomputed between them.
@@ -36,7 +36,7 @@ from circuitfind.scores import EdgeScores
 
 
 def path_patching(problem: Problem, *, share: float = 0.01, threshold: float = 0.0) -> EdgeScores:
-    """Keep what has an effect along what is kept.
+    """Keep every edge that has an effect along kept paths.
 
     Args:
         share: least size of an effect, as a share of |metric(clean) - metric(everything ablated)|, means over prompts.

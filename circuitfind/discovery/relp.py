@@ -3,7 +3,7 @@
     score(s -> r) = (clean output of s - ablated output of s) . coefficient at the input of r
 
 EAP with the gradient replaced by the coefficient that layer-wise relevance propagation (LRP) passes back: every part of
-the clean run is taken as the linear map that it is at its own values.
+the clean run is treated as the linear map that it is at its own values.
 
 * Norms: the scale is a constant (LN-rule).
 * Activations: multiplication with the constant act(x) / x (identity rule); so are the caps of attention scores and logits.
@@ -16,10 +16,10 @@ the clean run is taken as the linear map that it is at its own values.
   - ``frozen``: attention probabilities are constants (the paper's AH-rule). Coefficients are then conserved: in a model
     without biases, those of the input times its values sum to the metric. But edges into q and k score 0.
 
-Deviations from the paper: it scores nodes, here edges; the sign; and the default of ``qk``, because the AH-rule says nothing
-of what a head reads to attend (on the model ``tasks-4l``, ``exact`` and ``half`` rank edges about equally near to their
-exact effects, ``frozen`` far worse, and the circuits of ``exact`` are the most faithful). Near zero, act(x) / x is its limit
-and no stabilised quotient.
+Deviations from the paper: it scores nodes, here edges are scored; the sign; and the default of ``qk``, because the AH-rule says
+nothing about what a head reads in order to attend. (On the model ``tasks-4l``, ``exact`` and ``half`` rank edges about equally
+close to their exact effects, ``frozen`` far worse, and the circuits of ``exact`` are the most faithful.) Near zero, act(x) / x
+is its limit, not a stabilised quotient.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Contribution, Problem
+from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.errors import OptionError
-from circuitfind.execution import Batch
-from circuitfind.execution.gradients.edge_products import EdgeProducts, rows_of
-from circuitfind.execution.memory import attribution_numbers
+from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import BackwardRule
 
@@ -51,33 +49,27 @@ def relp(problem: Problem, *, qk: str = "exact") -> EdgeScores:
         qk: how coefficients pass through attention: ``frozen``, ``half`` or ``exact``.
     """
     problem.require_slope("RelP", "eap-ig-inputs")
-    model, batches = problem.model, problem.batches(attribution_numbers(problem.model))
-    ablation, products = problem.prepared_ablation(batches), EdgeProducts(model, problem.parts, problem.spans)
 
-    def contribute(batch: Batch) -> Contribution:
-        batch = problem.complete(batch)
-        values = products.at_clean(batch, ablation.writes(batch), problem.metric, RULES[qk])
-        return Contribution(values, rows_of(batch, problem.parts, problem.spans))
+    def score(prompts: Contrast) -> Floats:
+        clean = prompts.clean_run(RULES[qk])
+        change = clean.writes.minus(prompts.ablated)
+        return prompts.dot(change, gradient_of=clean)
 
-    return problem.add_up(batches, contribute, "relevance patching")
+    return attribute(problem, score)
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Refuse an option that is none."""
+    """Refuse a rule for attention that does not exist."""
     if options["qk"] not in RULES:
         raise OptionError(f"qk={options['qk']!r}: use one of {', '.join(RULES)}")
 
 
 ALGORITHMS.add(
-    Algorithm(
+    EdgeAttribution(
         name="relp",
         run=relp,
         description="EAP with the coefficients of layer-wise relevance propagation in place of gradients.",
         paper="Rezaei Jafari et al. 2025, arXiv:2508.21258",
-        parts=("prompt", "position", "span"),
-        cost="2 forward passes and 1 backward pass",
-        forwards=lambda graph, options: 5,
         check=check,
-        additive=True,
     )
 )

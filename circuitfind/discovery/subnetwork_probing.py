@@ -19,7 +19,6 @@ circuit, in which all nodes above 0.5 are connected, is what has scores above 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,9 +26,16 @@ import torch
 
 from circuitfind.discovery.contract import ALGORITHMS, Algorithm, Problem
 from circuitfind.discovery.search.hard_concrete import Gates, share_open
-from circuitfind.discovery.search.mask_training import FORWARDS_A_STEP, Adam, MaskLoss, in_canonical_order, learn
-from circuitfind.errors import OptionError
-from circuitfind.execution.gradients.by_masks import masked_numbers
+from circuitfind.discovery.search.mask_training import (
+    FORWARDS_A_STEP,
+    Adam,
+    MaskLoss,
+    check_steps,
+    in_canonical_order,
+    learn,
+    prompts_of_steps,
+    require_positive,
+)
 from circuitfind.scores import EdgeScores, between
 
 OPEN = 40.0
@@ -52,23 +58,12 @@ def subnetwork_probing(
         steps, learning_rate, batch: of Adam; ``batch`` prompts a step.
         start: log-alpha of every sender at the start.
     """
-    graph, problem = problem.graph, problem.take(in_canonical_order(problem.pairs), problem.means)
+    graph, problem = problem.graph, in_canonical_order(problem)
     gates = Gates(graph, edges=False)
     state = torch.zeros(3, len(gates), dtype=torch.float64)
     state[0] = start
     state[0, 0] = OPEN
-    batches = problem.batches(masked_numbers(problem.model))
-    ablation, at_a_time = problem.prepared_ablation(batches), max(map(len, batches))
-    loss = MaskLoss(
-        problem.pairs,
-        ablation,
-        problem.complete,
-        problem.loss,
-        gates,
-        seed=problem.seed,
-        group=batch,
-        batch_size=at_a_time,
-    )
+    loss = MaskLoss(problem, gates, group=batch)
     adam = Adam(state)
 
     def move(step: int, gradient: torch.Tensor) -> str:
@@ -87,12 +82,8 @@ def subnetwork_probing(
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse options that make no sense."""
-    for name in ("steps", "batch"):
-        if options[name] < 1:
-            raise OptionError(f"{name}={options[name]}: give at least 1")
-    for name in ("penalty", "learning_rate"):
-        if not 0 < options[name] < math.inf:
-            raise OptionError(f"{name}={options[name]}: give a number above 0")
+    check_steps(options)
+    require_positive("penalty", options)
 
 
 ALGORITHMS.add(
@@ -103,7 +94,7 @@ ALGORITHMS.add(
         paper="Cao, Sanh & Rush 2021, arXiv:2104.03514",
         cost="about 8 forward passes for each prompt of a step, 32 prompts and 200 steps by default",
         forwards=lambda graph, options: FORWARDS_A_STEP,
-        prompts=lambda options, prompts: options["steps"] * min(options["batch"], prompts),
+        prompts=prompts_of_steps,
         check=check,
         metric="kl",
         signed=False,

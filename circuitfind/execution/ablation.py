@@ -60,10 +60,6 @@ class Ablation:
         means = self.means if self.means.shape[2] == 1 else self.means[:, :, :n_positions]
         return Writes(model, entry, constant=means)
 
-    def values(self, batch: Batch) -> Tensor:
-        """Ablated outputs of all senders as one tensor, broadcastable to (senders, prompts, positions, d_model)."""
-        return self.writes(batch).dense()
-
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:
     """An ablation by name; the means and the optimal constants, where needed, are those of ``batches``."""

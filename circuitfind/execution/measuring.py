@@ -16,11 +16,11 @@ from torch import Tensor
 from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_incorrect, with_clean_logits
-from circuitfind.execution.masks.sparse import AblatedRun, run_circuit
+from circuitfind.execution.masks.sparse import run_circuit
 from circuitfind.progress import track
 from circuitfind.task import Spans, TokenPairs
 from circuitfind.task.metrics import Metric
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, walk
 
 
 def measure_circuits(
@@ -78,7 +78,7 @@ def _measure(
     """All circuits on one micro-batch, into ``values``."""
     parts = None if spans is None else parts_of(spans, batch)
     batch = with_clean_logits(model, batch, tuple(metrics))
-    constants = AblatedRun.of(ablation.writes(batch))
+    constants = ablation.writes(batch)
     for number in track(range(len(masks)), "running circuits"):
         pruning = ablation.prunes_from_input
         logits = run_circuit(model, batch, constants, masks[number], prune_from_input=pruning, parts=parts)
@@ -99,24 +99,24 @@ def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:
 
 
 def find_non_finite(model: Transformer, batch: Batch) -> None:
-    """Run the full model layer by layer.
+    """Run the full model block by block.
 
     Raises:
         NumericalError: NaN or infinity appears; the message says after which layer, and on which prompt.
     """
     for side, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
-        stream = model.embed(tokens)
-        for layer in range(model.config.n_layers + 1):
-            bad = ~torch.isfinite(stream).flatten(1).all(1)
+        for at in walk(model, model.embed(tokens)):
+            if at.block.kind == "mlp":
+                continue
+            bad = ~torch.isfinite(at.stream).flatten(1).all(1)
             if bad.any():
-                place = "the embedding" if layer == 0 else f"layer {layer - 1}"
+                place = f"layer {at.block.layer - 1}" if at.block.layer else "the embedding"
                 row = int(batch.rows[int(bad.nonzero()[0, 0])])
                 raise NumericalError(
                     f"NaN or infinity in model {model.name!r} after {place}, on the {side} prompt of pair {row + 1}; "
                     "try dtype float32, or check the weights with 'circuitfind check-model'"
                 )
-            stream = model.layer_range(stream, layer, min(layer + 1, model.config.n_layers))
-        if not torch.isfinite(model.unembed(batch.at_answer(stream))).all():
+        if not torch.isfinite(model.unembed(batch.at_answer(at.stream))).all():
             raise NumericalError(
                 f"NaN or infinity in the logits of model {model.name!r} on {side} prompts, after finite layers; check the "
                 "final norm and the unembedding"

@@ -30,7 +30,7 @@ from circuitfind.execution.memory import SHARE_OF_BATCH, TILE_BYTES, budget, til
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.progress import track
 from circuitfind.task.metrics import METRICS, Targets
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, walk
 
 STEPS, PROMPTS, RATE = 64, 8, 0.15
 """Steps, prompts of a step, and the first step's length in standard deviations of the sender's output."""
@@ -166,13 +166,15 @@ def _ablated_logits(model: Transformer, group: _Prompts, senders: range, constan
         return torch.cat(copies) if copies else stream[:0]
 
     ablated = branches(range(1))
-    for layer in range(graph.n_layers):
-        before = ablated, stream
-        ablated = ablated + model.attention_block(layer, ablated) if len(ablated) else ablated
-        stream = stream + writes.attention(layer)
-        heads = branches(range(graph.heads(layer).start, graph.heads(layer).stop))
-        ablated = torch.cat((ablated, heads))
-        if graph.has_mlp:
+    for block in graph.blocks[:-1]:
+        layer = block.layer
+        if block.kind == "attention":
+            before = ablated, stream
+            ablated = next(walk(model, ablated, block)).after if len(ablated) else ablated
+            stream = stream + writes.attention(layer)
+            heads = branches(range(graph.heads(layer).start, graph.heads(layer).stop))
+            ablated = torch.cat((ablated, heads))
+        else:
             unchanged = before[1].repeat(len(heads) // len(stream), 1, 1)
             read = reads(torch.cat((before[0], unchanged)), ablated)
             ablated = ablated + model.mlp_block(layer, read) if len(ablated) else ablated

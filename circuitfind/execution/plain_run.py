@@ -10,15 +10,15 @@ from torch import Tensor
 
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.writes import Writes, kept
-from circuitfind.transformer import Transformer
+from circuitfind.execution.writes import Writes
+from circuitfind.transformer import Transformer, walk
 
 
 def hidden_values(model: Transformer, layer: int, stream: Tensor) -> Tensor:
     """Hidden values (..., d_mlp) of an MLP that reads ``stream`` (..., d_model): after the activation, the gate and a norm
     inside, before the output projection. A mixture of experts has none.
     """
-    return model.mlp_core(layer, model.mlp_in(layer, model.norm(f"layers.{layer}.ln2", stream)))
+    return model.mlp_core(layer, model.mlp_port(layer, stream))
 
 
 @dataclass(frozen=True)
@@ -27,38 +27,27 @@ class PlainRun:
 
     Attributes:
         model: which model ran.
-        writes: what every sender wrote.
-        streams: the stream at every block of the graph, (prompts, positions, d_model) each.
+        writes: what every sender wrote, and the streams.
         keys, values: the keys and values of every layer as projected, (nodes or shared heads, prompts, positions, width) each.
     """
 
     model: Transformer
     writes: Writes
-    streams: Sequence[Tensor]
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    keys: list[Tensor]
+    values: list[Tensor]
     _hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Transformer, tokens: Tensor) -> PlainRun:
         """Run ``tokens`` (prompts, positions)."""
-        stream = entry = model.embed(tokens)
-        mixed, mlps, streams, keys, values = [], [], [], [], []
-        for layer in range(model.config.n_layers):
-            streams.append(stream)
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-            keys.append(k)
-            values.append(v)
-            before, z = stream, model.attend(layer, q, k, v)
-            written = model.merge_nodes(layer, z)
-            stream = stream + written
-            mixed.append(kept(model, z, written))
-            if model.config.d_mlp:
-                streams.append(model.mlp_reads(before, stream))
-                mlps.append(model.mlp_block(layer, streams[-1]))
-                stream = stream + mlps[-1]
-        return cls(model, Writes(model, entry, mixed, mlps), (*streams, stream), keys, values)
+        run = cls(model, Writes(model, model.embed(tokens)), [], [])
+        for at in walk(model, run.writes.entry):
+            run.writes.collect(at)
+            run.writes.recorded.append(at.stream)
+            if at.block.kind == "attention":
+                run.keys.append(at.ports[1])
+                run.values.append(at.ports[2])
+        return run
 
     def hidden(self, layer: int) -> Tensor:
         """Hidden values (prompts, positions, d_mlp) of an MLP; those of the last layer asked for are kept."""
@@ -67,7 +56,7 @@ class PlainRun:
             reads = next(
                 b for b, block in enumerate(self.model.graph.blocks) if (block.kind, block.layer) == ("mlp", layer)
             )
-            self._hidden[layer] = hidden_values(self.model, layer, self.streams[reads])
+            self._hidden[layer] = hidden_values(self.model, layer, self.writes.streams[reads])
         return self._hidden[layer]
 
 
@@ -77,12 +66,10 @@ class AblatedValues:
 
     Attributes:
         writes: of all senders, the same for all prompts.
-        streams: the stream made of them, at every block, with the attention output biases.
         means: of the hidden values of some MLPs, by layer, (1, positions or 1, d_mlp); those of the others are not known.
     """
 
     writes: Writes
-    streams: Sequence[Tensor]
     means: dict[int, Tensor]
 
     def hidden(self, layer: int) -> Tensor:
@@ -102,8 +89,7 @@ def donor_of(ablation: Ablation, batch: Batch, means: dict[int, Tensor]) -> Dono
     """
     if ablation.name == "corrupted":
         return PlainRun.of(ablation.model, batch.corrupted)
-    writes = ablation.writes(batch)
-    return AblatedValues(writes, tuple(writes.streams()), {layer: _cut(mean, batch) for layer, mean in means.items()})
+    return AblatedValues(ablation.writes(batch), {layer: _cut(mean, batch) for layer, mean in means.items()})
 
 
 def _cut(mean: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every sender writes in one run, with heads kept in head space.
+"""What every sender writes in one run, with heads kept in head space: what a run leaves behind, and what cut edges carry.
 
 A head's write is linear in its mixed values (``d_head`` numbers against ``d_model``), so these are stored, and writes
 are made of them when they are needed: for one sender, for a tile of prompts and positions, or summed into streams. Where
@@ -7,19 +7,20 @@ a node's write is not linear (a norm after the block), or is a constant (zero an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from circuitfind.graph import Block, ComputationGraph
-from circuitfind.transformer import Transformer, base_streams
+from circuitfind.transformer import AtBlock, Transformer, base_streams, walk
 
 
 @dataclass(frozen=True)
 class Writes:
-    """Outputs of all senders on some prompts, or what stands for them under an ablation.
+    """Outputs of all senders on some prompts, or what stands for them under an ablation: what cut edges carry.
 
     Attributes:
         model: whose senders.
@@ -29,31 +30,31 @@ class Writes:
         mlps: what every MLP writes, (prompts, positions, d_model) each.
         constant: where given, it stands for all of the above: (senders, 1 or prompts, 1 or positions, d_model).
         less: where given, it is taken from all of the above; of the shape of ``constant``.
+        recorded: the streams of the run, where it kept them.
     """
 
     model: Transformer
     entry: Tensor
-    mixed: Sequence[Tensor] = ()
-    mlps: Sequence[Tensor] = ()
+    mixed: list[Tensor] = field(default_factory=list)
+    mlps: list[Tensor] = field(default_factory=list)
     constant: Tensor | None = None
     less: Tensor | None = None
+    recorded: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def run(cls, model: Transformer, tokens: Tensor) -> Writes:
         """Run the whole model on ``tokens`` (prompts, positions)."""
-        stream = entry = model.embed(tokens)
-        mixed, mlps = [], []
-        for layer in range(model.config.n_layers):
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-            before, z = stream, model.attend(layer, q, k, v)
-            written = model.merge_nodes(layer, z)
-            stream = stream + written
-            mixed.append(kept(model, z, written))
-            if model.config.d_mlp:
-                mlps.append(model.mlp_block(layer, model.mlp_reads(before, stream)))
-                stream = stream + mlps[-1]
-        return cls(model, entry, mixed, mlps)
+        found = cls(model, model.embed(tokens))
+        for at in walk(model, found.entry):
+            found.collect(at)
+        return found
+
+    def collect(self, at: AtBlock) -> None:
+        """Add what one block of a run writes; the run's lists are filled in its order."""
+        if at.block.kind == "attention":
+            self.mixed.append(kept(self.model, at.mixed, at.written))
+        elif at.block.kind == "mlp":
+            self.mlps.append(at.written)
 
     def of(self, sender: int) -> Tensor:
         """What one sender writes, (prompts, positions, d_model)."""
@@ -79,11 +80,16 @@ class Writes:
         z = self.mixed[layer][place]
         return z if self.model.config.post_norm else self.model.write_node(layer, place, z)
 
-    def streams(self) -> Iterator[Tensor]:
-        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each.
+    @cached_property
+    def streams(self) -> tuple[Tensor, ...]:
+        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each; kept once made.
 
         The attention output biases stay in it whatever is cut.
         """
+        return tuple(self.recorded or self.streams_in_turn())
+
+    def streams_in_turn(self) -> Iterator[Tensor]:
+        """The same one after the other, not kept."""
         if self.constant is not None:
             yield from base_streams(self.model, self.constant, self.entry)
             return
@@ -100,7 +106,7 @@ class Writes:
 
     def first_reader(self, senders: slice) -> tuple[Block, Tensor]:
         """The first block that reads a sublayer, and the stream there, (prompts, positions, d_model)."""
-        for block, stream in zip(self.model.graph.blocks, self.streams(), strict=True):
+        for block, stream in zip(self.model.graph.blocks, self.streams_in_turn(), strict=True):
             if block.n_senders >= senders.stop:
                 return block, stream
         raise ValueError(f"no block reads senders {senders.start} to {senders.stop - 1}")
@@ -142,8 +148,9 @@ class Writes:
             z = self.mixed[layer][:, prompts, positions]
             torch.matmul(z.flatten(1, 2), self.model.output_weights(layer), out=out.flatten(1, 2))
 
+    @cached_property
     def dense(self) -> Tensor:
-        """All of them, broadcastable to (senders, prompts, positions, d_model)."""
+        """All of them, broadcastable to (senders, prompts, positions, d_model); kept once made."""
         return self.tile(slice(None), slice(None)) if self.constant is None else self.constant
 
     def minus(self, other: Writes) -> Writes:

@@ -1,18 +1,20 @@
-"""Files of circuits and scores, ours and other tools': run folders, EAP-IG's JSON, MIB submissions."""
+"""Files of circuits and scores, ours and other tools'. A format is one file: how it is recognised, read and written."""
 
-from circuitfind.formats.importances import Importances, importances_of
-from circuitfind.formats.mib import pair_name, write_pair
-from circuitfind.formats.mib_check import SubmissionCheck, check_submission
-from circuitfind.formats.opening import open_circuit, read_scores, settings_beside
+from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
+from circuitfind.formats.importances import Importances
+from circuitfind.formats.opening import load_circuit, open_circuit, open_run, read, read_scores, write, writers
 
 __all__ = [
+    "FORMATS",
+    "Contents",
+    "Format",
     "Importances",
-    "SubmissionCheck",
-    "check_submission",
-    "importances_of",
+    "OnDisk",
+    "load_circuit",
     "open_circuit",
-    "pair_name",
+    "open_run",
+    "read",
     "read_scores",
-    "settings_beside",
-    "write_pair",
+    "write",
+    "writers",
 ]

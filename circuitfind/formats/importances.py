@@ -1,23 +1,15 @@
-"""Scores from EAP-IG's files, and circuits chosen by them as that package does it.
-
-Its graph JSON holds a score for every edge, or for every node (``nodes: {name: {"score": ...}}``), and marks the edges of a
-circuit (``in_graph``); a file of importances marks none. NaN, and null here too, means "not scored": always kept.
-
-Of a node-level file the edges are scored by :func:`circuitfind.scores.between`: that of whichever end matters less.
-"""
+"""Scores as files have them, some edges perhaps without one, and the circuits chosen by them, as EAP-IG does it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit, from_eap_ig, prune
-from circuitfind.errors import CircuitError, OptionError
+from circuitfind.circuit import Circuit, prune
+from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Floats, Mask
-from circuitfind.scores import EdgeScores, Provenance, between
+from circuitfind.scores import EdgeScores, between
 from circuitfind.selection.prefixes import best_edges, edges_above, greedy_edges
 
 FIRST = float(np.finfo(np.float64).max) / 4
@@ -89,42 +81,3 @@ def edges_between(graph: ComputationGraph, senders: Mask) -> Mask:
         senders: boolean (senders,).
     """
     return between(graph, np.concatenate([[True], senders[1:]]).astype(np.float64)) > 0
-
-
-def importances_of(values: Mapping[str, Any], ablation: str = "corrupted") -> Importances | None:
-    """The scores of EAP-IG's graph JSON, or None where it has none (all are 0).
-
-    Args:
-        ablation: decides what is pruned; EAP-IG's own rule is that of ``corrupted``.
-
-    Raises:
-        CircuitError, UnknownNameError: see :func:`circuitfind.circuit.from_eap_ig`; or a node's score is infinite.
-    """
-    circuit = from_eap_ig(values)
-    graph, edges = circuit.graph, circuit.scores
-    assert edges is not None
-    known = Provenance(ablation=ablation)
-    missing = np.zeros(graph.n_edges, dtype=bool)
-    missing[[graph.edge_index(name) for name, edge in values["edges"].items() if _is_missing(edge)]] = True
-    nodes = _node_scores(graph, values.get("nodes", {}))
-    if edges.any() or nodes is None:
-        return Importances(EdgeScores(graph, edges, known), missing) if edges.any() else None
-    scored = np.isfinite(nodes)
-    by_edge = between(graph, np.where(scored, nodes, FIRST))
-    unscored = by_edge == FIRST
-    plain = np.where(unscored, 0.0, by_edge)
-    return Importances(EdgeScores(graph, plain, known, nodes=np.where(scored, nodes, 0.0)), unscored, nodes)
-
-
-def _is_missing(edge: Mapping[str, Any]) -> bool:
-    return "score" in edge and (edge["score"] is None or bool(np.isnan(edge["score"])))
-
-
-def _node_scores(graph: ComputationGraph, nodes: Mapping[str, Any]) -> Floats | None:
-    """Scores of senders, NaN where there is none; None if no node has one."""
-    given = {name: node.get("score") for name, node in nodes.items() if isinstance(node, Mapping)}
-    of_sender = (given.get(name) for name in graph.sender_names)
-    scores = np.array([np.nan if score is None else float(score) for score in of_sender])
-    if np.isinf(scores).any():
-        raise CircuitError("this file has scores of nodes that are infinite")
-    return scores if np.isfinite(scores).any() else None

@@ -22,9 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.circuit import Circuit, by_query_head, to_eap_ig
-from circuitfind.errors import OptionError
+from circuitfind.circuit import Circuit, by_query_head
+from circuitfind.errors import CircuitError, OptionError
 from circuitfind.evaluation import MIB_FRACTIONS
+from circuitfind.formats import eap_ig
+from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
+from circuitfind.formats.eap_ig import to_eap_ig
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import best_edges
@@ -176,3 +179,59 @@ def _files(scores: EdgeScores, d_model: int, circuits: str | None) -> Any:
 def largest(fraction: float, n_edges: int) -> int:
     """Edges that a circuit of this share may have: rounded down, as the benchmark does."""
     return int(fraction * n_edges)
+
+
+# --- the format -------------------------------------------------------------------------------------------------------
+
+
+def sniff(place: OnDisk) -> bool:
+    """Whether a folder is a submission, or that of one pair."""
+    return bool(_pairs_in(place.path))
+
+
+def read(place: OnDisk) -> Contents:
+    """The importances of a pair's folder, or of a submission that has one pair.
+
+    Raises:
+        CircuitError: there are several pairs, or several circuits.
+    """
+    pairs = _pairs_in(place.path)
+    if len(pairs) != 1:
+        names = ", ".join(pair.name for pair in pairs) or "none"
+        raise CircuitError(
+            f"{place.path} is a submission with several pairs ({names}), or none: give the folder of one"
+        )
+    files = sorted(pairs[0].rglob("*.json"))
+    if len(files) != 1:
+        raise CircuitError(f"{pairs[0]} holds {len(files)} circuits; give the file of one, such as {files[0].name}")
+    found = eap_ig.read(OnDisk(files[0]))
+    return found if found.importances is None else replace(found, circuit=None)  # importances mark every edge
+
+
+def _pairs_in(folder: Path) -> list[Path]:
+    """The folders of pairs: those with importances, or with circuits of their own or in two sub-folders."""
+    if not folder.is_dir() or (folder / "circuit.json").exists():
+        return []
+    patterns = ("importances.json", "edges-*.json", "abs-*/edges-*.json")
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    return [place for place in places if any(True for pattern in patterns for _ in place.glob(pattern))]
+
+
+def write(contents: Contents, path: Path, *, pair: str | None = None, **given: Any) -> None:
+    """A pair's folder in the submission at ``path``; see :func:`write_pair`."""
+    scores = contents.scores_for("a MIB submission")
+    write_pair(path, pair or pair_name(scores.provenance.task, scores.provenance.model), scores, **given)
+
+
+FORMATS.add(
+    Format(
+        "mib",
+        (),
+        "MIB's leaderboard: a submission's folder, with a sub-folder for each task and model",
+        sniff,
+        read,
+        write,
+        needs=("d_model", "n_heads"),
+        options=("pair", "circuits", "force"),
+    )
+)

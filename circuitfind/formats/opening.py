@@ -1,4 +1,4 @@
-"""Whatever holds a circuit or scores, opened: our files, run folders, EAP-IG's JSON, score files."""
+"""Whatever holds a circuit or scores, recognised and read, in whichever format; and written."""
 
 from __future__ import annotations
 
@@ -6,42 +6,77 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, OptionError
-from circuitfind.formats.importances import Importances, importances_of
-from circuitfind.formats.run_folder import open_any, read_object
+from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
+from circuitfind.formats.importances import Importances
 from circuitfind.scores import EdgeScores
 
-SCORES = "scores.safetensors"
 ADVICE = "choose a circuit from them: --edges N, --threshold X, --greedy N, or --nodes N where nodes have scores"
 
 
-def read_scores(path: Path, ablation: str | None = None) -> Importances:
-    """The scores of a run folder, a ``.safetensors`` or ``.parquet`` file, or EAP-IG's graph JSON.
+def format_of(place: OnDisk) -> Format:
+    """The format that recognises a file or folder; of one that none does, the format that can say what is wrong with it."""
+    for one in FORMATS:
+        if one.sniff is not None and one.sniff(place):
+            return one
+    suffix = place.path.suffix
+    readers = sorted((one for one in FORMATS if one.read and suffix in one.suffixes), key=lambda one: not one.ours)
+    if place.path.is_dir():
+        return FORMATS["run-folder"]
+    return readers[0] if readers else FORMATS["circuit-json"]
 
-    Args:
-        ablation: the one to prune by, where the file does not say its own.
+
+def read(path: str | Path) -> Contents:
+    """What a file or a folder holds, whatever its format.
 
     Raises:
-        CircuitError: there are no scores of all edges in it.
+        CircuitError, UnknownNameError: it cannot be read; the message names it.
     """
-    if path.is_dir() or (path.name == "circuit.json" and path.with_name(SCORES).exists()):
-        path = path / SCORES if path.is_dir() else path.with_name(SCORES)
-    if path.suffix in (".safetensors", ".parquet"):
-        scores = EdgeScores.load(path) if path.suffix == ".safetensors" else EdgeScores.from_parquet(path)
-        known = scores.provenance
-        known = replace(known, ablation=known.ablation or ablation or "corrupted")
-        return Importances(replace(scores, provenance=known), np.zeros(scores.graph.n_edges, dtype=bool), scores.nodes)
-    values = _json_of(path)
-    found = importances_of(values, ablation or "corrupted") if "cfg" in values and "edges" in values else None
-    if found is None:
-        raise CircuitError(
-            f"{path} has no scores of all edges; give the run folder, its {SCORES}, a .parquet file, or an EAP-IG file of "
-            "importances"
-        )
-    return found
+    place = OnDisk(Path(path))
+    reader = format_of(place).read
+    assert reader is not None
+    try:
+        return reader(place)
+    except CircuitError as error:
+        if str(path) in str(error):
+            raise
+        raise CircuitError(f"{path}: {error}") from None
+
+
+def write(what: Contents | Circuit | EdgeScores | Importances, path: str | Path, to: str, **given: Any) -> Path:
+    """Write a circuit or scores in any registered format that writes.
+
+    Args:
+        to: the format's name.
+        given: what the format needs to know of the model (``d_model``, ``n_heads``), and its options.
+
+    Raises:
+        UnknownNameError, OptionError: no such format, or it cannot hold this.
+    """
+    chosen = FORMATS[to]
+    if chosen.write is None:
+        raise OptionError(f"format {to} is read and not written; use one of {', '.join(writers())}")
+    allowed = (*chosen.needs, *chosen.options)
+    if unknown := [name for name in given if name not in allowed]:
+        raise OptionError(f"format {to} takes no {unknown[0]}; it takes {', '.join(allowed) or 'nothing else'}")
+    chosen.write(Contents.of(what), Path(path), **given)
+    return Path(path)
+
+
+def writers() -> list[str]:
+    """Names of the formats that can be written."""
+    return [one.name for one in FORMATS if one.write is not None]
+
+
+def load_circuit(path: str | Path) -> Circuit:
+    """The circuit of a run folder or of a file in any registered format.
+
+    Raises:
+        OptionError: the file holds scores and no circuit.
+        CircuitError, UnknownNameError: it cannot be read.
+    """
+    return open_circuit(Path(path))[0]
 
 
 def open_circuit(
@@ -57,34 +92,47 @@ def open_circuit(
         OptionError: the file holds scores and no circuit, and no rule is given.
         CircuitError: it cannot be read.
     """
+    found = read(path)
     if rule is not None:
-        return read_scores(path, ablation).select(rule, value, absolute=absolute), settings_beside(path)
-    if path.suffix in (".safetensors", ".parquet"):
-        raise OptionError(f"{path} holds scores and no circuit; {ADVICE}")
-    circuit, settings = open_any(path)
-    if not circuit.n_edges and circuit.selection.get("rule") == "eap-ig file":
-        raise OptionError(f"{path} marks no edge as being in a circuit: it holds importances; {ADVICE}")
-    return circuit, settings
+        return _scores_in(found, path, ablation).select(rule, value, absolute=absolute), dict(found.settings)
+    if found.circuit is None:
+        raise OptionError(f"{path} marks no edge as being in a circuit: it holds scores and no circuit; {ADVICE}")
+    return found.circuit, dict(found.settings)
 
 
-def settings_beside(path: Path) -> dict[str, Any]:
-    """The configuration of the run that a score file is of."""
-    folder = path if path.is_dir() else path.parent
-    named = path.is_dir() or path.name == SCORES
-    config = folder / "config.json"
-    if not named or not config.exists():
-        return {}
-    own = folder / "pairs.jsonl"
-    return {**read_object(config), **({"task": str(own)} if own.exists() else {})}
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
+    """A circuit without parts of prompts, and the settings of its run; ``task`` is then the run's own pairs.
 
     Raises:
-        CircuitError: it cannot be read.
+        CircuitError: no readable circuit or configuration, or a circuit with parts of prompts.
+        OptionError: the file holds scores and no circuit.
     """
-    try:
-        return read_object(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
+    circuit, settings = open_circuit(path)
+    if circuit.layout is None:
+        return circuit, settings
+    raise CircuitError(
+        f"{path} is a circuit with parts of prompts, which this cannot be done with; give circuit.json or the run folder"
+    )
+
+
+def read_scores(path: Path, ablation: str | None = None) -> Importances:
+    """The scores of all edges that a run folder or a file in any registered format holds.
+
+    Args:
+        ablation: the one to prune by, where the file does not say its own.
+
+    Raises:
+        CircuitError: there are no scores of all edges in it.
+    """
+    return _scores_in(read(path), path, ablation)
+
+
+def _scores_in(found: Contents, path: Path, ablation: str | None) -> Importances:
+    if (ranked := found.importances) is None:
+        raise CircuitError(
+            f"{path} has no scores of all edges; give the run folder, its scores.safetensors, a .parquet file, or an EAP-IG "
+            "file of importances"
+        )
+    known = ranked.scores.provenance
+    known = replace(known, ablation=known.ablation or ablation or "corrupted")
+    return replace(ranked, scores=replace(ranked.scores, provenance=known))

@@ -11,7 +11,7 @@ from torch import Tensor
 from circuitfind.errors import ModelError
 from circuitfind.models.exact import float64_throughout
 from circuitfind.models.refusals import unknown_parts_refused
-from circuitfind.transformer import Transformer, base_streams, sender_outputs
+from circuitfind.transformer import Transformer, base_streams, sender_outputs, walk
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 N_PROMPTS, N_POSITIONS, LONGEST = 3, 12, 600
@@ -98,11 +98,8 @@ def _largest(errors: list[float]) -> float:
 def _source_run(model: Transformer, source: Any, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The source's logits and its residual stream after every layer."""
     if source is None:
-        streams, stream = [], model.embed(tokens)
-        for layer in range(model.config.n_layers):
-            stream = model.layer_range(stream, layer, layer + 1)
-            streams.append(stream)
-        return model.unembed(stream), streams
+        streams = [at.stream for at in walk(model, model.embed(tokens)) if at.block.kind != "mlp"]
+        return model.unembed(streams[-1]), streams[1:]
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.config.n_layers)]
     device = getattr(source.cfg, "device", None) or tokens.device
     modules = getattr(source, "original_model", None)

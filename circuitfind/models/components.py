@@ -8,7 +8,7 @@ there, and the checks (:mod:`.checks`) compare the result with the source, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -182,11 +182,7 @@ def _config(
     positions = _positions(source, cfg)
     turning = rotary(source, settings, d_head, len(blocks), rotary_adjacent) if positions == "rotary" else {}
     norms = [part(source, "ln_final"), *(part(first, name) for name in _BLOCK_NORMS)]
-    kinds = {norm_kind(own(norm), label).removesuffix("+1") for norm in norms if norm is not None}
-    if len(kinds) > 1:
-        raise ModelError(f"model {label!r} mixes norms ({', '.join(sorted(kinds))}), which circuitfind does not cover")
-    post_norm, parallel = "ln1_post.w" in in_layer, _is_parallel(settings, cfg)
-    qk_norm = _qk_norm(part(first, "attn"), d_head)
+    post_norm, qk_norm = "ln1_post.w" in in_layer, _qk_norm(part(first, "attn"), d_head)
     mlps = [part(block, "mlp") for block in blocks]
     return TransformerConfig(
         n_layers=len(blocks),
@@ -199,8 +195,8 @@ def _config(
         activation=activation(settings, cfg, next((own(mlp) for mlp in mlps if mlp is not None), None), label),
         gated="W_gate" in in_layer or any(map(_is_mixture, filter(None, mlps))),
         mlp_norm="mlp_ln.w" in in_layer,
-        parallel=parallel,
-        norm=kinds.pop() if kinds else "none",
+        parallel=_is_parallel(settings, cfg),
+        norm=_kind_of_norm(norms, label),
         norm_eps=_epsilon(norms, cfg),
         pre_norm=part(first, "ln1") is not None or not post_norm,
         post_norm=post_norm,
@@ -210,14 +206,29 @@ def _config(
         alibi=alibi_slopes(int(cfg.n_heads)) if positions == "alibi" else (),
         windows=windows(settings, len(blocks), label),
         attention_scale=attention_scale(own(part(first, "attn")), settings, cfg, d_head, len(blocks)),
-        attention_cap=float(first_of(settings, "attn_logit_softcapping", default=0.0)),
-        logit_cap=float(first_of(settings, "final_logit_softcapping", default=0.0)),
         embed_scale=_embed_scale(source, settings),
-        logit_scale=float(first_of(settings, "logit_scale", default=1.0)) / _logit_divisor(settings),
+        **_caps(settings),
         granularity="attention blocks" if post_norm or qk_norm == "all" else "heads",
         **_mlp_switches(mlps, weights, settings),
         **turning,
     )
+
+
+def _kind_of_norm(norms: Sequence[Any], label: str) -> str:
+    """The one kind of norm that a model has."""
+    kinds = {norm_kind(own(norm), label).removesuffix("+1") for norm in norms if norm is not None}
+    if len(kinds) > 1:
+        raise ModelError(f"model {label!r} mixes norms ({', '.join(sorted(kinds))}), which circuitfind does not cover")
+    return kinds.pop() if kinds else "none"
+
+
+def _caps(settings: Any) -> dict[str, Any]:
+    """What bounds or scales scores and logits."""
+    return {
+        "attention_cap": float(first_of(settings, "attn_logit_softcapping", default=0.0)),
+        "logit_cap": float(first_of(settings, "final_logit_softcapping", default=0.0)),
+        "logit_scale": float(first_of(settings, "logit_scale", default=1.0)) / _logit_divisor(settings),
+    }
 
 
 def _is_parallel(settings: Any, cfg: Any) -> bool:

@@ -1,8 +1,8 @@
 """By hand: patch activations, knock components out, change paths, and measure what follows."""
 
 from circuitfind.patching.activation import activation_patch
-from circuitfind.patching.effects import PatchingEffects
-from circuitfind.patching.knockout import AblationEffects, ablate
+from circuitfind.patching.component_effects import PatchingEffects
+from circuitfind.patching.knock_out import AblationEffects, ablate
 from circuitfind.patching.path_effect import PathEffect, path_patch
 from circuitfind.patching.path_map import PathHeatMap, path_heat_map
 

@@ -13,34 +13,24 @@ a head's value is what it writes to the stream, so a patched mean stays the mean
 
 from __future__ import annotations
 
-from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution import ABLATIONS
-from circuitfind.patching.effects import ALL, PatchingEffects
-from circuitfind.patching.measure import DENOISING, NOISING, measure_patches
+from circuitfind.errors import OptionError
+from circuitfind.patching.component_effects import ALL, PatchingEffects
+from circuitfind.patching.patched_runs import DENOISING, NOISING, measure_patches
 from circuitfind.patching.sites import Components, patches_of
-from circuitfind.setting import MetricLike, problem_of
-from circuitfind.task import Task, TokenPairs
+from circuitfind.setting.defaults import N_PATCHED
+from circuitfind.setting.pieces import in_setting
+from circuitfind.setting.value import Setting
 from circuitfind.task.spans import KINDS as AXES
-from circuitfind.transformer import Transformer
-
-N_PROMPTS = 64
 
 
+@in_setting(N_PATCHED)
 def activation_patch(
-    model: Transformer,
-    task: Task | str,
+    setting: Setting,
     what: Components = "head",
     *,
     by: str = "",
     direction: str = DENOISING,
-    metric: MetricLike | None = None,
-    ablation: str = "corrupted",
-    n: int = N_PROMPTS,
-    seed: int = 0,
     split: str = "train",
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
     per_example: bool = True,
 ) -> PatchingEffects:
     """The effect of patching components, at every part of the prompt or at all positions at once.
@@ -51,14 +41,8 @@ def activation_patch(
             ``"input"``, ``"m3.n17"``, ``"resid_mid.2"``); or a list of names, patched together; or a list of such lists, one
             after the other.
         by: ``"position"`` (absolute positions), ``"span"`` (the labelled tokens of the task), or ``""`` for all at once.
-        direction: ``"denoising"`` or ``"noising"``.
-        metric: a name, a :class:`~.metrics.Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's
-            if None.
-        ablation: where noising takes its values from: ``"corrupted"``, ``"zero"``, ``"mean"`` or ``"mean-positional"``.
-            Denoising is defined for ``"corrupted"`` alone.
-        n, seed, split: how many prompts, which, and of which split.
-        batch_size: prompts at a time; by default what memory allows.
-        pairs: token pairs to use instead of the task's.
+        direction: ``"denoising"`` or ``"noising"``. The setting's ablation is where noising takes its values from; denoising
+            is defined for ``"corrupted"`` alone.
         per_example: keep the effect on every prompt, not only the means.
 
     A prompt that does not have a part (a position beyond its end, a label that it does not carry) does not count there.
@@ -67,25 +51,11 @@ def activation_patch(
         OptionError: a direction, an ablation or a kind of component that is not offered, or parts that the pairs do not have.
         UnknownNameError: a component that the model does not have.
     """
-    check_options(by, direction, ablation)
-    patches = patches_of(model, what)
+    check_options(by, direction, setting.ablated_by)
+    patches = patches_of(setting.transformer, what)
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}
-    problem = problem_of(
-        model,
-        task,
-        algorithm="activation-patching",
-        options=options,
-        parts=by,
-        metric=metric,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split=split if pairs is None else "",
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    problem = setting.problem(split, parts=by, given="", algorithm="activation-patching", options=options)
     return PatchingEffects.of(
         measure_patches(problem, [patch for _, patch in patches], direction),
         names,
@@ -102,10 +72,8 @@ def check_options(by: str, direction: str, ablation: str) -> None:
     """Refuse what is not offered, before anything is loaded.
 
     Raises:
-        OptionError, UnknownNameError: the message says what there is.
+        OptionError: the message says what there is.
     """
-    if ablation not in ABLATIONS:
-        raise UnknownNameError("ablation", ablation, ABLATIONS)
     if direction not in (DENOISING, NOISING):
         raise OptionError(
             f"direction {direction!r}: use {DENOISING!r} (clean values into the corrupted run) or {NOISING!r}"

@@ -3,7 +3,7 @@ Goldowsky-Dill et al. 2023, arXiv:2304.05969: the treeified graph).
 
 The first node's output is replaced along the paths alone; a node on the way is computed again with only that new which comes
 along the paths; everything else keeps its values. The result is exact: nodes have as many values as there are different ways on
-from them (:mod:`circuitfind.execution.recompute.paths.plan`), none is shared that the definition keeps apart.
+from them (:mod:`circuitfind.execution.recompute.paths.automaton`), none is shared that the definition keeps apart.
 
 Deviations: Wang et al. recompute all MLPs between a head and its receiver, which is written ``mlps`` here and is not the
 default. Goldowsky-Dill et al. change the model's input at the start of every path; here any node may be the start.
@@ -23,13 +23,12 @@ from circuitfind.errors import OptionError
 from circuitfind.execution import Batch
 from circuitfind.execution.batches import in_pieces
 from circuitfind.execution.measuring import find_non_finite
-from circuitfind.execution.recompute.paths import DIRECTIONS, PathBatch, path_numbers, plan_of, read_route
+from circuitfind.execution.recompute.paths import DIRECTIONS, PathBatch, agenda_of, path_numbers, read_route
 from circuitfind.progress import track
 from circuitfind.scores import Provenance
-from circuitfind.setting import N_PROMPTS, MetricLike, problem_of
+from circuitfind.setting.pieces import in_setting
+from circuitfind.setting.value import Setting
 from circuitfind.statistics import Values, faithfulness, mean_intervals
-from circuitfind.task import Task, TokenPairs
-from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,31 +111,17 @@ class PathEffect:
         return "\n".join(lines)
 
 
+@in_setting()
 def path_patch(
-    model: Transformer,
-    task: Task | str,
-    path: str | Sequence[str],
-    *,
-    direction: str = DIRECTIONS[0],
-    metric: MetricLike | None = None,
-    ablation: str = "corrupted",
-    split: str = "train",
-    n: int = N_PROMPTS,
-    seed: int = 0,
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
+    setting: Setting, path: str | Sequence[str], *, direction: str = DIRECTIONS[0], split: str = "train"
 ) -> PathEffect:
     """The effect of patching a path, or several together.
 
     Args:
         path: such as ``a0.h1 -> a5.h5<k> -> a8.h6<q> -> logits``, or a list of such; see
             :mod:`circuitfind.execution.recompute.paths.routes` for ports and the wildcards ``*`` and ``mlps``.
-        direction: ``noising`` or ``denoising``; see :class:`PathEffect`.
-        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's if None.
-        ablation: what the first node's output is replaced by (or, denoising, what everything else writes).
-        split, n, seed: which prompts.
-        pairs: token pairs to use instead of the task's.
+        direction: ``noising`` or ``denoising``; see :class:`PathEffect`. The setting's ablation is what the first node's output
+            is replaced by (or, denoising, what everything else writes).
 
     Raises:
         OptionError: no path, one that does not end in ``logits``, or an unknown direction.
@@ -147,30 +132,18 @@ def path_patch(
     refuse_direction(direction)
     if not texts:
         raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
-    routes = [read_route(model.graph, text) for text in texts]
-    plan, paths = plan_of(model.graph, routes), tuple(map(str, routes))
+    graph = setting.transformer.graph
+    routes = [read_route(graph, text) for text in texts]
+    agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))
     options = {"paths": list(paths), "direction": direction}
-    problem = problem_of(
-        model,
-        task,
-        algorithm="path-patch",
-        options=options,
-        metric=metric,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split=split if pairs is None else "",
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    problem = setting.problem(split, given="", algorithm="path-patch", options=options)
     values = np.empty((3, len(problem.pairs)))
 
     def measure(part: PathBatch) -> None:
-        rows = torch.stack([*part.ends(), part.along(plan)])
+        rows = torch.stack([*part.ends(), part.along(agenda)])
         values[:, part.batch.rows] = rows.cpu().double().numpy()
 
-    for_batches(problem, direction, len(plan.steps), measure)
+    for_batches(problem, direction, len(agenda.stages), measure)
     clean, ablated, patched = values
     larger = problem.metric.larger_is_better
     return PathEffect(paths, direction, clean, ablated, patched, larger, problem.provenance)
@@ -182,7 +155,7 @@ def refuse_direction(direction: str) -> None:
         raise OptionError(f"direction={direction!r}: use {' or '.join(DIRECTIONS)}")
 
 
-def for_batches(problem: Problem, direction: str, n_steps: int, measure: Any) -> None:
+def for_batches(problem: Problem, direction: str, n_stages: int, measure: Any) -> None:
     """Call ``measure`` with the two runs of every micro-batch, or of its halves where memory is short.
 
     Raises:
@@ -197,7 +170,7 @@ def for_batches(problem: Problem, direction: str, n_steps: int, measure: Any) ->
         measure(run)
 
     with torch.inference_mode():
-        batches = problem.batches(path_numbers(model) + n_steps * model.config.d_model)
+        batches = problem.batches(path_numbers(model) + n_stages * model.config.d_model)
         ablation = problem.prepared_ablation(batches)
         for batch in track(batches, "patching paths"):
             in_pieces(batch, of)

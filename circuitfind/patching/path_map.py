@@ -18,26 +18,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import OptionError
+from circuitfind.execution.recompute.agenda import Agenda
 from circuitfind.execution.recompute.paths import (
     ANY,
     DIRECT,
     DIRECTIONS,
     MLPS,
     PathBatch,
-    Plan,
     Route,
     Stop,
-    plan_of,
+    agenda_of,
     receiver_stop,
 )
 from circuitfind.execution.recompute.paths.routes import block_number
 from circuitfind.graph import ComputationGraph
 from circuitfind.patching.path_effect import for_batches, refuse_direction
 from circuitfind.scores import Provenance
-from circuitfind.setting import N_PROMPTS, MetricLike, problem_of
+from circuitfind.setting.pieces import in_setting
+from circuitfind.setting.value import Setting
 from circuitfind.statistics import Values
-from circuitfind.task import Task, TokenPairs
-from circuitfind.transformer import Transformer
 
 if TYPE_CHECKING:
     import pandas
@@ -146,30 +145,23 @@ class PathHeatMap:
         return "\n".join([*lines, *(f"  {effect:+9.4f}  {name}" for name, effect in self.top(n))])
 
 
+@in_setting()
 def path_heat_map(
-    model: Transformer,
-    task: Task | str,
+    setting: Setting,
     receiver: str,
     *,
     through: str = "direct",
     direction: str = DIRECTIONS[0],
     per_example: bool = False,
-    metric: MetricLike | None = None,
-    ablation: str = "corrupted",
     split: str = "train",
-    n: int = N_PROMPTS,
-    seed: int = 0,
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
 ) -> PathHeatMap:
     """The effect of every sender through one receiver: ``sender -> receiver -> * -> logits`` for all senders at once.
 
     Args:
         receiver: a port (``a8.h6<q>``), a whole head (``a8.h6``), an MLP (``m3``), a group's port, or ``logits``.
         through: ``direct``, or ``mlps``: any chain of MLPs may lie between sender and receiver.
+        direction: as in :func:`circuitfind.path_patch`.
         per_example: keep the effects of every prompt.
-        direction, metric, ablation, split, n, seed, task_options, pairs: as in :func:`circuitfind.path_patch`.
 
     Raises:
         OptionError: another ``through`` or direction. UnknownNameError: no such receiver.
@@ -177,22 +169,10 @@ def path_heat_map(
     refuse_direction(direction)
     if through not in THROUGH:
         raise OptionError(f"through={through!r}: use {' or '.join(THROUGH)}")
-    stop, graph = receiver_stop(model.graph, receiver), model.graph
+    graph = setting.transformer.graph
+    stop = receiver_stop(graph, receiver)
     options = {"receiver": receiver, "through": through, "direction": direction}
-    problem = problem_of(
-        model,
-        task,
-        algorithm="path-heat-map",
-        options=options,
-        metric=metric,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split=split if pairs is None else "",
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    problem = setting.problem(split, given="", algorithm="path-heat-map", options=options)
     groups = list(_groups(graph, stop, THROUGH[through]))
     effects, totals = np.full((graph.n_senders, len(problem.pairs)), np.nan), np.empty(len(problem.pairs))
     sign = problem.metric.sign
@@ -201,18 +181,18 @@ def path_heat_map(
         clean, ablated = part.ends()
         totals[part.batch.rows] = (sign * (clean - ablated)).cpu().double().numpy()
         unpatched, turned = (clean, sign) if direction == DIRECTIONS[0] else (ablated, -sign)
-        for plan, senders in groups:
-            values = turned * (unpatched - part.entering(plan, senders))
+        for agenda, senders in groups:
+            values = turned * (unpatched - part.entering(agenda, senders))
             effects[np.asarray(senders)[:, None], part.batch.rows] = values.cpu().double().numpy()
 
-    for_batches(problem, direction, len(groups[0][0].steps), measure)
+    for_batches(problem, direction, len(groups[0][0].stages), measure)
     kept = effects if per_example else None
     mean, total = effects.mean(1), float(totals.mean())
     return PathHeatMap(graph, receiver, through, direction, mean, total, problem.provenance, kept)
 
 
-def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Plan, Sequence[int]]]:
-    """Senders before a receiver that take the same way to it, with that way's plan."""
+def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Agenda, Sequence[int]]]:
+    """Senders before a receiver that take the same way to it, with that way's agenda."""
     top = block_number(graph, stop.nodes[0])
     between = [number for number in range(top) if gap == MLPS and graph.blocks[number].kind == "mlp"]
     logits = Stop("logits", (graph.n_senders,), ("",))
@@ -222,5 +202,5 @@ def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Pla
     for entry_block in (*between, top):
         last = graph.blocks[entry_block].n_senders
         if last > first:
-            yield plan_of(graph, [route], entry_block), range(first, last)
+            yield agenda_of(graph, [route], entry_block), range(first, last)
         first = max(first, last)

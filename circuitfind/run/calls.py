@@ -1,8 +1,11 @@
-"""The pipeline as five calls: load, discover, select, evaluate, render. The command line makes the same calls."""
+"""The calls of the method: discover, select, evaluate, render; and what asks about a model or a circuit.
+
+Each takes a :class:`~circuitfind.setting.value.Setting`, or a model and a task and other pieces of one (see
+:mod:`circuitfind.setting.pieces`). The command line makes the same calls.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,95 +13,62 @@ from typing import Any
 
 import torch
 
-from circuitfind import models, rendering
-from circuitfind.circuit import Circuit, Layout, layout_of, to_eap_ig
-from circuitfind.discovery.contract import ALGORITHMS
+from circuitfind import rendering
+from circuitfind.circuit import Circuit, layout_of
+from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
-from circuitfind.evaluation import Evaluation, HeadRoles, PairReport, evaluate_circuit, report_pairs
+from circuitfind.evaluation import (
+    Evaluation,
+    HeadRoles,
+    Hypotheses,
+    PairReport,
+    evaluate_circuit,
+    hypotheses_of,
+    report_pairs,
+)
 from circuitfind.evaluation.full_model import head_roles as head_roles_of_model
-from circuitfind.execution import ABLATIONS
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
-from circuitfind.setting import N_HELD_OUT as N_HELD_OUT
-from circuitfind.setting import N_PROMPTS as N_PROMPTS
-from circuitfind.setting import MetricLike as MetricLike
-from circuitfind.setting import choosing_pairs as choosing_pairs
-from circuitfind.setting import load_task as load_task
-from circuitfind.setting import problem_of
-from circuitfind.setting import tokenized_pairs as tokenized_pairs
-from circuitfind.task import PromptPairs, Task, TokenPairs, load_pairs
-from circuitfind.task.metrics import METRICS, Metric, as_metric
+from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
+from circuitfind.setting.naming import load_task
+from circuitfind.setting.pieces import in_setting, setting_of
+from circuitfind.setting.value import Setting
+from circuitfind.task import Task, TokenPairs, load_pairs
+from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
-FAITHFULNESS = 0.85
 
-
-def load_model(
-    spec: Any = "tasks-4l",
-    *,
-    device: str | None = None,
-    dtype: str = "float32",
-    bos: bool | None = None,
-    kv_ports: str | None = None,
-) -> Transformer:
-    """A checked model from a zoo name, hub id, Hugging Face directory or TransformerLens object.
-
-    See :func:`circuitfind.models.load`.
-    """
-    return models.load(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
-
-
+@in_setting()
 def discover(
-    model: Transformer,
-    task: Task | str,
+    setting: Setting,
     *,
-    algorithm: str = "eap-ig-inputs",
-    metric: MetricLike | None = None,
-    ablation: str = "corrupted",
-    n: int = N_PROMPTS,
-    seed: int = 0,
+    algorithm: str | None = None,
     parts: str = "",
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
     checkpoint: Checkpoint | None = None,
-    pairs: TokenPairs | None = None,
     workers: int = 0,
     **options: Any,
 ) -> EdgeScores:
     """A score for every edge, from the train split.
 
     Args:
-        algorithm: a registered name; its own options are further keyword arguments (``steps=10``).
-        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``; the task's if None.
-        n, seed: how many prompts, and which.
+        algorithm: a registered name; its own options are further keyword arguments (``steps=10``). If None:
+            ``eap-ig-inputs``, or under another ablation than ``corrupted`` ``eap-ig-activations``.
         parts: ``"prompt"``, ``"position"`` or ``"span"`` also keeps the scores apart along that axis (``scores.parts``).
-        pairs: token pairs to use instead of the task's.
+        checkpoint: where a long algorithm keeps its sums.
         workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
             the model is on one; 0 works in this process. The scores do not depend on how many there are.
     """
-    chosen = sharded(ALGORITHMS[algorithm], workers)
-    problem = problem_of(
-        model,
-        task,
-        metric=metric or chosen.metric or None,
-        ablation=ablation,
-        n=n,
-        seed=seed,
-        split="train",
-        parts=parts,
-        batch_size=batch_size,
-        task_options=task_options,
-        pairs=pairs,
-    )
+    chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablated_by)], workers)
+    problem = setting.problem("train", metric=chosen.metric, parts=parts)
     return chosen(replace(problem, checkpoint=checkpoint or Checkpoint()), **options)
 
 
 def select(
     scores: EdgeScores,
-    model: Transformer | None = None,
+    model: Setting | Transformer | None = None,
     task: Task | str | None = None,
     *,
     top: int | None = None,
@@ -107,10 +77,10 @@ def select(
     faithfulness: float | None = None,
     absolute: bool = True,
     refill: bool = True,
+    parts: bool = False,
     metric: MetricLike | None = None,
     pairs: TokenPairs | Sequence[TokenPairs] | None = None,
     batch_size: int | None = None,
-    parts: bool = False,
 ) -> Circuit:
     """A circuit from scores, by one rule.
 
@@ -118,73 +88,85 @@ def select(
     smallest prefix with faithfulness 0.85 on train prompts.
 
     Args:
-        model, task: needed by the faithfulness rule, which runs the model on prompts of :func:`choosing_pairs`.
-        pairs: token pairs to choose on instead.
+        model, task: a setting, or a model and a task. Needed by the faithfulness rule, which runs the model on the prompts of
+            :attr:`~circuitfind.setting.value.Setting.choosing`; without a setting, on those that belong to the scores.
+        metric, pairs, batch_size: instead of a setting's: the scores' metric if None, token pairs to choose on.
         top: a circuit of n edges, the best by score; ``refill=False`` takes the n best and prunes them, which leaves fewer.
         threshold: all edges at least that important. greedy: n edges grown from the logits.
         absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
         parts: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``; needs
-            model and task whatever the rule, to know how the parts lie.
+            a setting, or model and task, whatever the rule, to know how the parts lie.
     """
     rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
-    layout = None
-    if parts:
-        pairs, layout = _sets_with_layout(scores, model, task, pairs, greedy)
-    how: dict[str, Any] = {"absolute": absolute, "layout": layout}
-    if top is not None:
-        return best_edges(scores, top, absolute=absolute) if refill and not parts else top_edges(scores, top, **how)
-    if threshold is not None:
-        return edges_above(scores, threshold, **how)
-    if greedy is not None:
-        return greedy_edges(scores, greedy, absolute=absolute)
-    if faithfulness is None and scores.decided is not None and not parts:
-        return decided_edges(scores)
-    if model is None or (task is None and pairs is None):
-        raise OptionError(
-            "choosing by faithfulness runs the model: give model and task, or top=, threshold= or greedy="
-        )
-    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
-    target = FAITHFULNESS if faithfulness is None else faithfulness
-    resolved = metric_of(metric, scores.provenance)
-    return smallest_faithful(model, pairs, scores, resolved, target, batch_size=batch_size, **how)
-
-
-def _sets_with_layout(
-    scores: EdgeScores,
-    model: Transformer | None,
-    task: Task | str | None,
-    pairs: TokenPairs | Sequence[TokenPairs] | None,
-    greedy: int | None,
-) -> tuple[Sequence[TokenPairs], Layout]:
-    """The sets of prompts to choose a circuit of (part, edge) on, and how the parts lie in them."""
-    if greedy is not None:
+    if not parts:
+        if top is not None:
+            return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
+        if threshold is not None:
+            return edges_above(scores, threshold, absolute=absolute)
+        if greedy is not None:
+            return greedy_edges(scores, greedy, absolute=absolute)
+        if faithfulness is None and scores.decided is not None:
+            return decided_edges(scores)
+    elif greedy is not None:
         raise OptionError(
             "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
         )
+    setting = _setting_to_choose_in(scores, model, task, metric, pairs, batch_size, parts)
+    sets = _sets_of(scores, setting) if pairs is None or isinstance(pairs, TokenPairs) else list(pairs)
+    network = setting.transformer
+    layout = layout_of(scores, sets, network.tokenizer, network.config.causal) if parts else None
+    how: dict[str, Any] = {"absolute": absolute, "layout": layout}
+    if top is not None:
+        return top_edges(scores, top, **how)
+    if threshold is not None:
+        return edges_above(scores, threshold, **how)
+    target = FAITHFULNESS if faithfulness is None else faithfulness
+    resolved = metric_of(setting.metric, scores.provenance)
+    return smallest_faithful(network, sets, scores, resolved, target, batch_size=setting.batch_size, **how)
+
+
+def _setting_to_choose_in(
+    scores: EdgeScores,
+    model: Setting | Transformer | None,
+    task: Task | str | None,
+    metric: MetricLike | None,
+    pairs: TokenPairs | Sequence[TokenPairs] | None,
+    batch_size: int | None,
+    parts: bool,
+) -> Setting:
+    """The setting that was given; or, from a model and a task, the one with the prompts that belong to the scores."""
+    one_set = pairs if isinstance(pairs, TokenPairs) else None
+    more: dict[str, Any] = {"task": task, "metric": metric, "pairs": one_set, "batch_size": batch_size}
+    if isinstance(model, Setting):
+        return setting_of({"setting": model} | {name: one for name, one in more.items() if one is not None}, "select")
     if model is None or (task is None and pairs is None):
-        raise OptionError("a circuit with parts depends on how the parts of prompts lie: give model and task")
-    pairs = _sets_to_choose_on(scores, model, task) if pairs is None else pairs
-    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    return sets, layout_of(scores, sets, model.tokenizer, model.config.causal)
+        why = (
+            "a circuit with parts depends on how the parts of prompts lie"
+            if parts
+            else "choosing by faithfulness runs the model"
+        )
+        otherwise = "" if parts else ", or top=, threshold= or greedy="
+        raise OptionError(f"{why}: give model and task{otherwise}")
+    p = scores.provenance
+    more["task"] = p.task if task is None else task
+    return Setting(model=model, n=p.n_prompts, seed=p.seed, task_options=p.task_options, **more)
 
 
-def _sets_to_choose_on(scores: EdgeScores, model: Transformer, task: Task | str | None) -> list[TokenPairs]:
-    """The sets of :func:`choosing_pairs` for these scores."""
-    assert task is not None
-    p, behaviour = scores.provenance, load_task(task, model=model)
-    if behaviour.name != p.task:
-        raise OptionError(f"the scores are of task {p.task!r}, not {behaviour.name!r}; give their task, or pairs=")
-    return choosing_pairs(model, behaviour, n=p.n_prompts, seed=p.seed, **p.task_options)
+def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
+    """A setting's sets of prompts to choose on, if the scores are of its task."""
+    if setting.pairs is None and (task := setting.behaviour.name) != scores.provenance.task:
+        raise OptionError(
+            f"the scores are of task {scores.provenance.task!r}, not {task!r}; give their task, or pairs="
+        )
+    return setting.choosing
 
 
 def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The metric asked for, or the one the scores were found with."""
-    if metric is None and provenance.metric not in METRICS:
-        raise OptionError(f"the scores were found with your own metric {provenance.metric!r}; give it again as metric=")
-    return as_metric(metric or provenance.metric)
+    """The metric asked for, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
+    return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
 def require_fit(circuit: Circuit, model: Transformer) -> None:
@@ -205,47 +187,56 @@ def require_fit(circuit: Circuit, model: Transformer) -> None:
         )
 
 
-def evaluate(
-    model: Transformer,
-    task: Task | str,
-    circuit: Circuit,
-    *,
-    split: str = "held-out",
-    metric: MetricLike | None = None,
-    ablation: str | None = None,
-    n: int = N_HELD_OUT,
-    n_random: int = 20,
-    seed: int = 0,
-    batch_size: int | None = None,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
-) -> Evaluation:
+@in_setting(N_HELD_OUT)
+def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_random: int = N_RANDOM) -> Evaluation:
     """Measure a circuit on the held-out split, random circuits of equal size beside it.
 
     Args:
-        metric, ablation: those the circuit was found with, if None.
-        pairs: token pairs to use instead of the task's.
+        circuit: its own metric, ablation and task options are used where the setting does not say.
+        n_random: how many random circuits; 0 leaves the control out.
     """
-    task = load_task(task, model=model)
-    require_fit(circuit, model)
-    p = circuit.provenance
-    name = ablation or p.ablation or ABLATIONS[0]
-    resolved = metric_of(metric, p) if metric or p.metric else as_metric(task.metric)
-    if pairs is None:
-        settings = p.task_options if task_options is None else task_options
-        pairs = tokenized_pairs(model, task, split=split, n=n, seed=seed, **settings)
+    require_fit(circuit, setting.transformer)
+    setting = setting.like(circuit.provenance)
     with torch.inference_mode():
         return evaluate_circuit(
-            model,
-            pairs,
+            setting.transformer,
+            setting.prompts(split),
             circuit,
-            resolved,
-            ablation=name,
+            setting.measure_of(circuit.provenance),
+            ablation=setting.ablated_by,
             split=split,
             n_random=n_random,
-            seed=seed,
-            batch_size=batch_size,
+            seed=setting.seed,
+            batch_size=setting.batch_size,
         )
+
+
+@in_setting(N_HELD_OUT)
+def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", **how: Any) -> Hypotheses:
+    """Test five hypotheses about a circuit on the held-out split; see :func:`circuitfind.evaluation.hypotheses_of`.
+
+    Args:
+        circuit: its own metric, ablation and task options are used where the setting does not say; the task's metric where
+            the circuit's compares with the full model (KL).
+        how: ``alpha``, ``eps``, ``quantile``, ``n_random``, ``n_permutations``, ``edges``, ``correction``, ``reference``.
+    """
+    require_fit(circuit, setting.transformer)
+    setting = setting.like(circuit.provenance)
+    metric = setting.measure_of(circuit.provenance)
+    if setting.metric is None and metric.flat_at_clean:
+        metric = setting.measure()
+    how = {"ablation": setting.ablation, "split": split, "seed": setting.seed, "batch_size": setting.batch_size, **how}
+    with torch.inference_mode():
+        return hypotheses_of(setting.transformer, setting.prompts(split), circuit, metric, **how)
+
+
+@in_setting(N_HELD_OUT)
+def head_roles(
+    setting: Setting, *, split: str = "train", threshold: float = head_roles_of_model.THRESHOLD
+) -> HeadRoles:
+    """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`."""
+    pairs, batch_size = setting.prompts(split), setting.batch_size
+    return head_roles_of_model.head_roles(setting.transformer, pairs, threshold=threshold, batch_size=batch_size)
 
 
 def render(
@@ -268,70 +259,6 @@ def render(
     return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))
 
 
-def head_roles(
-    model: Transformer,
-    task: Task | str,
-    *,
-    n: int = N_HELD_OUT,
-    seed: int = 0,
-    split: str = "train",
-    threshold: float = head_roles_of_model.THRESHOLD,
-    task_options: dict[str, str] | None = None,
-    pairs: TokenPairs | None = None,
-) -> HeadRoles:
-    """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`."""
-    if pairs is None:
-        behaviour = load_task(task, model=model)
-        pairs = tokenized_pairs(model, behaviour, split=split, n=n, seed=seed, **(task_options or {}))
-    return head_roles_of_model.head_roles(model, pairs, threshold=threshold)
-
-
-def circuit_html(circuit: Circuit) -> str:
-    """The circuit's picture for a notebook."""
-    svg = rendering.draw(rendering.circuit_dot(circuit), "svg").decode()
-    return svg[svg.index("<svg") :]
-
-
-Circuit.display = staticmethod(circuit_html)
-
-
 def check_pairs(source: Any, model: Transformer) -> PairReport:
     """Pair by pair, what a model makes of prompts given in any form :func:`load_task` takes."""
     return report_pairs(load_pairs(source, model.tokenizer), model)
-
-
-def write_pairs(pairs: PromptPairs, path: str | Path) -> None:
-    """Write pairs as a CSV, or as JSON lines, that :func:`load_task` reads back."""
-    import pandas
-
-    labelled, placed = any(pair.labels for pair in pairs), any(pair.answer_at for pair in pairs)
-    if Path(path).suffix == ".jsonl":
-        more = ("labels",) * labelled + ("answer_at",) * placed
-        keys = ("clean", "corrupted", "correct", "incorrect", *more)
-        rows = [
-            json.dumps({key: getattr(pair, key) for key in keys}, ensure_ascii=False, default=dict) for pair in pairs
-        ]
-        Path(path).write_text("\n".join(rows) + "\n", encoding="utf-8")
-        return
-
-    columns = {"clean": [p.clean for p in pairs], "corrupted": [p.corrupted for p in pairs]}
-    columns |= {"correct": ["|".join(p.correct) for p in pairs], "incorrect": ["|".join(p.incorrect) for p in pairs]}
-    if labelled:
-        columns["labels"] = [";".join(f"{name}={end}" for name, end in p.labels.items()) for p in pairs]
-    if placed:
-        columns["answer_at"] = [str(p.answer_at) for p in pairs]
-    pandas.DataFrame(columns).to_csv(path, index=False)
-
-
-def write_eap_ig(
-    circuit: Circuit, path: str | Path, *, d_model: int, n_heads: int | None = None, scores: Path | None = None
-) -> None:
-    """Write EAP-IG's graph JSON: the kept edges, or all edges where the file of their scores is given.
-
-    Args:
-        n_heads: heads of an attention block, needed where a node of the graph is a whole one.
-    """
-    if scores is not None:
-        circuit = replace(circuit, scores=EdgeScores.load(scores).values)
-    values = to_eap_ig(circuit, d_model=d_model, all_edges=scores is not None, n_heads=n_heads)
-    Path(path).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import numpy as np
 from circuitfind.circuit import Circuit
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.importances import Importances
-from circuitfind.formats.opening import open_circuit, read_scores
+from circuitfind.formats.opening import read
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -224,20 +224,14 @@ def _all_scores(circuit: Circuit) -> Importances | None:
 
 
 def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
-    if path.suffix in (".safetensors", ".parquet"):
-        return _opened(read_scores(path).scores, path.name)
-    try:
-        found = read_scores(path)
-    except CircuitError:  # a circuit's file need not have scores of all edges
-        found = None
-    try:
-        circuit, _ = open_circuit(path)
-    except OptionError:  # a file of importances marks no edge
-        if found is None:
-            raise
-        return None, found
-    _refuse_parts(circuit, str(path))
-    return circuit, found
+    found = read(path)
+    if found.circuit is not None:
+        _refuse_parts(found.circuit, str(path))
+        return found.circuit, found.importances
+    if found.importances is None:
+        raise OptionError(f"{path} marks no edge as being in a circuit, and has no scores")
+    own = found.importances.scores
+    return decided_edges(own) if own.decided is not None else None, found.importances
 
 
 def _refuse_parts(circuit: Circuit, name: str) -> None:

@@ -1,19 +1,17 @@
-"""What a run is asked for, and what of that can be refused before a model loads."""
+"""How a circuit is found and chosen, beside the setting, and what of that can be refused before a model loads."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from circuitfind.discovery.contract import ALGORITHMS
-from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution import ABLATIONS
-from circuitfind.run import calls
+from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
+from circuitfind.errors import OptionError
 from circuitfind.run.sharding import check_workers
-from circuitfind.task.metrics import as_metric
+from circuitfind.setting.defaults import FAITHFULNESS, N_RANDOM
+from circuitfind.setting.value import Setting
 
 POSITIONAL = ("position", "span")
 """Parts of prompts for which a run also finds the circuit of (part, edge)."""
@@ -21,89 +19,61 @@ POSITIONAL = ("position", "span")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run's result.
+    """What a run is asked for that is not in its setting.
 
     Attributes:
-        task: a task's name or a file of pairs. model: a specification for :func:`circuitfind.load_model`.
+        algorithm: that of the ablation (:func:`~circuitfind.discovery.contract.default_algorithm`) if None.
+        options: of the algorithm.
         rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number; ``default`` is
             the algorithm's own circuit where it decides on one, which needs no number, and else ``faithfulness``.
         absolute: rank by size of score.
-        metric: None for the task's.
-        kv_ports: ``head``, or ``group`` where heads share keys and values.
-        n_prompts, n_held_out, n_random, seed: sizes of the splits and of the control.
-        options, task_options: of the algorithm and of the task.
+        n_random: random circuits of equal size, as a control.
+        parts: scores are kept apart along this axis of the prompts.
         anyway: go on although the model is no better than chance on the prompts.
         workers: Ray actors that discovery is shared out over; they change no score.
     """
 
-    task: str = "ioi"
-    model: str = "tasks-4l"
-    algorithm: str = "eap-ig-inputs"
-    ablation: str = "corrupted"
-    metric: str | None = None
-    rule: str = "default"
-    value: float = calls.FAITHFULNESS
-    absolute: bool = True
-    n_prompts: int = calls.N_PROMPTS
-    n_held_out: int = calls.N_HELD_OUT
-    n_random: int = 20
-    seed: int = 0
-    batch_size: int | None = None
-    parts: str = ""
-    device: str | None = None
-    dtype: str = "float32"
-    bos: bool | None = None
-    kv_ports: str = "head"
+    algorithm: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    task_options: Mapping[str, str] = field(default_factory=dict)
+    rule: str = "default"
+    value: float = FAITHFULNESS
+    absolute: bool = True
+    n_random: int = N_RANDOM
+    parts: str = ""
     anyway: bool = False
     workers: int = 0
+
+    def resolved(self, setting: Setting) -> tuple[RunConfig, dict[str, Any]]:
+        """The same with its algorithm named, and all options of that, if nothing of it is wrong whatever the model.
+
+        Raises:
+            OptionError, UnknownNameError: the message says what is allowed.
+        """
+        named = replace(self, algorithm=self.algorithm or default_algorithm(setting.ablated_by))
+        algorithm = ALGORITHMS[named.algorithm or ""]
+        told = algorithm.rules.get(self.rule)  # where the algorithm can be told the rule's number before it begins
+        options = algorithm.resolve({told: self.value} | dict(self.options) if told else self.options)
+        algorithm.refuse(setting.ablated_by, self.parts)
+        check_workers(algorithm, self.workers)
+        named._refuse_numbers()
+        return named, options
 
     @property
     def decided(self) -> bool:
         """Whether the algorithm's own circuit is wanted, where it has one: by default, or since it was told the rule."""
-        return self.rule == "default" or self.rule in ALGORITHMS[self.algorithm].rules
+        return self.rule == "default" or self.rule in ALGORITHMS[self.algorithm or ""].rules
 
-    @property
-    def all_options(self) -> dict[str, Any]:
-        """The algorithm's options, with the rule's number for one that can be told before it begins."""
-        name = ALGORITHMS[self.algorithm].rules.get(self.rule)
-        return dict(self.options) | ({name: self.value} if name and name not in self.options else {})
-
-
-def refuse_early(config: RunConfig) -> None:
-    """Refuse everything about the options that can be known to be wrong before the model loads.
-
-    Raises:
-        OptionError, UnknownNameError: the message says what is allowed.
-    """
-    algorithm = ALGORITHMS[config.algorithm]
-    algorithm.resolve(config.all_options)
-    if config.ablation not in ABLATIONS:
-        raise UnknownNameError("ablation", config.ablation, ABLATIONS)
-    algorithm.refuse(config.ablation, config.parts)
-    check_workers(algorithm, config.workers)
-    if config.metric is not None:
-        as_metric(config.metric)
-    for name, value, least in (
-        ("prompts", config.n_prompts, 1),
-        ("held-out", config.n_held_out, 1),
-        ("random", config.n_random, 0),
-        ("seed", config.seed, 0),
-        ("batch-size", config.batch_size, 1),
-    ):
-        if value is not None and value < least:
-            raise OptionError(f"--{name} {value}: give at least {least}")
-    if config.rule == "greedy" and config.parts in POSITIONAL:
-        raise OptionError(
-            f"--greedy grows circuits without parts, and --parts {config.parts} asks for one with; use --faithfulness, --edges "
-            "or --threshold"
-        )
-    if config.rule in ("default", "faithfulness") and not 0 < config.value <= 2:
-        raise OptionError(f"--faithfulness {config.value:g}: give a share, such as 0.85")
-    if config.rule in ("top", "greedy") and config.value < 1:
-        raise OptionError(f"cannot keep {config.value:g} edges; give at least 1")
-    if config.rule == "threshold" and math.isnan(config.value):
-        raise OptionError("--threshold nan: give a number")
-    if not Path(config.task).suffix or not Path(config.task).exists():
-        calls.load_task(config.task)
+    def _refuse_numbers(self) -> None:
+        if self.n_random < 0:
+            raise OptionError(f"--random {self.n_random}: give at least 0")
+        if self.rule == "greedy" and self.parts in POSITIONAL:
+            raise OptionError(
+                f"--greedy grows circuits without parts, and --parts {self.parts} asks for one with; use --faithfulness, "
+                "--edges or --threshold"
+            )
+        if self.rule in ("default", "faithfulness") and not 0 < self.value <= 2:
+            raise OptionError(f"--faithfulness {self.value:g}: give a share, such as 0.85")
+        if self.rule in ("top", "greedy") and self.value < 1:
+            raise OptionError(f"cannot keep {self.value:g} edges; give at least 1")
+        if self.rule == "threshold" and math.isnan(self.value):
+            raise OptionError("--threshold nan: give a number")

@@ -11,23 +11,23 @@ import torch
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.execution import make_batches
 from circuitfind.execution.memory import attribution_numbers, dense_numbers, searching_numbers
-from circuitfind.task import TokenPairs
+from circuitfind.setting.value import Setting
 from circuitfind.transformer import Transformer
 
 
-def estimate(
-    model: Transformer, pairs: TokenPairs, algorithm: str, options: Mapping[str, Any], batch_size: int | None = None
-) -> str:
+def estimate(setting: Setting, algorithm: str, options: Mapping[str, Any]) -> str:
     """One line: edges, forward-equivalents per prompt, seconds and memory.
 
     The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents; they are
     an estimate to within a factor of about two. An algorithm that knows a bound only gets a line that says so.
+
+    Args:
+        options: all of the algorithm's.
     """
-    chosen = ALGORITHMS[algorithm]
+    chosen, model, pairs = ALGORITHMS[algorithm], setting.transformer, setting.train
     numbers = searching_numbers(model) if chosen.worst_case else attribution_numbers(model)
-    batches = make_batches(model, pairs, batch_size, 0 if chosen.worst_case else numbers)
-    resolved = chosen.resolve(options)
-    forwards, prompts = chosen.forwards(model.graph, resolved), chosen.prompts(resolved, len(pairs))
+    batches = make_batches(model, pairs, setting.batch_size, 0 if chosen.worst_case else numbers)
+    forwards, prompts = chosen.forwards(model.graph, options), chosen.prompts(options, len(pairs))
     seconds = _forward_seconds(model, batches[0].clean, batches[0].answer) * forwards * prompts / len(batches[0])
     tokens = [batch.clean.numel() for batch in batches]
     memory = _memory(model, numbers * (sum(tokens) if chosen.worst_case else max(tokens)))

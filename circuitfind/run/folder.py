@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from circuitfind.circuit.json_file import object_or_nothing
 from circuitfind.errors import OptionError
-from circuitfind.formats.run_folder import object_or_nothing
 from circuitfind.progress import Checkpoint
 from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer

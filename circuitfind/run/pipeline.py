@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,38 +36,90 @@ from circuitfind.evaluation import (
     head_roles,
     verdict,
 )
-from circuitfind.formats.run_folder import CIRCUITS
+from circuitfind.formats.circuit_json import CIRCUITS
 from circuitfind.graph import prunes_from_input
 from circuitfind.run import calls
-from circuitfind.run.config import POSITIONAL, refuse_early
+from circuitfind.run.config import POSITIONAL
 from circuitfind.run.config import RunConfig as RunConfig
+from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder
 from circuitfind.run.folder import versions as versions
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
-from circuitfind.task import Task, TokenPairs, spans_of
-from circuitfind.transformer import Transformer
+from circuitfind.setting.value import Setting as Setting
+from circuitfind.task import Task, spans_of
+from circuitfind.task.write_pairs import write_pairs
 
 MOST_ROWS = 100_000
 """Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
 ``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
 
 
+Measured = tuple[Circuit, Evaluation]
+"""A circuit, and what was measured of it."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and what is in it; ``by_part`` is the circuit of (part, edge), and what
-    was measured of it, where scores are kept apart by parts of prompts."""
+    """A finished run: its folder and what is in it.
+
+    Attributes:
+        by_part: the circuit of (part, edge) and what was measured of it, where scores are kept apart by parts of prompts.
+    """
 
     folder: Path
+    setting: Setting
     config: RunConfig
     scores: EdgeScores
     circuit: Circuit
     evaluation: Evaluation
     sentences: list[str]
     seconds: Mapping[str, float]
-    by_part: tuple[Circuit, Evaluation] | None = None
+    by_part: Measured | None = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that has begun: what it is asked for, the algorithm's options, its folder, and the seconds of every stage."""
+
+    setting: Setting
+    config: RunConfig
+    options: Mapping[str, Any]
+    folder: RunFolder
+    say: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    setting: Setting,
+    config: RunConfig | None = None,
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Load, discover, select, evaluate, draw, and write the run folder.
+
+    Args:
+        out: the folder; :func:`default_folder` if None.
+        force: replace a run folder that is there.
+        say: called with lines for people while the run goes on.
+
+    Raises:
+        OptionError, UnknownNameError, PairsError: something of it cannot be, refused as early as it can be known.
+    """
+    with setting.memory_limit():
+        begun = _load(setting, config or RunConfig(), out, force, say)
+        scores = _discover(begun)
+        circuit = _select(begun, scores)
+        evaluation = _evaluate(begun, circuit)
+        by_part = _by_part(begun, scores) if begun.config.parts in POSITIONAL else None
+        sentences = _sentences(begun, scores, circuit, evaluation, by_part)
+        _draw(begun, circuit, evaluation, by_part)
+        _write(begun, scores, circuit, evaluation, by_part, sentences)
+    return Run(begun.folder.out, setting, begun.config, scores, circuit, evaluation, sentences, begun.seconds, by_part)
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -75,80 +127,53 @@ def default_folder(task: str, model: str, algorithm: str) -> Path:
     return Path("results") / task / Path(model).name / algorithm
 
 
-def run(
-    config: RunConfig, out: Path | None = None, *, force: bool = False, say: Callable[[str], None] = lambda line: None
-) -> Run:
-    """Discover, select, evaluate, draw, and fill the run folder.
+# ---------------------------------------------------------------- load
 
-    Args:
-        out: the folder; :func:`default_folder` if None.
-        say: called with lines for people while the run goes on.
-    """
-    refuse_early(config)
+
+def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, say: Callable[[str], None]) -> _Begun:
+    """Model, prompts and folder, or a refusal: first what needs no model, then what needs no prompts, then the rest."""
+    config, options = config.resolved(setting)
+    setting.refuse_early()
     folder = RunFolder(out, force=force) if out is not None else None
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
-        how = {"dtype": config.dtype, "kv_ports": config.kv_ports}
-        model = calls.load_model(config.model, device=config.device, bos=config.bos, **how)
-        task = calls.load_task(config.task, model=model, metric=config.metric)
-    train, held_out = (_pairs(model, task, config, split) for split in ("train", "held-out"))
+        model, task = setting.transformer, setting.behaviour
+    train, held_out = setting.train, setting.held_out
     if config.rule in ("top", "greedy"):
         check_size(model.graph, config.value)
-    folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm), force=force)
+    folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
     say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
     if config.parts in POSITIONAL:
-        _refuse_unknown_parts(model, task, config, train, held_out)
-    _refuse_failing(model, train, config, say)
-    settings = {**asdict(config), "circuitfind": version("circuitfind")}
-    if folder.begin(settings, _decisive(model, train, config, task)):
+        _refuse_unknown_parts(setting, config.parts)
+    _refuse_failing(setting, config, say)
+    if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
-    with _timed(seconds, "discover"):
-        try:
-            scores = folder.stored_scores() or _discover(model, task, config, train, folder, say)
-        except CircuitfindError:
-            folder.leave_unless_something_was_computed()
-            raise
-        folder.store_scores(scores)
-    with _timed(seconds, "select"):
-        circuit: Circuit = _select(scores, model, task, config)
-    with _timed(seconds, "evaluate"):
-        evaluation = _evaluate(circuit, model, task, config, held_out)
-    by_part = _by_part(scores, model, task, config, held_out, seconds) if config.parts in POSITIONAL else None
-    sentences = verdict(circuit, evaluation)
-    if train.checksum() == held_out.checksum():
-        sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
-    elif len(train) < FEW_PROMPTS:
-        sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
-    sentences += _about_decisions(scores, circuit) + _about_table(circuit)
-    sentences += verdict(*by_part, without_parts=circuit.n_edges) if by_part else []
-    with _timed(seconds, "draw"):
-        _write_results(folder, circuit, evaluation, task, sentences)
-        if by_part:
-            _write_circuit(folder, "positional", *by_part, task)
-    write_tables(folder.partial, scores.decisions)
-    if scores.chosen is not None:
-        _write_tree(folder.partial, circuit, model, train)
-    if task.fixed is not None:
-        calls.write_pairs(task.fixed, folder.partial / "pairs.jsonl")
-    folder.write_json("versions.json", {**versions(model), "seconds": seconds})
-    folder.finish()
-    return Run(folder.out, config, scores, circuit, evaluation, sentences, seconds, by_part)
+    return _Begun(setting, config, options, folder, say, seconds)
 
 
-def _decisive(model: Transformer, train: TokenPairs, config: RunConfig, task: Task) -> dict[str, Any]:
+def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
+    """What ``config.json`` holds: everything that decides a run's result."""
+    source = setting.measure().source_json
+    return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
+
+
+def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that decides the scores."""
-    names = ("algorithm", "ablation", "seed", "batch_size", "parts", "dtype", "kv_ports")
-    settings = {name: getattr(config, name) for name in names}
-    settings |= {"metric": config.metric or task.metric, "options": config.all_options}
+    own, train = setting.to_json(), setting.train
+    settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
+    settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": options}
+    metric = setting.measure()
+    settings |= {"metric": metric.name, "metric_source": metric.source_json}
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
-    return {**settings, "weights": model.checksum(), "tokens": train.checksum()}
+    return {**settings, "weights": setting.transformer.checksum(), "tokens": train.checksum()}
 
 
-def _refuse_failing(model: Transformer, train: TokenPairs, config: RunConfig, say: Callable[[str], None]) -> None:
+def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], None]) -> None:
     """Stop before discovery if the model is no better than chance on the prompts."""
-    share = clean_accuracy(model, train, config.batch_size)
+    model, train = setting.transformer, setting.train
+    share = clean_accuracy(model, train, setting.batch_size)
     if not share <= CHANCE:  # NaN where no incorrect answers are given: nothing to compare with
         return
     message = (
@@ -160,91 +185,72 @@ def _refuse_failing(model: Transformer, train: TokenPairs, config: RunConfig, sa
     say(f"Weak: {message}.")
 
 
-def _refuse_unknown_parts(
-    model: Transformer, task: Task, config: RunConfig, train: TokenPairs, held_out: TokenPairs
-) -> None:
+def _refuse_unknown_parts(setting: Setting, parts: str) -> None:
     """Stop before discovery if other prompts have parts of which the scores could say nothing, or there are no labels."""
-    found = Layout.of(spans_of(train, config.parts, model.tokenizer), train, model.config.causal)
-    fresh = calls.choosing_pairs(model, task, n=len(train), seed=config.seed, **config.task_options)
-    for pairs in (*fresh, held_out):
-        found.places(spans_of(pairs, config.parts, model.tokenizer))
+    model, train = setting.transformer, setting.train
+    found = Layout.of(spans_of(train, parts, model.tokenizer), train, model.config.causal)
+    for pairs in (*setting.choosing, setting.held_out):
+        found.places(spans_of(pairs, parts, model.tokenizer))
 
 
-def _pairs(model: Transformer, task: Task, config: RunConfig, split: str) -> TokenPairs:
-    n = config.n_prompts if split == "train" else config.n_held_out
-    return calls.tokenized_pairs(model, task, split=split, n=n, seed=config.seed, **config.task_options)
+# ---------------------------------------------------------------- discover, select, evaluate
 
 
-def _select(scores: EdgeScores, model: Transformer, task: Task, config: RunConfig, parts: bool = False) -> Circuit:
-    value = int(config.value) if config.rule in ("top", "greedy") else config.value
+def _discover(begun: _Begun) -> EdgeScores:
+    """The scores, or those of an interrupted run that had them."""
+    setting, config, folder = begun.setting, begun.config, begun.folder
+    with _timed(begun.seconds, "discover"):
+        try:
+            if (scores := folder.stored_scores()) is None:
+                begun.say(estimate(setting, config.algorithm or "", begun.options))
+                how = {"parts": config.parts, "workers": config.workers, **begun.options}
+                checkpoint = folder.checkpoint()
+                scores = calls.discover(setting, algorithm=config.algorithm, checkpoint=checkpoint, **how)
+        except CircuitfindError:
+            folder.leave_unless_something_was_computed()
+            raise
+        folder.store_scores(scores)
+    return scores
+
+
+def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
+    """The circuit by the run's rule."""
+    config = begun.config
     name = "faithfulness" if config.rule == "default" else config.rule
+    value = int(config.value) if config.rule in ("top", "greedy") else config.value
     own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
-    return calls.select(
-        scores, model, task, absolute=config.absolute, batch_size=config.batch_size, parts=parts, **rule
-    )
+    with _timed(begun.seconds, "select by part" if parts else "select"):
+        return calls.select(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
 
 
-def _evaluate(circuit: Circuit, model: Transformer, task: Task, config: RunConfig, held_out: TokenPairs) -> Evaluation:
-    return calls.evaluate(
-        model, task, circuit, n_random=config.n_random, seed=config.seed, batch_size=config.batch_size, pairs=held_out
-    )
+def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
+    """What the circuit does on held-out prompts."""
+    with _timed(begun.seconds, "evaluate by part" if circuit.layout else "evaluate"):
+        return calls.evaluate(begun.setting, circuit, n_random=begun.config.n_random)
 
 
-def _by_part(
-    scores: EdgeScores,
-    model: Transformer,
-    task: Task,
-    config: RunConfig,
-    held_out: TokenPairs,
-    seconds: dict[str, float],
-) -> tuple[Circuit, Evaluation]:
+def _by_part(begun: _Begun, scores: EdgeScores) -> Measured:
     """The circuit of (part, edge) by the run's rule, measured."""
-    with _timed(seconds, "select by part"):
-        circuit = _select(scores, model, task, config, parts=True)
-    with _timed(seconds, "evaluate by part"):
-        return circuit, _evaluate(circuit, model, task, config, held_out)
+    circuit = _select(begun, scores, parts=True)
+    return circuit, _evaluate(begun, circuit)
 
 
-def _discover(
-    model: Transformer, task: Task, config: RunConfig, train: TokenPairs, folder: RunFolder, say: Callable[[str], None]
-) -> EdgeScores:
-    from circuitfind.run.estimate import estimate
-
-    say(estimate(model, train, config.algorithm, config.all_options, config.batch_size))
-    return calls.discover(
-        model,
-        task,
-        algorithm=config.algorithm,
-        metric=config.metric,
-        ablation=config.ablation,
-        seed=config.seed,
-        parts=config.parts,
-        batch_size=config.batch_size,
-        task_options=dict(config.task_options),
-        checkpoint=folder.checkpoint(),
-        pairs=train,
-        workers=config.workers,
-        **config.all_options,
-    )
+# ---------------------------------------------------------------- say, draw, write
 
 
-def _write_results(
-    folder: RunFolder, circuit: Circuit, evaluation: Evaluation, task: Task, sentences: list[str]
-) -> None:
-    place = folder.partial
-    circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
-    (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    _write_circuit(folder, "circuit", circuit, evaluation, task)
-
-
-def _write_circuit(folder: RunFolder, stem: str, circuit: Circuit, evaluation: Evaluation, task: Task) -> None:
-    """A circuit, what was measured of it, and its pictures."""
-    circuit.save(folder.partial / f"{stem}.json")
-    folder.write_json(CIRCUITS[f"{stem}.json"], evaluation.to_json())
-    picture = rendering.circuit_dot(circuit, evaluation.to_json(), task)
-    for suffix in (".dot", ".svg", ".png"):
-        rendering.render(picture, folder.partial / f"{stem}{suffix}")
+def _sentences(
+    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None
+) -> list[str]:
+    """The verdict."""
+    train, held_out = begun.setting.train, begun.setting.held_out
+    sentences = verdict(circuit, evaluation)
+    if train.checksum() == held_out.checksum():
+        sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
+    elif len(train) < FEW_PROMPTS:
+        sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
+    sentences += _about_decisions(scores, circuit) + _about_table(circuit)
+    return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
 
 def _about_table(circuit: Circuit) -> list[str]:
@@ -269,10 +275,46 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     return sentences
 
 
-def _write_tree(place: Path, circuit: Circuit, model: Transformer, train: TokenPairs) -> None:
-    """``tree.txt``, with what heads look at on the train prompts."""
-    roles = head_roles(model, train)
-    (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
+def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Measured | None) -> None:
+    """The pictures of the run's circuits."""
+    place, task = begun.folder.partial, begun.setting.behaviour
+    with _timed(begun.seconds, "draw"):
+        _draw_one(circuit, evaluation, task, place / "circuit")
+        if by_part:
+            _draw_one(*by_part, task, place / "positional")
+
+
+def _draw_one(circuit: Circuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
+    picture = rendering.circuit_dot(circuit, evaluation.to_json(), task)
+    for suffix in (".dot", ".svg", ".png"):
+        rendering.render(picture, stem.with_suffix(suffix))
+
+
+def _write(
+    begun: _Begun,
+    scores: EdgeScores,
+    circuit: Circuit,
+    evaluation: Evaluation,
+    by_part: Measured | None,
+    sentences: list[str],
+) -> None:
+    """Everything but the scores and the pictures; then the folder gets its name."""
+    setting, folder, place = begun.setting, begun.folder, begun.folder.partial
+    circuit.save(place / "circuit.json")
+    circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
+    folder.write_json("evaluation.json", evaluation.to_json())
+    (place / "summary.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    if by_part:
+        by_part[0].save(place / "positional.json")
+        folder.write_json(CIRCUITS["positional.json"], by_part[1].to_json())
+    write_tables(place, scores.decisions)
+    if scores.chosen is not None:  # with what heads look at on the train prompts
+        roles = head_roles(setting.transformer, setting.train)
+        (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
+    if setting.behaviour.fixed is not None:
+        write_pairs(setting.behaviour.fixed, place / "pairs.jsonl")
+    folder.write_json("versions.json", {**versions(setting.transformer), "seconds": begun.seconds})
+    folder.finish()
 
 
 @contextmanager

@@ -24,21 +24,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitfind.discovery.acdc import visiting_order
+from circuitfind import models
 from circuitfind.discovery.contract import ALGORITHMS, Problem
+from circuitfind.discovery.search.visiting_order import visiting_order
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.execution import run_masked
 from circuitfind.execution.batches import default_size
-from circuitfind.formats.run_folder import open_run
+from circuitfind.formats import open_run
 from circuitfind.graph import ComputationGraph
 from circuitfind.models.load import DTYPES
 from circuitfind.progress import track
-from circuitfind.run import calls
 from circuitfind.scores import Provenance
 from circuitfind.scores.decision_table import NUMBERS, Row, read_table
 from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
+from circuitfind.setting.naming import load_task, tokenized_pairs
 from circuitfind.task import TokenPairs
-from circuitfind.task.metrics import as_metric
+from circuitfind.task.metrics import metric_again
 from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
@@ -142,7 +143,7 @@ def replay_decisions(
     if dtype not in DTYPES:
         raise OptionError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     used, ports = settings.get("dtype", "float32"), settings.get("kv_ports")
-    model = calls.load_model(
+    model = models.load(
         settings.get("model") or p.model, device=device, dtype=used, bos=settings.get("bos"), kv_ports=ports
     )
     options = ALGORITHMS[p.algorithm].resolve(p.options)
@@ -150,7 +151,9 @@ def replay_decisions(
     _check_whole(path, logs, model.graph, options)
     pairs = _pairs_of(p, settings, model)
     wide = model.to(dtype=DTYPES[dtype])
-    problem = Problem(wide, pairs, as_metric(p.metric), p.ablation, p.seed, _prompts_at_once(wide, pairs))
+    problem = Problem(
+        wide, pairs, metric_again(p.metric, p.metric_source), p.ablation, p.seed, _prompts_at_once(wide, pairs)
+    )
     rounding, tolerance = ROUNDING[dtype], max(ROUNDING[dtype], ROUNDING[used])
     with torch.inference_mode():
         circuit = PlainCircuit(problem)
@@ -185,9 +188,9 @@ def _open(path: Path) -> tuple[Provenance, dict[str, Any]]:
 
 def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) -> TokenPairs:
     """The train pairs the run was made with."""
-    given = calls.load_task(settings.get("task") or p.task, model=model)
+    given = load_task(settings.get("task") or p.task, model=model)
     task = replace(given, name=p.task)  # the name seeds the order of a file's rows
-    pairs = calls.tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, **p.task_options)
+    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, **p.task_options)
     found = pairs.text.fingerprint if pairs.text else ""
     if found != p.pairs_hash:
         raise CircuitError(
@@ -255,7 +258,7 @@ class PlainCircuit:
         self.problem, self.graph = problem, problem.graph
         self._batches = [problem.complete(batch) for batch in problem.batches()]
         ablation = problem.prepared_ablation(self._batches)
-        self._ablated = [ablation.values(batch) for batch in self._batches]
+        self._ablated = [ablation.writes(batch) for batch in self._batches]
         self.restore()
 
     def restore(self) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.errors import CircuitError, NumericalError, OptionError, UnknownNameError
-from circuitfind.graph import PORTS, ComputationGraph, Floats, Mask
+from circuitfind.errors import CircuitError, NumericalError, OptionError
+from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "circuitfind-scores/1"
-PARQUET_SCHEMA = "circuitfind-scores-parquet/1"
-ROWS_AT_ONCE = 1 << 20
-"""Rows of a group in a Parquet file: what is in memory beside the scores while one is written or read."""
 SIGN = "score > 0: the edge helps the clean behaviour; it estimates metric(clean) - metric(that edge cut)"
 NO_SIGN = "score >= 0: the larger, the more important; whether the edge helps or hurts is not known"
 
@@ -36,6 +33,7 @@ class Provenance:
         model, model_source: name of the model, and where its weights came from.
         task, task_options, split, n_prompts, pairs_hash: the prompt pairs (SHA-256 of their text).
         metric, unit: what was measured at the answer position, and its unit.
+        metric_source: of a user's own metric, its ``file``, ``name`` and ``sha256``; empty of one that is registered.
         ablation: what a cut edge carries instead.
         algorithm, options, seed: how the scores were found.
         signed: whether a score's sign says that its edge helps or hurts; False where scores are sizes only.
@@ -55,6 +53,7 @@ class Provenance:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     signed: bool = True
+    metric_source: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
@@ -162,12 +161,13 @@ class EdgeScores:
             tensors["chosen"] = self.chosen
         tensors |= as_tensors(self.decisions)
         # One entry: safetensors writes several in any order, and the same scores should be the same bytes.
-        about = {**self._about(SCHEMA), "parts_axis": self.parts_axis}
+        about = {**self.about(SCHEMA), "parts_axis": self.parts_axis}
         if self.spans is not None:
             about["spans"] = list(self.spans.labels)
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
 
-    def _about(self, schema: str) -> dict[str, Any]:
+    def about(self, schema: str) -> dict[str, Any]:
+        """What a file says of the scores in it."""
         return {"schema": schema, "graph": self.graph.shape, "provenance": asdict(self.provenance), "sign": self.sign}
 
     @property
@@ -205,70 +205,6 @@ class EdgeScores:
             tensors.get("chosen"),
         )
 
-    def to_parquet(self, path: Path) -> None:
-        """Write a Parquet table of all edges in order: ``sender, receiver, port, score``.
-
-        The receiver's name includes its port, as in an edge's name ``sender->receiver``; the port is ``q``, ``k``, ``v`` or
-        null. Names are dictionary-encoded, a row group has :data:`ROWS_AT_ONCE` edges, and the file's metadata holds the
-        graph and the provenance. ``parts`` and ``decisions`` are not written: :meth:`save` keeps those.
-        """
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
-
-        metadata = {"circuitfind": json.dumps(self._about(PARQUET_SCHEMA))}
-        names = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-        columns = {"sender": names, "receiver": names, "port": names, "score": pyarrow.float64()}
-        schema = pyarrow.schema(list(columns.items()), metadata)
-        with ParquetWriter(path, schema, use_dictionary=list(columns)[:3], compression="zstd") as file:
-            for start in range(0, self.graph.n_edges, ROWS_AT_ONCE):
-                batch = self._batch(slice(start, min(start + ROWS_AT_ONCE, self.graph.n_edges)))
-                file.write_batch(pyarrow.record_batch(batch, schema=schema))
-
-    def _batch(self, edges: slice) -> list[Any]:
-        """The columns of some edges in a row, as Arrow arrays."""
-        import pyarrow
-
-        senders, receivers = self.graph.ends(np.arange(edges.start, edges.stop))
-        is_head = np.array([port != "" for port in self.graph.receiver_ports])
-        ports = np.array([PORTS.index(port) if port else 0 for port in self.graph.receiver_ports])
-        coded = pyarrow.DictionaryArray.from_arrays
-        return [
-            coded(pyarrow.array(senders, pyarrow.int32()), list(self.graph.sender_names)),
-            coded(pyarrow.array(receivers, pyarrow.int32()), list(self.graph.receiver_names)),
-            coded(pyarrow.array(ports[receivers], pyarrow.int32(), mask=~is_head[receivers]), list(PORTS)),
-            pyarrow.array(self.values[edges]),
-        ]
-
-    @classmethod
-    def from_parquet(cls, path: Path) -> EdgeScores:
-        """Read what :meth:`to_parquet` wrote, its rows in any order.
-
-        Raises:
-            CircuitError: not such a file, or its rows are not the edges of its graph, each once.
-        """
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-
-        try:
-            with ParquetFile(path) as file:
-                about = json.loads((file.schema_arrow.metadata or {}).get(b"circuitfind", b"{}"))
-                if about.get("schema") != PARQUET_SCHEMA:
-                    raise CircuitError(
-                        f"{path} is not a circuitfind Parquet file (schema {about.get('schema')!r}); write one with "
-                        "EdgeScores.to_parquet"
-                    )
-                graph = ComputationGraph(**about["graph"])
-                if file.metadata.num_rows != graph.n_edges:
-                    raise CircuitError(f"{path} has {file.metadata.num_rows} rows; its graph has {graph.n_edges} edges")
-                values = np.full(graph.n_edges, np.nan)
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=["sender", "receiver", "score"]):
-                    values[_edges_of(batch, graph, path)] = batch["score"].to_numpy(zero_copy_only=False)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise CircuitError(f"{path} is not a readable Parquet file: {error}") from None
-        if np.isnan(values).any():
-            raise CircuitError(f"{path} lacks a score for {graph.edge_name(int(np.isnan(values).argmax()))}")
-        return cls(graph, values, Provenance.from_dict(about["provenance"]))
-
 
 def between(graph: ComputationGraph, nodes: Floats) -> Floats:
     """Scores of edges from scores of senders: that of whichever end matters less, by size; float64 (edges,).
@@ -292,28 +228,3 @@ def between(graph: ComputationGraph, nodes: Floats) -> Floats:
                 rows[row, 1:][np.abs(rows[row, 1:]) > abs(end)] = end
                 rows[row, 0] = end
     return values
-
-
-def _edges_of(batch: Any, graph: ComputationGraph, path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers of the edges in the rows of an Arrow record batch."""
-    senders = _numbers(batch["sender"], graph.sender_names, f"{path}: column sender")
-    receivers = _numbers(batch["receiver"], graph.receiver_names, f"{path}: column receiver")
-    edges = graph.first_edge[receivers] + senders
-    wrong = np.flatnonzero(edges >= graph.first_edge[receivers + 1])
-    if len(wrong):
-        sender, receiver = graph.sender_names[senders[wrong[0]]], graph.receiver_names[receivers[wrong[0]]]
-        raise CircuitError(f"{path}: {sender} comes after {receiver}, so it cannot feed it")
-    return edges
-
-
-def _numbers(column: Any, names: Sequence[str], place: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Places in ``names`` of the entries of an Arrow array of strings, dictionary-encoded or not."""
-    coded = column if hasattr(column, "dictionary") else column.dictionary_encode()
-    if coded.null_count:
-        raise CircuitError(f"{place} has {coded.null_count} empty entries")
-    number = {name: place for place, name in enumerate(names)}
-    known = coded.dictionary.to_pylist()
-    for name in known:
-        if name not in number:
-            raise UnknownNameError(place, str(name), names)
-    return np.array([number[name] for name in known], dtype=np.int64)[coded.indices.to_numpy()]

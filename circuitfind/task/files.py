@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from circuitfind.errors import PairsError
+from circuitfind.registry import executed
 from circuitfind.task.definition import TASKS, Task
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.records import pairs_from_table
@@ -98,7 +96,7 @@ def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric:
 
 def _task_from_python(path: Path) -> Task:
     with TASKS.set_aside() as added:
-        module = _executed(path)
+        module = executed(read_bytes(path), path, "task", PairsError)
     bound = [item for item in vars(module).values() if isinstance(item, Task)]
     # A file may look up or import a registered task to make its own from it; that one is not the file's.
     registered = {id(task) for task in TASKS}
@@ -108,23 +106,16 @@ def _task_from_python(path: Path) -> Task:
         raise PairsError(
             f"{path.name} defines {len(tasks) or 'no'} tasks{names}; it must define one, such as TASKS.add(Task(...))"
         )
-    return tasks[0]
+    return replace(tasks[0], metric=beside(tasks[0].metric, path.parent))
 
 
-def _executed(path: Path) -> ModuleType:
-    """A Python file as a module. Compiled from its text: a cached .pyc may be older than an edit in the same second."""
-    source = read_bytes(path)
-    spec = spec_from_file_location(f"circuitfind_task_file_{path.stem}", path)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    try:
-        exec(compile(source, str(path), "exec"), vars(module))
-    except Exception as error:
-        raise PairsError(f"{path.name}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
-    return module
+def python_file(spec: str) -> tuple[Path, str] | None:
+    """``"mine.py:margin"`` to the file and the name in it, "" where there is none; None if it is no Python file's name."""
+    found = re.fullmatch(r"(.+\.py)(?::(.*))?", spec)
+    return None if found is None else (Path(found[1]), found[2] or "")
 
 
-def _line_of(error: Exception, path: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""
+def beside(spec: str, folder: Path) -> str:
+    """``FILE.py:NAME`` as seen from a folder, where the file lies there; anything else as it is."""
+    place = python_file(spec)
+    return str(folder / spec) if place is not None and (folder / place[0]).is_file() else spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,18 +168,8 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProbl
             f"clean has {len(clean)} tokens ({_shown(tokenizer, clean)}), corrupted has {len(corrupted)} "
             f"({_shown(tokenizer, corrupted)}); reword one of them so that both have the same number of tokens",
         )
-    for text, ids in answers.items():
-        if len(ids) != 1:
-            return problem(
-                "answer-tokens",
-                f"the answer {text!r} is {len(ids)} tokens ({_shown(tokenizer, ids)}), but one is needed; use an "
-                "answer that is a single token, with its leading space where the text has one",
-            )
-    if shared := {answers[text][0] for text in pair.correct} & {answers[text][0] for text in pair.incorrect}:
-        return problem(
-            "same-answer",
-            f"{_shown(tokenizer, sorted(shared))!r} is both a correct and an incorrect answer; they must differ",
-        )
+    if found := _answer_problem(pair, answers, tokenizer):
+        return problem(*found)
     if pair.answer_at and (reason := _answer_place_problem(pair, clean, tokenizer)):
         return problem("answer-place", reason)
     for label, end in pair.labels.items():
@@ -189,6 +179,25 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProbl
                 f"the label {label}={end} lies outside the clean prompt, which has {len(pair.clean)} characters; give the "
                 "number of characters up to and including the labelled word",
             )
+    return None
+
+
+def _answer_problem(
+    pair: PromptPair, answers: Mapping[str, Sequence[int]], tokenizer: Tokenizer
+) -> tuple[str, str] | None:
+    """Why the answers cannot be told apart by one token each: the fault and a message."""
+    for text, ids in answers.items():
+        if len(ids) != 1:
+            return (
+                "answer-tokens",
+                f"the answer {text!r} is {len(ids)} tokens ({_shown(tokenizer, ids)}), but one is needed; use an "
+                "answer that is a single token, with its leading space where the text has one",
+            )
+    if shared := {answers[text][0] for text in pair.correct} & {answers[text][0] for text in pair.incorrect}:
+        return (
+            "same-answer",
+            f"{_shown(tokenizer, sorted(shared))!r} is both a correct and an incorrect answer; they must differ",
+        )
     return None
 
 

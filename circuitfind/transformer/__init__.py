@@ -14,6 +14,7 @@ from circuitfind.transformer.model import Transformer
 from circuitfind.transformer.norms import NormState
 from circuitfind.transformer.rules import EXACT, BackwardRule, under
 from circuitfind.transformer.senders import base_streams, sender_outputs
+from circuitfind.transformer.walk import AtBlock, attention_patterns, walk
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,14 +22,17 @@ __all__ = [
     "KV_PORTS",
     "NORMS",
     "POSITIONS",
+    "AtBlock",
     "BackwardRule",
     "NormState",
     "Transformer",
     "TransformerConfig",
     "alibi_slopes",
+    "attention_patterns",
     "base_streams",
     "rotary_frequencies",
     "sender_outputs",
     "under",
+    "walk",
     "weight_shapes",
 ]

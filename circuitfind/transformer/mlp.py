@@ -26,6 +26,10 @@ class MlpNodes(Weights):
             return torch.cat((self._linear(layer, "gate", x), self._linear(layer, "in", x)), -1)
         return self._linear(layer, "in", x)
 
+    def mlp_port(self, layer: int, stream: Tensor) -> Tensor:
+        """The port's values of what the MLP reads, before its norm."""
+        return self.mlp_in(layer, self.norm(f"layers.{layer}.ln2", stream))
+
     def mlp_core(self, layer: int, pre: Tensor) -> Tensor:
         """Hidden values (..., d_mlp) of the MLP from its port's values; what a mixture of experts writes."""
         if self.config.has_experts(layer):

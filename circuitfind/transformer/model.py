@@ -15,7 +15,9 @@ Leading axes (circuits) broadcast. Parameters are frozen: nothing here ever buil
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,9 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitfind.errors import ModelError
+from circuitfind.graph import Block
 from circuitfind.transformer.attention import AttentionNodes
 from circuitfind.transformer.config import TransformerConfig, weight_shapes
 from circuitfind.transformer.mlp import MlpNodes
+from circuitfind.transformer.walk import walk
 
 
 class Transformer(AttentionNodes, MlpNodes):
@@ -78,23 +82,18 @@ class Transformer(AttentionNodes, MlpNodes):
 
     # ---------------------------------------------------------------- the plain forward
 
-    def attention_block(self, layer: int, stream: Tensor) -> Tensor:
-        """All heads of a layer on one shared stream, summed, with the output bias."""
-        x = self.norm(f"layers.{layer}.ln1", stream)
-        q, k, v = (self.project_all(layer, port, x) for port in "qkv")
-        return self.merge_nodes(layer, self.attend(layer, q, k, v))
-
     def mlp_reads(self, before: Tensor, after: Tensor) -> Tensor:
         """Which stream a layer's MLP reads, of those before and after the layer's attention."""
         return before if self.config.parallel else after
 
     def layer_range(self, stream: Tensor, first: int, last: int) -> Tensor:
         """Layers ``first`` to ``last - 1`` on the shared stream."""
-        for layer in range(first, last):
-            before, stream = stream, stream + self.attention_block(layer, stream)
-            if self.config.d_mlp:
-                stream = stream + self.mlp_block(layer, self.mlp_reads(before, stream))
-        return stream
+        whole = walk(self, stream, self._first_block(first), self._first_block(last))
+        ends = deque(map(attrgetter("after"), whole), maxlen=1)  # so that a block's other values are free at once
+        return ends[0] if ends else stream
+
+    def _first_block(self, layer: int) -> Block:
+        return next(block for block in self.graph.blocks if block.layer == layer)
 
     def logits(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """The plain forward.

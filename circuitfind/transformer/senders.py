@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.transformer.model import Transformer
+from circuitfind.transformer.walk import walk_into
 
 
 def sender_outputs(model: Transformer, tokens: Tensor) -> Tensor:
@@ -16,18 +17,10 @@ def sender_outputs(model: Transformer, tokens: Tensor) -> Tensor:
     Their sum with the attention output biases is the last residual stream; :func:`circuitfind.models.check_model`
     verifies that for every model.
     """
-    graph, config = model.graph, model.config
-    stream = model.embed(tokens)
-    out = torch.empty((graph.n_senders, *stream.shape), dtype=stream.dtype, device=stream.device)
-    out[0] = stream
-    for layer in range(config.n_layers):
-        x = model.norm(f"layers.{layer}.ln1", stream)
-        q, k, v = (model.project_all(layer, port, x) for port in "qkv")
-        before, heads = stream, graph.heads(layer)
-        stream = stream + model.write_nodes(layer, model.attend(layer, q, k, v), out[heads])
-        if config.d_mlp:
-            out[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
-            stream = stream + out[graph.mlp(layer)]
+    entry = model.embed(tokens)
+    out = entry.new_empty((model.graph.n_senders, *entry.shape))
+    for _ in walk_into(out, model, entry):
+        pass
     return out
 
 

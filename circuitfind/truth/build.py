@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from circuitfind import zoo
 from circuitfind.errors import CircuitError, UnknownNameError
-from circuitfind.setting import tokenized_pairs
+from circuitfind.setting.naming import tokenized_pairs
 from circuitfind.task import TASKS, tokenize
 from circuitfind.transformer import Transformer
 from circuitfind.truth.compiled import PROGRAMS, compile_model

@@ -6,21 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, attention_patterns
 
 SEGMENT = 20
 THRESHOLD = 0.4
-
-
-def patterns(model: Transformer, tokens: Tensor) -> Tensor:
-    """Attention probabilities of every head, (layers, heads, prompts, positions, positions)."""
-    stream, found = model.embed(tokens), []
-    for layer in range(model.config.n_layers):
-        x = model.norm(f"layers.{layer}.ln1", stream)
-        q, k = (model.project_all(layer, port, x) for port in "qk")
-        found.append(model.attention_pattern(layer, q, k))
-        stream = model.layer_range(stream, layer, layer + 1)
-    return torch.stack(found)
 
 
 def repeated_words(model: Transformer, rows: int = 100, seed: int = 0) -> Tensor:
@@ -36,7 +25,7 @@ def head_scores(model: Transformer) -> tuple[Tensor, Tensor]:
     Returns:
         two tensors (layers, heads).
     """
-    attention = patterns(model, repeated_words(model)).mean(2)
+    attention = torch.stack(list(attention_patterns(model, repeated_words(model)))).mean(2)
     previous = attention.diagonal(-1, -2, -1).mean(-1)
     induction = attention.diagonal(1 - SEGMENT, -2, -1)[..., 1:].mean(-1)
     return previous, induction

@@ -8,36 +8,58 @@ nor the order in which prompts are given matters but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from circuitfind.discovery.contract import Problem
 from circuitfind.discovery.search.hard_concrete import Gates, sampled
-from circuitfind.errors import NumericalError
-from circuitfind.execution.ablation import Ablation
+from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution.batches import Batch, in_pieces, make_batches
-from circuitfind.execution.gradients.by_masks import MaskedRun
+from circuitfind.execution.gradients.by_masks import MaskedRun, masked_numbers
 from circuitfind.execution.memory import budget
 from circuitfind.execution.writes import Writes
 from circuitfind.progress import Checkpoint, Meter
-from circuitfind.task import TokenPairs
 
 SHARE_OF_CACHE = 0.2
 """Share of the memory budget up to which ablated runs and clean logits of all prompts are kept from step to step."""
 FORWARDS_A_STEP = 8
-"""Forward passes that a prompt of a step costs, about: six for the gradient, and where they are not kept the ablated and the
-clean run."""
-BETAS, TINY = (0.9, 0.99), 1e-12
-"""Adam's, the second shorter than its usual 0.999, for runs of a few hundred steps; and what keeps it from dividing by 0."""
+"""Forward passes that a prompt of a step costs, about: six for the gradient, and two where the ablated and the clean run are
+not kept."""
+BETAS = (0.9, 0.99)
+"""Adam's; the second is below its usual 0.999, for runs of a few hundred steps."""
+TINY = 1e-12
+"""What keeps Adam from dividing by 0."""
 
 
-def in_canonical_order(pairs: TokenPairs) -> np.ndarray[Any, Any]:
-    """The rows of ``pairs`` in an order that does not depend on the one they are given in."""
+def in_canonical_order(problem: Problem) -> Problem:
+    """The same problem, its pairs in an order that does not depend on the one they are given in."""
+    pairs = problem.pairs
     columns = (pairs.clean, pairs.corrupted, pairs.length[:, None], pairs.answer_position[:, None], pairs.correct)
-    return np.lexsort(np.concatenate((*columns, pairs.incorrect), 1).T[::-1])
+    return problem.take(np.lexsort(np.concatenate((*columns, pairs.incorrect), 1).T[::-1]), problem.means)
+
+
+def prompts_of_steps(options: Mapping[str, Any], prompts: int) -> int:
+    """How many prompts all steps take together, for the estimate before a run."""
+    return int(options["steps"] * min(options["batch"], prompts))
+
+
+def check_steps(options: Mapping[str, Any]) -> None:
+    """Refuse a training without steps, without prompts or without a learning rate."""
+    for name in ("steps", "batch"):
+        if options[name] < 1:
+            raise OptionError(f"{name}={options[name]}: give at least 1")
+    require_positive("learning_rate", options)
+
+
+def require_positive(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option that is not a positive number."""
+    if not 0 < options[name] < math.inf:
+        raise OptionError(f"{name}={options[name]}: give a number above 0")
 
 
 def uniform(seed: int, step: int, prompt: int, n: int) -> Tensor:
@@ -50,35 +72,21 @@ class MaskLoss:
     """The expected loss under random masks, and its gradient.
 
     Args:
-        pairs: in canonical order.
-        ablation: what cut edges carry.
-        complete: gives a micro-batch the clean logits that the loss needs.
-        loss: of a micro-batch's logits, (prompts, d_vocab) to (prompts,); less is better.
+        problem: in canonical order. Its seed decides the order of prompts, and the draws.
         gates: which masks there are.
-        seed: of the order of prompts, and of the draws.
         group: prompts a step, about: groups are of equal size, give or take one.
-        batch_size: prompts at a time.
     """
 
-    def __init__(
-        self,
-        pairs: TokenPairs,
-        ablation: Ablation,
-        complete: Callable[[Batch], Batch],
-        loss: Callable[[Batch, Tensor], Tensor],
-        gates: Gates,
-        *,
-        seed: int,
-        group: int,
-        batch_size: int,
-    ) -> None:
-        self._pairs, self._ablation, self._gates, self._seed = pairs, ablation, gates, seed
-        self._complete, self._loss, self._batch_size = complete, loss, batch_size
-        order = np.random.Generator(np.random.Philox(key=[seed, 1 << 62])).permutation(len(pairs))
+    def __init__(self, problem: Problem, gates: Gates, *, group: int) -> None:
+        self._problem, self._gates = problem, gates
+        batches = problem.batches(masked_numbers(problem.model))
+        self._ablation, self._at_a_time = problem.prepared_ablation(batches), max(map(len, batches))
+        model, pairs, c = problem.model, problem.pairs, problem.model.config
+        order = np.random.Generator(np.random.Philox(key=[problem.seed, 1 << 62])).permutation(len(pairs))
         self._groups = [np.sort(rows) for rows in np.array_split(order, max(1, round(len(pairs) / group)))]
         self._known: dict[bytes, tuple[Batch, Writes]] = {}
-        model, c = ablation.model, ablation.model.config
-        numbers = pairs.clean.size * (c.n_layers * (c.n_heads * c.d_head + c.d_model) + c.d_model)
+        streams = 1 + len(model.graph.blocks)
+        numbers = pairs.clean.size * (c.n_layers * (c.n_heads * c.d_head + c.d_model) + streams * c.d_model)
         size = (numbers + len(pairs) * c.d_vocab) * model.dtype.itemsize
         self._keeps = size <= SHARE_OF_CACHE * budget(model.device)
 
@@ -93,7 +101,7 @@ class MaskLoss:
         """
         rows = self._groups[step % len(self._groups)]
         total, gradient = 0.0, torch.zeros_like(log_alpha)
-        for batch in make_batches(self._ablation.model, self._pairs.take(rows), self._batch_size):
+        for batch in make_batches(self._problem.model, self._problem.pairs.take(rows), self._at_a_time):
             whole = Batch(batch.clean, batch.corrupted, batch.answer, batch.targets, batch.real, rows[batch.rows])
             for value, part in in_pieces(whole, lambda piece: self._of(step, piece, log_alpha)):
                 total, gradient = total + value, gradient + part
@@ -106,10 +114,10 @@ class MaskLoss:
     def _of(self, step: int, batch: Batch, log_alpha: Tensor) -> tuple[float, Tensor]:
         """Loss and gradient of a micro-batch, summed over its prompts."""
         batch, ablated = self._prepared(batch)
-        draws = torch.stack([uniform(self._seed, step, int(row), len(self._gates)) for row in batch.rows])
+        draws = torch.stack([uniform(self._problem.seed, step, int(row), len(self._gates)) for row in batch.rows])
         gates, slopes = sampled(log_alpha, draws)
-        run = MaskedRun(self._ablation.model, batch, ablated, self._gates.combined(gates))
-        values, by_edge = run.backward(lambda logits: self._loss(batch, logits))
+        run = MaskedRun(self._problem.model, batch, ablated, self._gates.combined(gates))
+        values, by_edge = run.backward(lambda logits: self._problem.loss(batch, logits))
         by_gate = self._gates.pulled_back(gates, by_edge.cpu().double())
         return float(values.double().sum()), (by_gate * slopes).sum(0)
 
@@ -118,7 +126,7 @@ class MaskLoss:
         key = batch.rows.tobytes()
         if key in self._known:
             return self._known[key]
-        found = self._complete(batch), self._ablation.writes(batch)
+        found = self._problem.complete(batch), self._ablation.writes(batch)
         if self._keeps:
             self._known[key] = found
         return found

@@ -28,7 +28,7 @@ from circuitfind.errors import OptionError
 from circuitfind.execution import Batch, make_batches
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.task import TokenPairs, spans_of
-from circuitfind.transformer import Transformer
+from circuitfind.transformer import Transformer, attention_patterns
 
 THRESHOLD = 0.3
 GENERAL = ("previous token", "duplicate token", "induction")
@@ -108,7 +108,7 @@ def head_roles(
             between = _between(batch, places, spots, model.config.causal)
             wanted = [part.to(model.device) for part in (*_places(batch), *between)]
             counts += [int(part.any(-1).sum()) for part in wanted]  # queries that have such a key
-            for layer, attention in enumerate(_patterns(model, batch.clean)):
+            for layer, attention in enumerate(attention_patterns(model, batch.clean)):
                 for number, part in enumerate(wanted):
                     sums[number, layer] += attention[:, part].double().sum(-1).cpu().numpy()
     seen = np.flatnonzero(counts)
@@ -151,13 +151,3 @@ def _between(
     seen = torch.ones((n, n), dtype=torch.bool).tril(-1 if causal else n)
     for a, b in spots:
         yield (label == a)[:, :, None] & (label == b)[:, None] & seen
-
-
-def _patterns(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
-    """Attention probabilities of every layer, (heads, prompts, queries, keys) each."""
-    stream = model.embed(tokens)
-    for layer in range(model.config.n_layers):
-        x = model.norm(f"layers.{layer}.ln1", stream)
-        q, k = (model.project_all(layer, port, x) for port in "qk")
-        yield model.attention_pattern(layer, q, k)
-        stream = model.layer_range(stream, layer, layer + 1)

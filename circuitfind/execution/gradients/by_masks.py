@@ -56,11 +56,9 @@ class MaskedRun:
         self._recompute = size > SHARE_OF_BATCH * budget(model.device) if recompute is None else recompute
         self.delta = entry.new_empty((model.graph.n_senders, *entry.shape))
         self.delta[0] = entry - ablated.of(0)
-        self._bases: list[Tensor] = []
         self._runs: list[tuple[Tensor, Tensor] | None] = []
-        for block, base in zip(model.graph.blocks, ablated.streams(), strict=True):
+        for block, base in zip(model.graph.blocks, ablated.streams, strict=True):
             run = self._run(block, base)
-            self._bases.append(base)
             self._runs.append(None if self._recompute and block.kind != "logits" else run)
             self._put(block, run[1].detach())
         self._leaf, self._live_logits = run
@@ -146,7 +144,7 @@ class MaskedRun:
         self._arrived = torch.zeros_like(self.delta)
         for number in reversed(range(len(self.model.graph.blocks))):
             block = self.model.graph.blocks[number]
-            leaf, output = self._runs[number] or self._run(block, self._bases[number])
+            leaf, output = self._runs[number] or self._run(block, self._ablated.streams[number])
             self._runs[number] = None
             (at_inputs,) = torch.autograd.grad(output, leaf, self._at_output(block, arriving))
             block.matrix(gradient)[:] = self._by_mask(block, at_inputs, per_prompt)

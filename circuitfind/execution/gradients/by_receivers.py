@@ -17,7 +17,7 @@ model exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -27,9 +27,9 @@ from torch import Tensor
 from circuitfind.errors import OptionError
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import attribution_numbers, budget
-from circuitfind.execution.writes import Writes, kept
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Block
-from circuitfind.transformer import EXACT, BackwardRule, Transformer, under
+from circuitfind.transformer import EXACT, AtBlock, BackwardRule, Transformer, under, walk
 
 AtOutput = Callable[[slice, Tensor], None]
 """Is told which senders write at a place, and the gradient at what each of them writes, (prompts, positions, d_model)."""
@@ -131,48 +131,32 @@ class AttributionPass:
         self.start = model.graph.blocks[0] if start is None else start
         self.layers: dict[int, _LayerState] = {}
         self._keep_writes = keep_writes
-        self.writes = Writes(model, stream, [], [])
-        for layer in range(self.start.layer, model.config.n_layers):
-            stream = self._forward_layer(layer, stream)
-        self.final = batch.at_answer(stream)
+        self.writes = Writes(model, stream)
+        for at in walk(model, stream, self.start, mlp_ports=True):
+            self._collect(at)
+            del at  # before the next block runs
         self.logits_gradient = self.entry_gradient = self.final
 
-    def _forward_layer(self, layer: int, stream: Tensor) -> Tensor:
-        model, state, before = self.model, _LayerState(stream), stream
-        self.layers[layer] = state
-        if not self._begins_at_mlp(layer):
-            ports = self._ports(layer, stream)
-            z = model.attend(layer, *ports)
-            written = model.merge_nodes(layer, z)
-            stream = stream + written
-            self._keep(self.writes.mixed, kept(model, z, written))
-            if not self.recompute:
-                state.ports = ports
-        if model.config.d_mlp:
-            state.mlp_stream = model.mlp_reads(before, stream)
-            pre = self._pre(layer, state.mlp_stream)
-            written = model.mlp_out(layer, model.mlp_core(layer, pre))
-            self._keep(self.writes.mlps, written)
-            stream = stream + written
-            if not self.recompute:
-                state.pre = pre
-        return stream
+    def _collect(self, at: AtBlock) -> None:
+        """Remember of a block what the backward pass needs."""
+        if self._keep_writes:
+            self.writes.collect(at)
+        if at.block.kind == "logits":
+            self.final = self.batch.at_answer(at.stream)
+            return
+        state = self.layers.setdefault(at.block.layer, _LayerState(at.stream))
+        if at.block.kind == "mlp":
+            state.mlp_stream, state.pre = at.stream, None if self.recompute else at.ports[0]
+        else:
+            state.ports = None if self.recompute else at.ports
 
     def _begins_at_mlp(self, layer: int) -> bool:
         """Whether the pass begins within a layer, after its attention."""
         return self.start.kind == "mlp" and layer == self.start.layer
 
-    def _keep(self, parts: Sequence[Tensor], part: Tensor) -> None:
-        if self._keep_writes:
-            assert isinstance(parts, list)
-            parts.append(part)
-
     def _ports(self, layer: int, stream: Tensor) -> tuple[Tensor, ...]:
         x = self.model.norm(f"layers.{layer}.ln1", stream)
         return tuple(self.model.project_all(layer, port, x) for port in PORTS)
-
-    def _pre(self, layer: int, stream: Tensor) -> Tensor:
-        return self.model.mlp_in(layer, self.model.norm(f"layers.{layer}.ln2", stream))
 
     # ---------------------------------------------------------------- backward
 
@@ -255,7 +239,7 @@ class AttributionPass:
     def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
         model, state = self.model, self.layers[layer]
         assert state.mlp_stream is not None
-        pre = self._pre(layer, state.mlp_stream) if state.pre is None else state.pre
+        pre = model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
         gradient = self.differentiated.mlp_gradient(layer, pre, stream_grad)
         where = f"layers.{layer}.ln2"
         norm = model.norm_with_state(where, state.mlp_stream)[1]

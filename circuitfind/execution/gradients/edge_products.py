@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.execution.batches import Batch, parts_of
+from circuitfind.execution.batches import parts_of
 from circuitfind.execution.gradients.by_receivers import AttributionPass, Projections
 from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.graph import Floats
 from circuitfind.task import Spans
-from circuitfind.task.metrics import Metric
-from circuitfind.transformer import EXACT, BackwardRule, Transformer
+from circuitfind.transformer import Transformer
 
 _BMM_WIDENS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 """Whether a product of half-precision matrices may be asked for in float32."""
@@ -40,38 +37,21 @@ class EdgeProducts:
         self._room: dict[str, Tensor] = {}
         self.projections = Projections(model)
 
-    def __call__(self, run: AttributionPass, clean: Writes, ablated: Writes, metric: Metric) -> Floats:
-        """One backward pass and all products.
-
-        Args:
-            run: a forward pass at the point where the gradient is wanted.
-            clean, ablated: what every sender writes in the clean run, and what its cut edges carry.
-
-        Returns:
-            float64 (rows, edges), rows as :func:`rows_of`.
-        """
-        return self.of(run, clean.minus(ablated), metric)
-
-    def of(self, run: AttributionPass, change: Writes, metric: Metric, senders: slice | None = None) -> Floats:
-        """The same from the differences of the writes, and for some senders alone.
-
-        Args:
-            senders: one of the :func:`~circuitfind.execution.writes.sublayers`, all others' edges then have 0; ``run`` may
-                begin at the first block that reads it. None for all.
-        """
-        run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets))
-        return self.products(run, change, senders)
-
-    def at_clean(self, batch: Batch, ablated: Writes, metric: Metric, rule: BackwardRule = EXACT) -> Floats:
-        """The same with the gradient taken in the clean run, under a backward rule."""
-        start = self.model.embed(batch.clean)
-        run = AttributionPass(self.model, batch, start, keep_writes=True, projections=self.projections, rule=rule)
-        return self(run, run.writes, ablated, metric)
-
-    def products(
+    def multiply(
         self, run: AttributionPass, change: Writes, senders: slice | None = None, below: int | None = None
     ) -> Floats:
-        """All products with the gradients that the last backward pass left; zeros from the layer ``below`` on, where given."""
+        """All products with the gradients that a run's last backward pass left.
+
+        Args:
+            run: a pass whose :meth:`~.AttributionPass.backward` was called.
+            change: what every sender writes in the clean run, minus what its cut edges carry.
+            senders: one of the :func:`~circuitfind.execution.writes.sublayers`, all others' edges then have 0; ``run`` may
+                begin at the first block that reads it. None for all.
+            below: the products are 0 from this layer on.
+
+        Returns:
+            float64 (rows, edges): one row, or one for each prompt, position or part.
+        """
         n_prompts, n_positions = change.entry.shape[:2]
         parts = parts_of(self.spans, run.batch) if self.spans is not None else None
         rows = {"": 1, "prompt": n_prompts, "position": n_positions, "span": len(self.spans or ())}[self.axis]
@@ -139,12 +119,3 @@ def _product(g: Tensor, d: Tensor) -> Tensor:
     if g.device.type == "cuda" and _BMM_WIDENS:
         return torch.bmm(g, d.transpose(1, 2), out_dtype=torch.float32)
     return torch.bmm(g.float(), d.float().transpose(1, 2))
-
-
-def rows_of(batch: Batch, axis: str, spans: Spans | None = None) -> np.ndarray[Any, Any]:
-    """Which rows of the parts a batch contributes to."""
-    if axis == "prompt":
-        return batch.rows
-    if axis == "span":
-        return np.arange(len(spans or ()))
-    return np.arange(batch.clean.shape[1] if axis == "position" else 1)

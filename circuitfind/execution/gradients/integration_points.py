@@ -13,7 +13,8 @@ def shares_of_way(steps: int, points: str, metric: Metric) -> tuple[float, ...]:
     """How far along the way each point is: (k + offset) / steps for k = 0 ... steps - 1.
 
     Raises:
-        OptionError: no points, no such points, or all of them are the clean run, where the metric's gradient is zero.
+        OptionError: there is no step, no such choice of points, or no point but the clean run, where the metric's gradient is
+            zero.
     """
     if steps < 1:
         raise OptionError(f"steps={steps}: give at least 1")

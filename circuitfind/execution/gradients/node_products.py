@@ -6,23 +6,23 @@ head space: the gradient at its mixed values, ``d_head`` numbers, times the diff
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.writes import Writes
-from circuitfind.task.metrics import Metric
+from circuitfind.graph import Floats
 
 
-def output_products(run: AttributionPass, change: Writes, metric: Metric) -> np.ndarray[Any, np.dtype[np.float64]]:
+def output_products(run: AttributionPass, change: Writes, objective: Callable[[Tensor], Tensor]) -> Floats:
     """One backward pass; for every prompt and sender, ``change`` times the gradient at the sender's output.
 
     Args:
         run: a forward pass over the whole model, at the point where the gradient is wanted.
         change: what is multiplied with the gradient, such as the difference of the clean and the ablated writes.
+        objective: from logits (prompts, d_vocab) to one value per prompt, of which more is better.
 
     Returns:
         float64 (prompts, senders), summed over positions in float32 at least; positive where ``change`` helps.
@@ -34,7 +34,7 @@ def output_products(run: AttributionPass, change: Writes, metric: Metric) -> np.
     def at_output(senders: slice, gradient: Tensor) -> None:
         out[:, senders] = _dots(change, senders, gradient, wide)
 
-    run.backward(lambda logits: metric.sign * metric(logits, run.batch.targets), at_output)
+    run.backward(objective, at_output)
     at_output(slice(0, 1), run.entry_gradient)
     return out.cpu().double().numpy()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import Block, ComputationGraph
 from circuitfind.transformer import Transformer, base_streams
 
@@ -20,7 +21,7 @@ from circuitfind.transformer import Transformer, base_streams
 def run_masked(
     model: Transformer,
     tokens: Tensor,
-    ablated: Tensor,
+    ablated: Writes,
     masks: Tensor,
     positions: Tensor | None = None,
     parts: Tensor | None = None,
@@ -29,7 +30,7 @@ def run_masked(
 
     Args:
         tokens: clean ids (prompts, positions).
-        ablated: :meth:`circuitfind.execution.ablation.Ablation.values` of the same prompts.
+        ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the same prompts.
         masks: (circuits, edges), 1 where an edge is kept and 0 where it is cut; values between mix the two. With ``parts``,
             (circuits, parts, edges): each part of a prompt has its own mask.
         positions: answer positions (prompts,); None gives all positions.
@@ -38,18 +39,18 @@ def run_masked(
     Returns:
         (circuits, prompts, d_vocab), or (circuits, prompts, positions, d_vocab).
     """
-    graph, embedded = model.graph, model.embed(tokens)
+    graph, embedded, constant = model.graph, model.embed(tokens), ablated.dense
     masks = masks.to(embedded.dtype)
     delta = embedded.new_zeros((len(masks), graph.n_senders, *embedded.shape))
-    delta[:, 0] = embedded - ablated[0]
-    for block, base in zip(graph.blocks, base_streams(model, ablated, embedded), strict=True):
+    delta[:, 0] = embedded - constant[0]
+    for block, base in zip(graph.blocks, base_streams(model, constant, embedded), strict=True):
         inputs = _block_inputs(_rows(graph, block, masks), base, delta[:, : block.n_senders], parts)
         if block.kind == "attention":
             heads = graph.heads(block.layer)
-            delta[:, heads] = heads_from_ports(model, block.layer, inputs) - ablated[heads]
+            delta[:, heads] = heads_from_ports(model, block.layer, inputs) - constant[heads]
         elif block.kind == "mlp":
             node = graph.mlp(block.layer)
-            delta[:, node] = model.mlp_block(block.layer, inputs[:, 0]) - ablated[node]
+            delta[:, node] = model.mlp_block(block.layer, inputs[:, 0]) - constant[node]
     final = inputs[:, 0]
     if positions is not None:
         final = final[:, torch.arange(len(tokens), device=final.device), positions]

@@ -6,8 +6,6 @@ kept edge reads the stream of ablated senders, also a constant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,28 +19,10 @@ from circuitfind.graph import Block
 from circuitfind.transformer import Transformer
 
 
-@dataclass(frozen=True)
-class AblatedRun:
-    """The constants of one micro-batch that all circuits share.
-
-    Attributes:
-        writes: what every sender's cut edges carry.
-        bases: the stream of ablated senders at every block, each (prompts, positions, d_model).
-    """
-
-    writes: Writes
-    bases: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, writes: Writes) -> AblatedRun:
-        """From :meth:`circuitfind.execution.ablation.Ablation.writes`."""
-        return cls(writes, list(writes.streams()))
-
-
 def run_circuit(
     model: Transformer,
     batch: Batch,
-    ablated: AblatedRun,
+    ablated: Writes,
     kept: np.ndarray[Any, Any],
     *,
     prune_from_input: bool,
@@ -51,7 +31,8 @@ def run_circuit(
     """Logits at the answer positions of one circuit: (prompts, d_vocab).
 
     Args:
-        ablated: the constants of this micro-batch.
+        ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the batch; its streams are made
+            once for all circuits.
         kept: boolean (edges,); with ``parts`` (parts, edges), and already pruned.
         prune_from_input: :attr:`circuitfind.execution.ablation.Ablation.prunes_from_input`.
         parts: which part of its prompt every token belongs to, (prompts, positions).
@@ -62,7 +43,7 @@ def run_circuit(
     sending, _ = graph.ends(np.flatnonzero(kept.any(0)))
     senders = frozenset(np.unique(sending).tolist())
     live = _LiveSenders(model, batch, ablated, len(senders), parts)
-    for block, base in zip(graph.blocks, ablated.bases, strict=True):
+    for block, base in zip(graph.blocks, ablated.streams, strict=True):
         mask = block.matrix(kept)
         if block.kind == "logits":
             return model.unembed(batch.at_answer(base) + live.at_answer(mask[:, 0], batch))
@@ -83,10 +64,10 @@ class _LiveSenders:
     """
 
     def __init__(
-        self, model: Transformer, batch: Batch, ablated: AblatedRun, most: int, parts: Tensor | None = None
+        self, model: Transformer, batch: Batch, ablated: Writes, most: int, parts: Tensor | None = None
     ) -> None:
         embedded = model.embed(batch.clean)
-        self.shape, self.ablated = embedded.shape, ablated.writes
+        self.shape, self.ablated = embedded.shape, ablated
         self.order = self.back = None
         self.bounds = [0, batch.clean.numel()]
         if parts is not None:

@@ -120,8 +120,8 @@ class _PatchedRun:
     ) -> None:
         self.model, self.base, self.donor, self.window = model, base, donor, window
         self.n = len(patches)
-        self.reach = UNCHANGED
-        self.blocks = {(block.kind, block.layer): number for number, block in enumerate(model.graph.blocks)}
+        self.spread = UNCHANGED
+        self.number_of = {(block.kind, block.layer): number for number, block in enumerate(model.graph.blocks)}
         self.sites: dict[int, list[tuple[int, Site]]] = {}
         for run, patch in enumerate(patches):
             for site in patch:
@@ -133,15 +133,15 @@ class _PatchedRun:
         layer = self.model.graph.blocks[first].layer
         if layer == last:
             self.window = self.window.narrowed()
-        start = self.blocks["logits", last] if layer == last else self.blocks["attention", layer]
-        stream = self.window.cut(self.base.streams[start])[None]
+        start = self.number_of["logits", last] if layer == last else self.number_of["attention", layer]
+        stream = self.window.cut(self.base.writes.streams[start])[None]
         for number in range(layer, last):
             stream = self._layer(number, stream)
-        return self.model.unembed(self._put_stream(self.blocks["logits", last], stream).squeeze(-2))
+        return self.model.unembed(self._put_stream(self.number_of["logits", last], stream).squeeze(-2))
 
     def _layer(self, layer: int, stream: Tensor) -> Tensor:
-        before = self._put_stream(self.blocks["attention", layer], stream)
-        reach = self.reach
+        before = self._put_stream(self.number_of["attention", layer], stream)
+        spread = self.spread
         before, z, written = self._attention(layer, before)
         after = self._put_nodes(layer, before + written, z)
         if not self.model.config.d_mlp:
@@ -149,10 +149,10 @@ class _PatchedRun:
         if self.model.config.parallel:
             reads = before
         else:
-            reads = after = self._put_stream(self.blocks["mlp", layer], after)
-            reach = self.reach
-        mlp = self._mlp(layer, reads, reach)
-        return self._put_mlp(layer, after + mlp, reads if reach else None, mlp)
+            reads = after = self._put_stream(self.number_of["mlp", layer], after)
+            spread = self.spread
+        mlp = self._mlp(layer, reads, spread)
+        return self._put_mlp(layer, after + mlp, reads if spread else None, mlp)
 
     # ---------------------------------------------------------------- nodes
 
@@ -161,13 +161,13 @@ class _PatchedRun:
         and what they write together; of the last layer at the answer alone.
         """
         model, last = self.model, layer == self.model.config.n_layers - 1
-        if self.reach == UNCHANGED:
+        if self.spread == UNCHANGED:
             if last:
                 before, self.window = self.window.answers_of(before), self.window.narrowed()
             z = self.window.cut(self.base.writes.mixed[layer])
             written = z[0] if model.config.post_norm else model.merge_nodes(layer, z)
             return before, z[:, None], written[None]
-        self.reach = ANYWHERE
+        self.spread = ANYWHERE
         x = model.norm(f"layers.{layer}.ln1", before.flatten(0, 1))
         k, v = (
             torch.cat((self._below(all_of[layer]), model.project_all(layer, port, x)), -2)
@@ -191,12 +191,12 @@ class _PatchedRun:
     def _answers_of_runs(self, x: Tensor) -> Tensor:
         return self.window.answers_of(x.unflatten(0, (self.n, -1))).flatten(0, 1)
 
-    def _mlp(self, layer: int, reads: Tensor, reach: int) -> Tensor:
+    def _mlp(self, layer: int, reads: Tensor, spread: int) -> Tensor:
         """What the MLP writes; computed where its input differs from the base run's."""
-        if reach == ANYWHERE:
+        if spread == ANYWHERE:
             return self.model.mlp_block(layer, reads)
         same = self.window.cut(self.base.writes.mlps[layer])[None]
-        if reach == UNCHANGED or not self.window.mask.any():
+        if spread == UNCHANGED or not self.window.mask.any():
             return same
         out = same.expand_as(reads).clone()
         out[:, self.window.mask] = self.model.mlp_block(layer, reads[:, self.window.mask])
@@ -206,9 +206,9 @@ class _PatchedRun:
 
     def _owned(self, stream: Tensor) -> Tensor:
         """The stream with a run for every patch, which may be written on."""
-        if self.reach == UNCHANGED:
+        if self.spread == UNCHANGED:
             stream = stream.expand(self.n, *stream.shape[1:]).clone()
-            self.reach = AT_TOKENS
+            self.spread = AT_TOKENS
         return stream
 
     def _add(self, stream: Tensor, run: int, change: Tensor) -> None:
@@ -218,14 +218,14 @@ class _PatchedRun:
         """The stream that a block reads, replaced where patches say so."""
         runs = [run for run, site in self.sites.get(block, ()) if site.node < 0]
         if runs:
-            stream, value = self._owned(stream), self.window.cut(self.donor.streams[block])
+            stream, value = self._owned(stream), self.window.cut(self.donor.writes.streams[block])
             stream[runs] = torch.where(self.window.mask[..., None], value, stream[runs])
         return stream
 
     def _put_nodes(self, layer: int, stream: Tensor, z: Tensor) -> Tensor:
         """The stream after attention, with other writes of some nodes."""
         first, plain = self.model.graph.head(layer, 0), not self.model.config.post_norm
-        for run, site in self.sites.get(self.blocks["attention", layer], ()):
+        for run, site in self.sites.get(self.number_of["attention", layer], ()):
             if site.node >= 0:
                 stream, live = self._owned(stream), _of_run(z[site.node - first], run)
                 live = self.model.write_node(layer, site.node - first, live) if plain else live
@@ -238,7 +238,7 @@ class _PatchedRun:
         Args:
             reads: what the MLP reads; None where that is what it reads in the base run.
         """
-        for run, site in self.sites.get(self.blocks["mlp", layer], ()):
+        for run, site in self.sites.get(self.number_of["mlp", layer], ()):
             if site.node >= 0:
                 stream, live = self._owned(stream), _of_run(mlp, run)
                 if site.neurons:
@@ -255,7 +255,7 @@ class _PatchedRun:
         hidden = (
             self.window.cut(self.base.hidden(layer)) if reads is None else hidden_values(self.model, layer, reads[run])
         )
-        all_of = self.donor.hidden(layer).expand(*self.base.streams[0].shape[:2], -1)
+        all_of = self.donor.hidden(layer).expand(*self.base.writes.entry.shape[:2], -1)
         wanted = self.window.cut(all_of[..., neurons])
         if self.model.config.post_norm:
             return self.model.mlp_out(layer, hidden.index_copy(-1, _index(neurons, hidden), wanted)) - live

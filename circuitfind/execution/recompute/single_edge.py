@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
+from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
+from circuitfind.transformer.walk import walk_into
 
-TOKENS_AT_ONCE = 8192
-LOGITS_AT_ONCE = 2**24
+TOKENS_OF_CUTS = 8192
+LOGITS_OF_CUTS = 2**24
 """Tokens (edges x prompts x positions), and logits (edges x prompts x vocabulary), of one batched run."""
 
 
@@ -38,24 +40,15 @@ class CleanRun:
     delta: Tensor
 
     @classmethod
-    def of(cls, model: Transformer, batch: Batch, ablated: Tensor) -> CleanRun:
+    def of(cls, model: Transformer, batch: Batch, ablated: Writes) -> CleanRun:
         """Run ``batch`` clean, once."""
-        graph, config = model.graph, model.config
-        stream = model.embed(batch.clean)
-        streams, ports = [], []
-        writes = stream.new_empty((graph.n_senders, *stream.shape))
-        writes[0] = stream
-        for layer in range(config.n_layers):
-            streams.append(stream)
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            ports.append(tuple(model.per_node(model.project_all(layer, port, x)) for port in "qkv"))
-            before, z = stream, model.attend(layer, *ports[layer])
-            stream = stream + model.write_nodes(layer, z, writes[graph.heads(layer)])
-            if config.d_mlp:
-                streams.append(model.mlp_reads(before, stream))
-                writes[graph.mlp(layer)] = model.mlp_block(layer, streams[-1])
-                stream = stream + writes[graph.mlp(layer)]
-        return cls([*streams, stream], ports, writes, writes - ablated)
+        entry = model.embed(batch.clean)
+        streams, ports, writes = [], [], entry.new_empty((model.graph.n_senders, *entry.shape))
+        for at in walk_into(writes, model, entry, keep=model.per_node):
+            streams.append(at.stream)
+            if at.block.kind == "attention":
+                ports.append(at.ports)
+        return cls(streams, ports, writes, writes - ablated.dense)
 
 
 def single_edge_effects(
@@ -79,7 +72,7 @@ def single_edge_effects(
     """
     block = model.graph.blocks[block_number]
     n_nodes, logits = len(_nodes(model, block, receiver)), len(batch) * model.config.d_vocab
-    at_once = max(1, min(TOKENS_AT_ONCE // (n_nodes * batch.clean.numel()), LOGITS_AT_ONCE // logits))
+    at_once = max(1, min(TOKENS_OF_CUTS // (n_nodes * batch.clean.numel()), LOGITS_OF_CUTS // logits))
     parts = [
         measure(_logits_without(model, batch, run, block_number, block, receiver, slice(start, start + at_once)))
         for start in range(0, block.n_senders, at_once)

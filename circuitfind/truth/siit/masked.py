@@ -7,58 +7,36 @@ ablation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from circuitfind.execution.masks.dense import heads_from_ports
-from circuitfind.transformer import Transformer
+from circuitfind.execution.writes import Writes
+from circuitfind.transformer import Transformer, walk
+from circuitfind.transformer.walk import apart
 
 
-@dataclass(frozen=True)
-class SourceRun:
-    """A plain run of the source prompts.
+def source_run(model: Transformer, tokens: Tensor) -> Writes:
+    """Run ids (prompts, positions) with nothing cut: what every sender writes, and the streams."""
+    blocks = list(walk(model, model.embed(tokens), add=apart))
+    writes = [at.written if at.block.kind == "attention" else at.written[None] for at in blocks[:-1]]
+    outputs = torch.cat((blocks[0].stream[None], *writes))
+    return Writes(model, blocks[0].stream, constant=outputs, recorded=[at.stream for at in blocks])
 
-    Attributes:
-        writes: what every sender wrote, (senders, prompts, positions, d_model).
-        streams: the stream at every block of the graph, (prompts, positions, d_model) each.
+
+def softened(source: Writes, share: float) -> Writes:
+    """A source run with a share of what tells its prompts apart: 1 is the run itself, and at 0 all prompts are their mean,
+    position by position.
     """
-
-    writes: Tensor
-    streams: tuple[Tensor, ...]
-
-    def softened(self, share: float) -> SourceRun:
-        """The same run with so large a share of what tells its prompts apart: 1 is the run itself, and at 0 all prompts are
-        their mean, position by position.
-        """
-        if share == 1:
-            return self
-        writes, *streams = (
-            x.lerp(x.mean(-3, keepdim=True).expand_as(x), 1 - share) for x in (self.writes, *self.streams)
-        )
-        return SourceRun(writes, tuple(streams))
+    if share == 1:
+        return source
+    outputs, *streams = (
+        x.lerp(x.mean(-3, keepdim=True).expand_as(x), 1 - share) for x in (source.dense, *source.streams)
+    )
+    return Writes(source.model, streams[0], constant=outputs, recorded=streams)
 
 
-def source_run(model: Transformer, tokens: Tensor) -> SourceRun:
-    """Run ids (prompts, positions) with nothing cut."""
-    stream = model.embed(tokens)
-    writes, streams = [stream[None]], []
-    for layer in range(model.config.n_layers):
-        streams.append(stream)
-        x = model.norm(f"layers.{layer}.ln1", stream)
-        heads = model.node_writes(layer, model.attend(layer, *(model.project_all(layer, port, x) for port in "qkv")))
-        bias = model.attention_bias(layer)
-        stream = stream + heads.sum(0) + (0 if bias is None else bias)
-        writes.append(heads)
-        if model.config.d_mlp:
-            streams.append(stream)
-            writes.append(model.mlp_block(layer, stream)[None])
-            stream = stream + writes[-1][0]
-    return SourceRun(torch.cat(writes), (*streams, stream))
-
-
-def masked_run(model: Transformer, tokens: Tensor, source: SourceRun, masks: Tensor) -> tuple[Tensor, Tensor]:
+def masked_run(model: Transformer, tokens: Tensor, source: Writes, masks: Tensor) -> tuple[Tensor, Tensor]:
     """A run under masks, a mask for each group of prompts.
 
     Args:
@@ -75,7 +53,7 @@ def masked_run(model: Transformer, tokens: Tensor, source: SourceRun, masks: Ten
         """(..., prompts, positions, d_model) to (groups, ..., prompts of a group, positions, d_model)."""
         return x.unflatten(-3, (n_groups, -1)).movedim(-4, 0)
 
-    writes = grouped(source.writes)
+    writes = grouped(source.dense)
     change = grouped(model.embed(tokens)[None]) - writes[:, :1]
     for block, stream in zip(graph.blocks[:-1], source.streams, strict=False):
         inputs = _inputs(block.matrix(masks), grouped(stream[None]), change)
@@ -98,4 +76,6 @@ def _inputs(mask: Tensor, base: Tensor, change: Tensor) -> Tensor:
         base: the source run's stream (groups, 1, prompts, positions, d_model).
         change: live minus source writes (groups, senders, prompts, positions, d_model).
     """
+    if change.shape[1] > mask.shape[-1]:  # an MLP beside the attention does not read it
+        change = change[:, : mask.shape[-1]]
     return base + torch.matmul(mask, change.flatten(2)).unflatten(-1, change.shape[2:])

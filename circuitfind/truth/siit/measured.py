@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from circuitfind.discovery.contract import ALGORITHMS, Problem
-from circuitfind.execution import run_masked
+from circuitfind.execution import Writes, run_masked
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Targets
 from circuitfind.transformer import Transformer, sender_outputs
@@ -24,7 +24,8 @@ def masked_logits(model: Transformer, pairs: TokenPairs, kept: Array) -> torch.T
     with torch.inference_mode():
         clean, corrupted, answer = map(torch.from_numpy, (pairs.clean, pairs.corrupted, pairs.answer_position))
         mask = torch.from_numpy(kept)[None].to(model.dtype)
-        return run_masked(model, clean, sender_outputs(model, corrupted), mask, answer)[0]
+        outputs = sender_outputs(model, corrupted)
+        return run_masked(model, clean, Writes(model, outputs[0], constant=outputs), mask, answer)[0]
 
 
 def single_cuts(model: Transformer, pairs: TokenPairs) -> Array:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.truth.siit.high_level import NONE
-from circuitfind.truth.siit.masked import masked_run, source_run
+from circuitfind.truth.siit.masked import masked_run, softened, source_run
 from circuitfind.truth.siit.programs import Program
 from circuitfind.truth.siit.steps import KnownEdges, Step, draw_step
 from circuitfind.zoo.checkpoint import Tensors, Training
@@ -128,7 +128,7 @@ def step_loss(model: Transformer, training: Training, step: Step, recipe: Siit) 
     """The loss of one step; ``training`` says which one it is, and has the probes."""
     difference, guidance = recipe.difference_at(training.step), recipe.guidance_at(training.step)
     source = source_run(model, step.source)
-    logits, written = masked_run(model, step.base, source.softened(difference), step.masks)
+    logits, written = masked_run(model, step.base, softened(source, difference), step.masks)
     loss = answers_loss(logits, step.answers, recipe.smoothing)
     if difference == 1:
         plain = model.unembed(source.streams[-1][:, -1])

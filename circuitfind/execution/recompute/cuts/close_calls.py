@@ -11,7 +11,8 @@ import torch
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation
 from circuitfind.execution.batches import Batch, default_size, make_batches, with_clean_logits
-from circuitfind.execution.masks.sparse import AblatedRun, run_circuit
+from circuitfind.execution.masks.sparse import run_circuit
+from circuitfind.execution.writes import Writes
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
@@ -35,7 +36,7 @@ class CloseCalls:
         self.wanted = model.dtype == torch.float32 and model.device.type != "mps"  # which has no float64
         self._given = model, pairs, metric, ablation
         self._known: dict[bytes, float] = {}
-        self._kept: list[tuple[Batch, AblatedRun]] | None = None
+        self._kept: list[tuple[Batch, Writes]] | None = None
 
     def too_close(self, before: float, after: float, margin: float, logit_size: float) -> bool:
         """Whether float32 cannot decide."""
@@ -64,13 +65,13 @@ class CloseCalls:
     def _ablation(self) -> Ablation:
         return prepare_ablation(self._given[3], self._wide, make_batches(self._wide, self._given[1]))
 
-    def _batches(self) -> Iterable[tuple[Batch, AblatedRun]]:
-        """Micro-batches with their ablated runs, which are kept from one call to the next where they are small."""
+    def _batches(self) -> Iterable[tuple[Batch, Writes]]:
+        """Micro-batches with what their cut edges carry, which are kept from one call to the next where they are small."""
         if self._kept is None:
             model, pairs, metric = self._wide, self._given[1], self._given[2]
             plain = make_batches(model, pairs, max(1, default_size(model, pairs.clean.shape[1]) // 4))
             prepared = (
-                (batch, AblatedRun.of(self._ablation.writes(batch)))
+                (batch, self._ablation.writes(batch))
                 for batch in (with_clean_logits(model, batch, (metric,)) for batch in plain)
             )
             size = pairs.clean.size * model.graph.n_senders * model.config.d_model * 8

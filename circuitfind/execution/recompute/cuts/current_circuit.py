@@ -2,7 +2,7 @@
 
 A greedy search goes from the logits down. When a receiver's turn comes, everything above it has its final, few in-edges, and
 every sender below still writes what it writes in the full model. So a test changes one receiver's input and computes again only
-what that reaches (:mod:`.reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
+what that reaches (:mod:`..reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
 edge, the second without the first two, and so on. Up to the first cut that is refused these are exactly the tests of the
 one-by-one search; what comes after it is thrown away and tested again.
 
@@ -23,9 +23,10 @@ from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import Room, budget, searching_numbers
+from circuitfind.execution.recompute.agenda import Agenda, Reading
 from circuitfind.execution.recompute.cuts.state import State
 from circuitfind.execution.recompute.cuts.width import Width
-from circuitfind.execution.recompute.reach import Positions, Reach, what_is_reached
+from circuitfind.execution.recompute.reach import Positions, what_is_reached
 from circuitfind.graph import Floats
 from circuitfind.scores.decisions import AFTER, HOW_COLUMN, KEPT, PORT_CUT, TESTED_AGAIN, WHOLE_PORT
 from circuitfind.transformer import Transformer
@@ -36,7 +37,7 @@ BYTES_AT_ONCE = {"cpu": 24 * 2**20, "cuda": 1024 * 2**20}
 """Most bytes of one tensor of a batched test."""
 BYTES_HELD = {"cpu": 512 * 2**20, "cuda": 8192 * 2**20}
 """Most bytes of node outputs that one batched test holds at the same time."""
-LOGITS_AT_ONCE = {"cpu": 28 * 2**20, "cuda": 512 * 2**20}
+LOGITS_OF_TESTS = {"cpu": 28 * 2**20, "cuda": 512 * 2**20}
 METRIC_AT_ONCE = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
 """How many logits are computed in one product, and how many the metric gets at a time."""
 MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
@@ -109,7 +110,7 @@ class CurrentCircuit:
             everywhere: hold every node at all positions from then on, as :meth:`Visit.change` needs that puts edges back.
         """
         self.kept = self.graph.prune(kept, from_input=self.prunes_from_input)
-        unread = Reach(())  # the logits are computed all the same
+        unread = Agenda((), Reading(-1))  # the logits are computed all the same
         for state in self.states:
             self.operations += state.settle(self.kept)
             self.operations += unread.operations(self.model.config, *state.batch.clean.shape)
@@ -147,7 +148,7 @@ class CurrentCircuit:
     def summed_losses(self, state: State, final: Tensor) -> Tensor:
         """Summed losses (circuits,) from the logits' input (circuits, prompts, d_model), some circuits at a time."""
         per_circuit = final.shape[1] * self.model.config.d_vocab
-        at_once = max(1, LOGITS_AT_ONCE[self.kind] // per_circuit)  # a wide product is faster,
+        at_once = max(1, LOGITS_OF_TESTS[self.kind] // per_circuit)  # a wide product is faster,
         piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors better stay in the cache
         if self._logits.numel() < (needed := min(at_once, len(final)) * per_circuit):
             self._logits = final.new_empty(needed)
@@ -180,28 +181,28 @@ class Visit:
         graph, self.circuit, self.receivers = circuit.graph, circuit, list(receivers)
         self._block = graph.block_of(receivers[0])
         self._number = graph.blocks.index(self._block)
-        self._reach: Reach = what_is_reached(graph, circuit.kept, circuit.positions, self.receivers, self._number)
-        self._constants = [state.constants(self._reach) for state in circuit.states]
-        self._ports = list(self._reach.steps[0].ports) if self._reach.steps else [""]
-        self._answer_only = not self._reach.steps or all(map(self._reach.steps[0].reads_answer_only, self._ports))
+        self._agenda = what_is_reached(graph, circuit.kept, circuit.positions, self.receivers, self._number)
+        self._constants = [state.constants(self._agenda) for state in circuit.states]
+        self._ports = list(self._agenda.stages[0].ports) if self._agenda.stages else [""]
+        self._answer_only = not self._agenda.stages or all(map(self._agenda.stages[0].reads_answer_only, self._ports))
         self._rows = [receiver - self._block.first_receiver for receiver in self.receivers]
         self._changed = False
         self.most_at_once = min(map(self._fitting, circuit.states))
         self._operations = sum(
-            self._reach.operations(circuit.model.config, *state.batch.clean.shape) for state in circuit.states
+            self._agenda.operations(circuit.model.config, *state.batch.clean.shape) for state in circuit.states
         )
 
     @property
     def overhead(self) -> float:
         """The fixed cost of a batch of tests, in tests."""
         circuit = self.circuit
-        return len(circuit.states) * self._reach.overhead(circuit.model.config) / self._operations
+        return len(circuit.states) * self._agenda.overhead(circuit.model.config) / self._operations
 
     def _fitting(self, state: State) -> int:
         kind, (prompts, positions) = self.circuit.kind, state.batch.clean.shape
         vector = prompts * self.circuit.model.config.d_model * state.delta.element_size()
         widest = vector * (1 if self._answer_only else positions)
-        held = vector * self._reach.most_at_once(1 if self._answer_only else positions)
+        held = vector * self._agenda.most_at_once(1 if self._answer_only else positions)
         return max(1, min(MOST_AT_ONCE[kind], BYTES_AT_ONCE[kind] // widest, BYTES_HELD[kind] // held))
 
     @property
@@ -259,13 +260,13 @@ class Visit:
     def _losses(self, inputs: Callable[[State], Tensor]) -> Floats:
         circuit, sums = self.circuit, []
         for state, constants in zip(circuit.states, self._constants, strict=True):
-            final = state.run(self._reach, self._by_port(state, inputs(state)), constants)
+            final = state.run(self._agenda, self._by_port(state, inputs(state)), constants)
             sums.append(circuit.summed_losses(state, final))
         return np.asarray(torch.stack(sums).sum(0).cpu().numpy()) / circuit.n_prompts
 
     def _by_port(self, state: State, x: Tensor) -> dict[str, Tensor]:
         """The same input for every port of the visit, at the positions that the port needs."""
-        first = self._reach.steps[0] if self._reach.steps else None
+        first = self._agenda.stages[0] if self._agenda.stages else None
         return {port: state.at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
 
     def count_tests(self, tests: int, thrown_away: int = 0) -> None:
@@ -290,9 +291,9 @@ class Visit:
 
     def finish(self) -> None:
         """Bring the activations up to date with what was cut. The visit is over."""
-        if self._changed and self._reach.steps:
+        if self._changed and self._agenda.stages:
             kept = self.senders
             for state, constants in zip(self.circuit.states, self._constants, strict=True):
                 inputs = self._by_port(state, self._input(state, kept)[None])
-                state.run(self._reach, inputs, constants, keep=True)
+                state.run(self._agenda, inputs, constants, keep=True)
         self._constants.clear()

@@ -15,7 +15,7 @@ from circuitfind.scores.decisions import PORT_CUT, SAME_VALUE, TESTED, TESTED_AG
 
 Rule = Callable[[float, float], float]
 """From the loss before and after a cut to its margin: negative cuts, 0 or more keeps."""
-Row = tuple[float, float, float, float]
+Decision = tuple[float, float, float, float]
 """Loss before and after, 1 for kept, how: the first columns of :data:`circuitfind.scores.decisions.COLUMNS`."""
 
 
@@ -26,11 +26,11 @@ def cut_in_turn(
     rule: Rule,
     width: Width,
     close_calls: CloseCalls,
-) -> Iterator[list[Row]]:
+) -> Iterator[list[Decision]]:
     """Decide the edges from ``senders`` one after the other; yields the decisions of one batch at a time.
 
     Args:
-        known: rows of a log: decisions about the first senders that an interrupted search has made. They are made again.
+        known: the rows of a log about the first senders, which an interrupted search has decided; they are decided again.
 
     Raises:
         NumericalError: a loss is NaN or infinite.
@@ -38,14 +38,14 @@ def cut_in_turn(
     visit.repeat(senders, known, width)
     start = len(known)
     while start < len(senders):
-        rows = _settled_without_test(visit, senders[start], rule) or _test_window(
+        decided = _settled_without_test(visit, senders[start], rule) or _test_window(
             visit, _window(visit, senders[start:], width), rule, width, close_calls
         )
-        start += len(rows)
-        yield rows
+        start += len(decided)
+        yield decided
 
 
-def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Row]:
+def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Decision]:
     """The decision about an edge that needs no test, or nothing."""
     loss = visit.circuit.loss
     if sender != WHOLE_PORT and sender not in visit.senders:
@@ -65,11 +65,13 @@ def _window(visit: Visit, senders: Sequence[int], width: Width) -> Sequence[int]
     return senders[:stop]
 
 
-def _test_window(visit: Visit, senders: Sequence[int], rule: Rule, width: Width, close_calls: CloseCalls) -> list[Row]:
+def _test_window(
+    visit: Visit, senders: Sequence[int], rule: Rule, width: Width, close_calls: CloseCalls
+) -> list[Decision]:
     """Test cuts in one batch; the decisions up to the first that keeps its edge."""
     whole = senders[0] == WHOLE_PORT
     losses = [visit.loss_without_all()] if whole else visit.losses_without(senders).tolist()
-    rows: list[Row] = []
+    decisions: list[Decision] = []
     for sender, after in zip(senders, losses, strict=True):
         before, how = visit.circuit.loss, TESTED
         cut = visit.senders if whole else [sender]
@@ -82,10 +84,10 @@ def _test_window(visit: Visit, senders: Sequence[int], rule: Rule, width: Width,
                 f"the loss is {after} without {visit.name(sender)}, and {before} with it, so no decision can be made; those "
                 "made before are kept, and the same run goes on from there"
             )
-        rows.append((before, after, float(margin >= 0), how))
+        decisions.append((before, after, float(margin >= 0), how))
         width.learn(margin >= 0)
         if margin >= 0:
             break
         visit.cut(cut, after)
-    visit.count_tests(len(rows), len(losses) - len(rows))
-    return rows
+    visit.count_tests(len(decisions), len(losses) - len(decisions))
+    return decisions

@@ -1,8 +1,8 @@
 """Local search on a circuit: cut the edge that is worth least, put back the one that is worth most, by exact tests.
 
-All edges into a receiver are tested in one batch, each alone. Cutting is greedy: always the edge whose cut costs least now. A
-cost that was measured before the last cut stands as a guess until its turn comes and it is measured again, together with those
-of the same receiver (lazy greedy, Minoux 1978), so most edges are tested a few times only.
+All edges into a receiver are tested in one batch, each alone. Cutting is greedy: the next cut is the one that costs least now.
+A cost that was measured before the last cut is only a guess. It is measured again when its turn comes, together with others
+into the same receiver (lazy greedy, Minoux 1978), so most edges are tested a few times only.
 """
 
 from __future__ import annotations
@@ -88,10 +88,11 @@ class LocalSearch:
     def cut_down_to(self, n: int, most: float = np.inf, guess: Costs | None = None) -> Costs:
         """Cut the edge that costs least until ``n`` are left, as long as the loss is at most ``most``.
 
-        An edge with which so many would go that fewer than ``n`` are left stays as long as others can go.
+        A cut may take other edges with it, whose nodes nothing reads any more. One that would leave fewer than ``n`` waits
+        until no other cut is possible.
 
         Args:
-            guess: costs known from elsewhere, which say what to measure first; all are measured where there are none.
+            guess: costs known from elsewhere, which say what to measure first; without them, all edges are measured.
 
         Returns:
             What was measured last of every edge.
@@ -150,7 +151,7 @@ class LocalSearch:
         return sorted((edge for edge in cost if cost[edge] < 0), key=lambda edge: (cost[edge], edge))
 
     def put_back(self, edges: Sequence[int], most: int) -> None:
-        """Put back edges in this order, each that still lowers the loss when its turn comes, at most so many."""
+        """Put back at most ``most`` edges, in this order: each that still lowers the loss when its turn comes."""
         self.circuit.settle(self.circuit.kept, everywhere=True)
         done = 0
         for edge in edges:

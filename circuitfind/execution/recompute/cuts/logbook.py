@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from circuitfind.execution.recompute.cuts.in_turn import Row
+from circuitfind.execution.recompute.cuts.in_turn import Decision
 from circuitfind.progress import Checkpoint, Meter
 from circuitfind.scores.decisions import (
     COLUMNS,
@@ -23,85 +22,104 @@ from circuitfind.scores.decisions import (
 
 
 class LogBook:
-    """The decisions of the searches of a sweep, threshold by threshold.
+    """The decisions of a sweep: a page for each threshold. :meth:`fill` is all there is to call.
 
     Args:
         candidates: what is decided, in order.
         thresholds: one search each.
+        absolute: whether the size of a delta decides.
         checkpoint: where the decisions are kept; those it holds already are taken over.
 
     Attributes:
-        done: decisions made in the search under way.
+        values: the rows of all pages, float64 (thresholds, candidates, columns).
     """
 
     def __init__(
         self, candidates: Candidates, thresholds: Sequence[float], absolute: bool, checkpoint: Checkpoint
     ) -> None:
-        self.candidates, self.thresholds, self.absolute = candidates, list(thresholds), absolute
-        self._values = np.zeros((len(self.thresholds), len(candidates), len(COLUMNS)))
-        self._checkpoint = checkpoint
-        self._search, self.done = divmod(checkpoint.restore(self._values), max(1, len(candidates)))
-        self._meter = Meter(self._values.shape[0] * len(candidates), "ACDC", self._total)
-        self._earlier = float(self.values[self.done - 1, SECONDS]) if self.done else 0.0
+        self.candidates, self._absolute, self._checkpoint = candidates, absolute, checkpoint
+        self.thresholds = list(thresholds)
+        self.values = np.zeros((len(self.thresholds), len(candidates), len(COLUMNS)))
+        self._done = checkpoint.restore(self.values)
+        self._meter = Meter(self.values.shape[0] * len(candidates), "ACDC", self._done)
+
+    def fill(self, search: Callable[[Page], object]) -> tuple[DecisionLog, ...]:
+        """Search once for each page that is not full; one log for each threshold.
+
+        Where a search stops early, its decisions are kept for the next run. Afterwards nothing is left to resume.
+
+        Args:
+            search: makes the decisions of one page, in the order of :meth:`Page.visits`.
+        """
+        n = max(1, len(self.candidates))
+        try:
+            for number in range(self._done // n, len(self.thresholds)):
+                page = Page(self, number, self._done % n)
+                search(page)
+                assert page.is_full, "a search ended with edges undecided"
+                self.note((number + 1) * len(self.candidates))
+        except BaseException:
+            if self._done:
+                self._checkpoint.save(self.values, self._done, now=True)
+            raise
+        finally:
+            self._meter.end()
+        self._checkpoint.discard()
+        return tuple(
+            DecisionLog(self.candidates, threshold, self._absolute, values)
+            for threshold, values in zip(self.thresholds, self.values, strict=True)
+        )
+
+    def note(self, done: int, words: Callable[[], str] | None = None) -> None:
+        """``done`` decisions of all pages together are made."""
+        self._done = done
+        self._checkpoint.save(self.values, done)
+        if words is not None:
+            self._meter.show(done, words)
+
+
+class Page:
+    """The decisions of one search, and what it still has to decide. A :class:`LogBook` makes it.
+
+    Attributes:
+        threshold: that of the search.
+    """
+
+    def __init__(self, book: LogBook, number: int, done: int) -> None:
+        self.threshold = book.thresholds[number]
+        self._book, self._candidates, self._values = book, book.candidates, book.values[number]
+        self._before, self._done = number * len(book.candidates), done
+        self._earlier = float(self._values[done - 1, SECONDS]) if done else 0.0
         self._begun = time.monotonic()
         self._tests = 0
 
     @property
-    def _total(self) -> int:
-        return self._search * len(self.candidates) + self.done
-
-    @property
-    def values(self) -> Values:
-        """The rows of the search under way."""
-        return self._values[min(self._search, len(self.thresholds) - 1)]
-
-    def unfinished(self) -> list[float]:
-        """The thresholds whose search is not over."""
-        return self.thresholds[self._search :]
-
-    @contextmanager
-    def search(self) -> Iterator[None]:
-        """The next search; if it stops early, its decisions are kept."""
-        try:
-            yield
-        except BaseException:
-            self._meter.end()
-            if self._total:
-                self._checkpoint.save(self._values, self._total, now=True)
-            raise
-        self._search, self.done, self._earlier = self._search + 1, 0, 0.0
-        self._begun, self._tests = time.monotonic(), 0
-        self._checkpoint.save(self._values, self._total)
+    def is_full(self) -> bool:
+        """Whether everything is decided."""
+        return self._done == len(self._candidates)
 
     def visits(self) -> Iterator[tuple[list[int], list[int], Values]]:
-        """Receivers in order, each with its senders and the decisions that are known already."""
-        known = self.values[: self.done].copy()
-        for receivers, rows in self.candidates.visits():
-            yield receivers, self.candidates.sender[rows].tolist(), known[rows]
+        """Receivers in order, each with its senders and the decisions that are known already. All others must be written
+        before the next visit.
+        """
+        known = self._values[: self._done].copy()
+        for receivers, rows in self._candidates.visits():
+            yield receivers, self._candidates.sender[rows].tolist(), known[rows]
+            assert self._done == max(rows.stop, len(known)), "a visit ended with edges undecided"
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Add decisions."""
-        if not rows:
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """Add decisions, the next ones in the order of the candidates."""
+        if not decisions:
             return
-        stop = self.done + len(rows)
+        stop = self._done + len(decisions)
         seconds = self._earlier + time.monotonic() - self._begun
-        self.values[self.done : stop] = [[*row, seconds] for row in rows]
-        self._tests += sum(row[-1] <= TESTED_AGAIN for row in rows)
-        self.done = stop
-        self._checkpoint.save(self._values, self._total)
-        self._meter.show(self._total, lambda: self._words(seconds))
+        self._values[self._done : stop] = [[*decision, seconds] for decision in decisions]
+        self._tests += sum(decision[-1] <= TESTED_AGAIN for decision in decisions)
+        self._done = stop
+        self._book.note(self._before + stop, lambda: self._words(seconds))
 
     def _words(self, seconds: float) -> str:
-        done = self.values[: self.done]
+        done = self._values[: self._done]
         rate = self._tests / max(1e-9, seconds - self._earlier)
         kept, tests = int(done[:, KEPT].sum()), int((done[:, HOW_COLUMN] <= TESTED_AGAIN).sum())
-        return f"ACDC at {self.thresholds[self._search]:g}: kept {kept:,} after {tests:,} tests, {rate:,.0f} tests/s"
-
-    def logs(self) -> tuple[DecisionLog, ...]:
-        """One log for each threshold, after the last search; nothing is left to resume."""
-        self._meter.end()
-        self._checkpoint.discard()
-        return tuple(
-            DecisionLog(self.candidates, threshold, self.absolute, values)
-            for threshold, values in zip(self.thresholds, self._values, strict=True)
-        )
+        return f"ACDC at {self.threshold:g}: kept {kept:,} after {tests:,} tests, {rate:,.0f} tests/s"

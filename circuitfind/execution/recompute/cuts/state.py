@@ -16,13 +16,13 @@ from torch import Tensor
 
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.memory import Room
-from circuitfind.execution.recompute.reach import MLP, Reach, Reading, Step
+from circuitfind.execution.recompute.agenda import MLP, Agenda, Reading, Stage
+from circuitfind.execution.recompute.mlp_pieces import mlp_in_pieces
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Mask
 from circuitfind.transformer import Transformer
+from circuitfind.transformer.walk import walk_into
 
-HIDDEN_BYTES = 16 * 2**20
-"""Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
 Constants = Mapping[tuple[int, str], Tensor]
 
 
@@ -42,26 +42,19 @@ class State:
     def __init__(self, model: Transformer, batch: Batch, writes: Writes, room: Room) -> None:
         self.model, self.batch = model, batch
         graph = model.graph
-        stream = model.embed(batch.clean)
-        self.bases = [room.keep(base) for base in writes.streams()]
-        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *stream.shape)
+        entry = model.embed(batch.clean)
+        self.bases = [room.keep(base) for base in writes.streams_in_turn()]
+        everywhere, shape = (slice(None), slice(None)), (graph.n_senders, *entry.shape)
         constant = writes.constant is not None
-        self.ablated = writes.dense() if constant else writes.tile(*everywhere, out=room.empty(shape, stream))
-        self.delta = room.empty(shape, stream)
-        self.delta[0] = stream
+        self.ablated = writes.dense if constant else writes.tile(*everywhere, out=room.empty(shape, entry))
+        self.delta = room.empty(shape, entry)
         self.ports: list[dict[str, Tensor]] = []
-        for layer in range(graph.n_layers):
-            x = model.norm(f"layers.{layer}.ln1", stream)
-            each = {port: model.per_node(model.project_all(layer, port, x)) for port in PORTS}
-            self.ports.append({port: room.keep(part) for port, part in each.items()})
-            before, z = stream, model.attend(layer, *self.ports[layer].values())
-            stream = stream + model.write_nodes(layer, z, self.delta[graph.heads(layer)])
-            if graph.has_mlp:
-                self.delta[graph.mlp(layer)] = model.mlp_block(layer, model.mlp_reads(before, stream))
-                stream = stream + self.delta[graph.mlp(layer)]
+        for at in walk_into(self.delta, model, entry, keep=lambda port: room.keep(model.per_node(port))):
+            if at.block.kind == "attention":
+                self.ports.append(dict(zip(PORTS, at.ports, strict=True)))
         self.delta.sub_(self.ablated)
         self.delta_at_answer = batch.at_answer(self.delta)[:, :, None].contiguous()
-        self._rows = torch.arange(len(batch), device=stream.device)
+        self._rows = torch.arange(len(batch), device=entry.device)
 
     def same_value(self) -> Tensor:
         """Where delta is zero for every prompt, at all positions and at the answer position: boolean (2, senders)."""
@@ -101,91 +94,81 @@ class State:
             torch.add(x, self._delta(answer_only)[sender], alpha=sign, out=out[number])
         return out
 
-    def constants(self, reach: Reach) -> Constants:
+    def constants(self, agenda: Agenda) -> Constants:
         """For every port that reads a change, what it reads besides the changed outputs, which are added to it."""
         found: dict[tuple[int, str], Tensor] = {}
         made: dict[int, Tensor] = {}  # the heads of a group share a reading
-        for step in reach.steps[reach.n_first :]:
-            for port, reading in step.ports.items():
+        for number, stage in enumerate(agenda.stages):
+            for port, reading in () if stage.is_entered else stage.ports.items():
                 if id(reading) not in made:
-                    made[id(reading)] = self._constant(reading, step.reads_answer_only(port))
-                found[step.node, port] = made[id(reading)]
-        if reach.steps:
-            found[-1, ""] = self._constant(reach.logits, True)
+                    made[id(reading)] = self._constant(agenda, reading, stage.reads_answer_only(port))
+                found[number, port] = made[id(reading)]
+        if agenda.stages:
+            found[-1, ""] = self._constant(agenda, agenda.logits, True)
         return found
 
-    def _constant(self, reading: Reading, answer_only: bool) -> Tensor:
+    def _constant(self, agenda: Agenda, reading: Reading, answer_only: bool) -> Tensor:
         x = self.input(reading.block, reading.unchanged, answer_only)
-        for sender in reading.changed:  # a changed output is added whole, so its ablated value leaves the base
-            x -= self.at(self._ablated(sender), answer_only)
+        for number in reading.stages:  # a changed output is added whole, so its ablated value leaves the base
+            x -= self.at(self._ablated(agenda.stages[number].nodes[0]), answer_only)
         return x
 
     # ---------------------------------------------------------------- running a change
 
-    def run(self, reach: Reach, inputs: Mapping[str, Tensor], constants: Constants, *, keep: bool = False) -> Tensor:
+    def run(self, agenda: Agenda, inputs: Mapping[str, Tensor], constants: Constants, *, keep: bool = False) -> Tensor:
         """The logits' input at the answer positions, (circuits, prompts, d_model), after a change.
 
         Args:
-            inputs: the changed inputs of the ports of the first step, or of each of a group's (``""`` where the logits' own
+            inputs: the changed inputs of the ports of the first stage, or of each of a group's (``""`` where the logits' own
                 input changes).
             keep: make the change permanent; there must be one circuit.
         """
-        if not reach.steps:
+        if not agenda.stages:
             return inputs[""][:, :, 0]
         outputs: dict[int, Tensor] = {}
-        for number, step in enumerate(reach.steps):
-            first = number < reach.n_first
-            read = inputs if first else {port: self._read(step, port, constants, outputs) for port in step.ports}
-            outputs[step.node] = out = self._compute(step, read, keep)
+        for number, stage in enumerate(agenda.stages):
+            read = inputs
+            if not stage.is_entered:
+                read = {port: self._read(stage, port, constants[number, port], outputs) for port in stage.ports}
+            outputs[number] = out = self._compute(stage, read, keep)
             if keep:
-                self._keep_output(step, out)
-            for node in step.last_uses:
-                del outputs[node]
+                self._keep_output(stage, out)
+            for last in stage.last_uses:
+                del outputs[last]
         final = constants[-1, ""][None]
-        for sender in reach.logits.changed:
-            final = final + self.at(outputs[sender], True)
+        for number in agenda.logits.stages:
+            final = final + self.at(outputs[number], True)
         return final[:, :, 0]
 
-    def _read(self, step: Step, port: str, constants: Constants, outputs: Mapping[int, Tensor]) -> Tensor:
-        answer_only = step.reads_answer_only(port)
-        first, *others = step.ports[port].changed
-        x = constants[step.node, port] + self.at(outputs[first], answer_only)
-        for sender in others:
-            x += self.at(outputs[sender], answer_only)
+    def _read(self, stage: Stage, port: str, constant: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
+        answer_only = stage.reads_answer_only(port)
+        first, *others = stage.ports[port].stages
+        x = constant + self.at(outputs[first], answer_only)
+        for number in others:
+            x += self.at(outputs[number], answer_only)
         return x
 
-    def _compute(self, step: Step, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
+    def _compute(self, stage: Stage, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
         """What a node writes, (circuits, prompts, positions or 1, d_model), if the given ports read something new."""
-        if step.head is None:
-            return self._mlp(step.layer, inputs[MLP])
-        model, layer, head, answer = self.model, step.layer, step.head, self.batch.answer
+        if not stage.heads:
+            return mlp_in_pieces(self.model, stage.layer, inputs[MLP])
+        model, layer, (head,), answer = self.model, stage.layer, stage.heads, self.batch.answer
         ports = {}
         for port in PORTS:
             if port in inputs:
                 ports[port] = model.project_node(layer, port, head, model.norm(f"layers.{layer}.ln1", inputs[port]))
                 if keep:
-                    self._keep_port(step, port, ports[port][0])
+                    self._keep_port(stage, port, ports[port][0])
             else:
-                ports[port] = self.at(self.ports[layer][port][head], step.reads_answer_only(port))[None]
+                ports[port] = self.at(self.ports[layer][port][head], stage.reads_answer_only(port))[None]
         n = max(len(part) for part in ports.values())
         q, k, v = (part.expand(n, *part.shape[1:])[:, None] for part in ports.values())
         z = (
             model.attend_at(layer, q, k, v, answer, [head])
-            if step.at_answer
+            if stage.at_answer
             else model.attend(layer, q, k, v, nodes=[head])
         )
         return model.write_node(layer, head, z[:, 0])
-
-    def _mlp(self, layer: int, x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)
-        per_row = self.model.config.d_mlp * x.element_size()
-        rows = max(1, HIDDEN_BYTES // per_row) if x.device.type == "cpu" else len(flat)
-        if len(flat) <= rows:
-            return self.model.mlp_block(layer, x)
-        out = torch.empty_like(flat)
-        for part, place in zip(flat.split(rows), out.split(rows), strict=True):
-            place.copy_(self.model.mlp_block(layer, part))
-        return out.view(x.shape)
 
     # ---------------------------------------------------------------- making a change permanent
 
@@ -209,20 +192,22 @@ class State:
         """Compute a node, given the kept edges into its ports."""
         senders = {port: tuple(np.flatnonzero(row).tolist()) for port, row in kept.items()}
         ports = {port: Reading(block, unchanged=reads) for port, reads in senders.items()}
-        step = Step(node, self.model.graph.blocks[block].layer, head, ports, at_answer=False)
+        heads = () if head is None else (head,)
+        stage = Stage(block, self.model.graph.blocks[block].layer, (node,), heads, ports, at_answer=False)
         read = {port: self.input(block, reads, False)[None] for port, reads in senders.items()}
-        self._keep_output(step, self._compute(step, read, keep=True))
-        return step.operations(self.model.config, *self.batch.clean.shape)
+        self._keep_output(stage, self._compute(stage, read, keep=True))
+        return stage.operations(self.model.config, *self.batch.clean.shape)
 
-    def _keep_port(self, step: Step, port: str, value: Tensor) -> None:
-        place = self.ports[step.layer][port][step.head]
-        if step.reads_answer_only(port):
+    def _keep_port(self, stage: Stage, port: str, value: Tensor) -> None:
+        place = self.ports[stage.layer][port][stage.heads[0]]
+        if stage.reads_answer_only(port):
             place[self._rows, self.batch.answer] = value[:, 0]
         else:
             place.copy_(value)
 
-    def _keep_output(self, step: Step, out: Tensor) -> None:
-        ablated = self._ablated(step.node)
-        if not step.at_answer:
-            torch.sub(out[0], ablated, out=self.delta[step.node])
-        torch.sub(self.at(out[0], True), self.at(ablated, True), out=self.delta_at_answer[step.node])
+    def _keep_output(self, stage: Stage, out: Tensor) -> None:
+        (node,) = stage.nodes
+        ablated = self._ablated(node)
+        if not stage.at_answer:
+            torch.sub(out[0], ablated, out=self.delta[node])
+        torch.sub(self.at(out[0], True), self.at(ablated, True), out=self.delta_at_answer[node])

@@ -1,13 +1,14 @@
 """Path patching: change one node's output along chosen paths only, and compute again only what these reach.
 
-:mod:`.routes` reads paths as people write them, :mod:`.plan` finds which values a set of them needs, :mod:`.run` computes these
-on a micro-batch, :mod:`.effects` measures them, and :mod:`.search` goes from the logits down.
+:mod:`.routes` reads paths as people write them, :mod:`.automaton` finds which values a set of them needs, :mod:`.changes`
+computes these on a micro-batch, with what :mod:`.off_paths` knows of everything else, :mod:`.path_batch` measures them, and
+:mod:`.top_down` goes from the logits down.
 """
 
-from circuitfind.execution.recompute.paths.effects import DIRECTIONS, PathBatch, path_numbers
-from circuitfind.execution.recompute.paths.plan import Plan, plan_along, plan_of
+from circuitfind.execution.recompute.paths.automaton import agenda_of
+from circuitfind.execution.recompute.paths.path_batch import DIRECTIONS, PathBatch, path_numbers
 from circuitfind.execution.recompute.paths.routes import ANY, DIRECT, MLPS, Route, Stop, read_route, receiver_stop
-from circuitfind.execution.recompute.paths.search import PathSearch
+from circuitfind.execution.recompute.paths.top_down import PathSearch
 
 __all__ = [
     "ANY",
@@ -16,12 +17,10 @@ __all__ = [
     "MLPS",
     "PathBatch",
     "PathSearch",
-    "Plan",
     "Route",
     "Stop",
+    "agenda_of",
     "path_numbers",
-    "plan_along",
-    "plan_of",
     "read_route",
     "receiver_stop",
 ]

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from circuitfind.errors import CircuitError, OptionError, UnknownNameError
+from circuitfind.execution.recompute.agenda import MLP
 from circuitfind.graph import ComputationGraph, place_of, split_port
 
 ARROW, ANY, MLPS, DIRECT = "->", "*", "mlps", ""
-MLP = "mlp"
-"""The one port of an MLP."""
 WILDCARDS = (ANY, MLPS)
 
 

@@ -1,0 +1,32 @@
+"""The one way in which a JSON object is read from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from circuitfind.errors import CircuitError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CircuitError: the file cannot be read, or holds something else.
+    """
+    try:
+        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # what is not UTF-8, or not JSON, is a ValueError
+        raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
+    if not isinstance(values, dict):
+        raise CircuitError(f"{path} is not a readable JSON file: it holds a {type(values).__name__}, not an object")
+    return values
+
+
+def object_or_nothing(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file is missing or broken."""
+    try:
+        return read_object(path)
+    except CircuitError:
+        return {}

@@ -1,0 +1,55 @@
+"""Commands that say what a circuit's nodes are: tree, roles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from circuitfind.cli.options import Json, app, print_result
+from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
+from circuitfind.setting.defaults import N_PATCHED
+
+Threshold = Annotated[float, typer.Option(help="Share of attention below which a head has no role.")]
+
+
+@app.command()
+@setting_options(setting_of_circuit, without=("metric", "ablation"), prompts=N_PATCHED)
+def tree(
+    setting_of: Any,
+    circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
+    roles: Annotated[bool, typer.Option("--roles/--no-roles", help="Write what heads attend to beside them.")] = True,
+    threshold: Threshold = 0.3,
+    as_json: Json = False,
+) -> None:
+    """Print a circuit as a tree from the logits down, with effects and heads' roles."""
+    from circuitfind.circuit.tree import tree_text
+    from circuitfind.formats import open_run
+    from circuitfind.run import calls
+
+    loaded, run = open_run(circuit)
+    labels: dict[str, str] = {}
+    if roles:
+        setting = setting_of(circuit, loaded, run, " (or --no-roles)").like(loaded.provenance)
+        labels = calls.head_roles(setting, threshold=threshold).texts()
+    text = tree_text(loaded, labels)
+    print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n")])
+
+
+@app.command("roles")
+@setting_options(without=("metric", "ablation"), prompts=N_PATCHED)
+def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = False) -> None:
+    """Label heads by what they attend to on a task's prompts."""
+    from circuitfind.run import calls
+
+    found = calls.head_roles(setting, threshold=threshold)
+    print_result(found.to_json(), as_json, _role_lines(found))
+
+
+def _role_lines(found: Any) -> Iterable[str]:
+    rows = found.by_head()
+    for name, roles in rows.items():
+        yield f"{name:10} {', '.join(map(str, roles))}"
+    yield f"{len(rows)} heads with a share of attention of {found.threshold:g} or more on one of: {', '.join(found.labels)}"

@@ -1,0 +1,158 @@
+"""The options that name a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` that they make.
+
+A command whose first argument is a setting is decorated with :func:`setting_options`, which gives it these options.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitfind.cli.options import (
+    Ablation,
+    BatchSize,
+    Bos,
+    Device,
+    Dtype,
+    KvPorts,
+    Memory,
+    Metric,
+    Model,
+    Prompts,
+    Seed,
+    TaskName,
+    TaskOption,
+    about,
+    read_settings,
+)
+from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
+
+if TYPE_CHECKING:
+    from circuitfind.setting.value import Setting as Setting
+else:
+    Setting = Any  # the command line starts without the model's libraries
+
+Command = Callable[..., None]
+
+
+def setting_named(
+    task: TaskName,
+    model: Model = None,
+    metric: Metric = None,
+    ablation: Ablation = ABLATION,
+    prompts: Prompts = N_PROMPTS,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    task_option: TaskOption = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    memory: Memory = None,
+    bos: Bos = None,
+    kv_ports: KvPorts = "head",
+) -> Setting:
+    """The setting that options name; nothing is loaded."""
+    from circuitfind.setting.value import Setting
+
+    return Setting(
+        task,
+        model,
+        metric=metric,
+        ablation=ablation,
+        n=prompts,
+        n_held_out=prompts,
+        seed=seed,
+        task_options=read_settings(task_option, "--task-option"),
+        batch_size=batch_size,
+        memory=memory,
+        device=device,
+        dtype=dtype,
+        bos=bos,
+        kv_ports=kv_ports,
+    )
+
+
+def setting_of_circuit(
+    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
+    metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    prompts: Prompts = N_HELD_OUT,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
+    memory: Memory = None,
+    bos: Bos = None,
+) -> Callable[..., Setting]:
+    """From a circuit that was opened (its path, itself, its run's settings) to the setting it is measured in."""
+    options = read_settings(task_option, "--task-option") if task_option or task else None
+
+    def setting(path: Path, circuit: Any, run: Mapping[str, Any], otherwise: str = "") -> Setting:
+        from circuitfind.setting.value import Setting
+
+        spec, chosen = about(path, circuit, run, model, task, otherwise)
+        return Setting(
+            chosen,
+            spec,
+            metric=metric,
+            ablation=ablation,
+            n=prompts,
+            n_held_out=prompts,
+            seed=seed,
+            task_options=options,
+            batch_size=batch_size,
+            memory=memory,
+            device=device,
+            dtype=dtype or run.get("dtype") or "float32",
+            bos=run.get("bos") if bos is None else bos,
+            kv_ports="group" if circuit.graph.n_kv_groups else "head",
+        )
+
+    return setting
+
+
+def setting_options(
+    options: Callable[..., Any] = setting_named, *, without: Iterable[str] = (), **defaults: Any
+) -> Callable[[Command], Command]:
+    """Give a command the options of a setting beside its own; its first argument is what they make.
+
+    Args:
+        options: what declares the options and takes their values.
+        without: options that would mean nothing to this command.
+        defaults: other defaults of some of them for this command.
+    """
+    common = [
+        parameter.replace(default=defaults.get(parameter.name, parameter.default))
+        for parameter in inspect.signature(options, eval_str=True).parameters.values()
+        if parameter.name not in without
+    ]
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        named = {parameter.name for parameter in own}
+        shared = [parameter for parameter in common if parameter.name not in named]
+
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            taken = {one.name: given[one.name] if one.name in named else given.pop(one.name) for one in common}
+            command(options(**taken), **given)
+
+        task = [
+            one for one in shared if one.name == "task" and options is setting_named
+        ]  # an argument before the others
+        every = [*task, *own, *(one for one in shared if one not in task)]
+        every.sort(key=lambda one: one.name == "as_json")  # last on the help page
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {one.name: one.annotation for one in parameters}
+        return called
+
+    return decorate

@@ -1,0 +1,240 @@
+"""Commands that are the stages of the method: discover, evaluate, render; and replay, which makes decisions again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from circuitfind.cli.options import (
+    AlgorithmOption,
+    Device,
+    Dtype,
+    Json,
+    Signed,
+    Split,
+    app,
+    print_result,
+    read_settings,
+)
+from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
+from circuitfind.errors import OptionError
+from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
+
+Random = Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")]
+
+
+def _rule(
+    faithfulness: float | None, edges: int | None, threshold: float | None, greedy: int | None
+) -> tuple[str, float]:
+    rules = {"faithfulness": faithfulness, "top": edges, "threshold": threshold, "greedy": greedy}
+    given = {name: float(value) for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        raise OptionError("give one of --faithfulness, --edges, --threshold and --greedy, not several")
+    return next(iter(given.items()), ("default", FAITHFULNESS))
+
+
+@app.command()
+@setting_options()
+def discover(
+    setting: Setting,
+    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Your own pairs instead: CSV, JSONL, JSON, or a Python file.")
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            "-a",
+            help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
+        ),
+    ] = None,
+    option: AlgorithmOption = None,
+    faithfulness: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
+        ),
+    ] = None,
+    edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
+    greedy: Annotated[int | None, typer.Option(help="Grow N edges from the logits instead.")] = None,
+    signed: Signed = False,
+    held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = N_HELD_OUT,
+    random: Random = N_RANDOM,
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
+        ),
+    ] = "",
+    workers: Annotated[
+        int,
+        typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process]."),
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Go on although the model cannot do the task.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
+    from circuitfind.run.pipeline import RunConfig, run
+
+    rule, value = _rule(faithfulness, edges, threshold, greedy)
+    config = RunConfig(
+        algorithm,
+        options=read_settings(option, "--option"),
+        rule=rule,
+        value=value,
+        absolute=not signed,
+        n_random=random,
+        parts=parts,
+        anyway=anyway,
+        workers=workers,
+    )
+    setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
+    result = run(setting, config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
+    summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
+    summary.pop("per_example")
+    if result.by_part is not None:
+        summary["positional"] = result.by_part[1].to_json()
+        summary["positional"].pop("per_example")
+    print_result(summary, as_json, _discovery_lines(result))
+
+
+def _task_or_data(task: str | None, data: Path | None) -> str:
+    """What the command is to be about."""
+    if task is not None and data is not None:
+        raise OptionError(f"give a task ({task}) or --data ({data}), not both")
+    if data is not None and not data.suffix:  # or it would be read as a task's name
+        raise OptionError(f"--data {data}: give a file of pairs (.csv, .tsv, .jsonl, .json) or a Python file")
+    return str(data) if data is not None else task or "ioi"
+
+
+def _discovery_lines(result: Any) -> Iterable[str]:
+    yield ""
+    about = result.scores.provenance
+    yield f"strongest edges ({about.unit}; positive helps):" if about.signed else "strongest edges (sizes, no sign):"
+    for row in result.circuit.edges[:12]:
+        yield f"  {row['score']:+9.4f}  {row['name']}"
+    if result.circuit.n_edges > 12:
+        yield f"  ... {result.circuit.n_edges - 12} more in edges.csv"
+    yield ""
+    yield from result.sentences
+    yield ""
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
+    positional = "positional.svg, positional.json, " if result.by_part else ""
+    yield f"{result.folder}/  circuit.svg, circuit.json, evaluation.json, {positional}...  ({seconds})"
+
+
+Edges = Annotated[int | None, typer.Option(help="Of a file of scores: the circuit of the best N edges.")]
+Threshold = Annotated[float | None, typer.Option(help="Of a file of scores: the edges at least this important.")]
+Greedy = Annotated[int | None, typer.Option(help="Of a file of scores: N edges grown from the logits.")]
+Nodes = Annotated[int | None, typer.Option(help="Of a file of nodes' scores: all edges between the best N.")]
+Holder = Annotated[
+    Path,
+    typer.Argument(
+        help="circuit.json, positional.json, a run folder, an EAP-IG graph JSON, or a file of scores (with --edges N)."
+    ),
+]
+
+
+def _open(
+    path: Path,
+    edges: int | None,
+    threshold: float | None,
+    greedy: int | None,
+    nodes: int | None,
+    signed: bool,
+    ablation: str | None = None,
+) -> Any:
+    """A file's circuit, or the one chosen from its scores."""
+    from circuitfind.formats import open_circuit
+
+    rules = {"top": edges, "threshold": threshold, "greedy": greedy, "nodes": nodes}
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        raise OptionError("give one of --edges, --threshold, --greedy and --nodes, not several")
+    rule, value = next(iter(given.items()), (None, 0))
+    return open_circuit(path, rule, value, absolute=not signed, ablation=ablation)
+
+
+@app.command()
+@setting_options(setting_of_circuit)
+def evaluate(
+    setting_of: Any,
+    circuit: Holder,
+    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    split: Split = "held-out",
+    random: Random = N_RANDOM,
+    edges: Edges = None,
+    threshold: Threshold = None,
+    greedy: Greedy = None,
+    nodes: Nodes = None,
+    signed: Signed = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
+    from circuitfind.evaluation import verdict
+    from circuitfind.run import calls
+
+    loaded, run = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
+    measured = calls.evaluate(setting_of(circuit, loaded, run), loaded, split=split, n_random=random)
+    print_result(measured.to_json(), as_json, verdict(loaded, measured))
+
+
+@app.command()
+def render(
+    circuit: Holder,
+    out: Annotated[
+        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: an .svg beside the circuit].")
+    ] = None,
+    detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
+    top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
+    edges: Edges = None,
+    threshold: Threshold = None,
+    greedy: Greedy = None,
+    nodes: Nodes = None,
+    signed: Signed = False,
+    as_json: Json = False,
+) -> None:
+    """Draw a circuit as SVG, PNG, PDF or DOT text."""
+    from circuitfind import rendering
+    from circuitfind.circuit.json_file import read_object
+    from circuitfind.formats.circuit_json import CIRCUITS
+    from circuitfind.run import calls
+
+    loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed)
+    chosen = any(rule is not None for rule in (edges, threshold, greedy, nodes))
+    file = circuit / "circuit.json" if circuit.is_dir() else circuit
+    measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
+    path = calls.render(
+        rendering.strongest(loaded, top) if top is not None else loaded,
+        file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
+        evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
+        detail=detail,
+    )
+    print_result({"picture": str(path)}, as_json, [str(path)])
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder of acdc, or the decisions.csv in it.")],
+    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep [default: all].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Only the first N tests.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float64",
+    as_json: Json = False,
+) -> None:
+    """Make every decision of a run again, one plain forward pass for each (exit code 1 if one does not agree)."""
+    from circuitfind.run.replay import replay_decisions
+
+    replays = replay_decisions(run, threshold=threshold, steps=steps, dtype=dtype, device=device)
+    passed = all(replay.passed for replay in replays)
+    lines = [sentence for replay in replays for sentence in replay.sentences()]
+    print_result({"passed": passed, "thresholds": [replay.to_json() for replay in replays]}, as_json, lines)
+    if not passed:
+        raise typer.Exit(1)

@@ -1,0 +1,28 @@
+"""An MLP on many tokens, some at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from circuitfind.transformer import Transformer
+
+HIDDEN_BYTES = 16 * 2**20
+"""Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
+
+
+def mlp_tokens(model: Transformer) -> int:
+    """Tokens of an MLP at a time."""
+    per_token = max(1, model.config.d_mlp) * model.dtype.itemsize
+    return max(1, HIDDEN_BYTES // per_token) if model.device.type == "cpu" else 2**62
+
+
+def mlp_in_pieces(model: Transformer, layer: int, x: Tensor) -> Tensor:
+    """What the MLP of a layer writes when it reads (..., d_model), as a fresh tensor of that shape."""
+    flat, tokens = x.flatten(0, -2), mlp_tokens(model)
+    if len(flat) <= tokens:
+        return model.mlp_block(layer, x)
+    out = torch.empty_like(flat)
+    for part, place in zip(flat.split(tokens), out.split(tokens), strict=True):
+        place.copy_(model.mlp_block(layer, part))
+    return out.view(x.shape)

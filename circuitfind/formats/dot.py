@@ -1,0 +1,19 @@
+"""Graphviz DOT text of a circuit's picture, for other drawing tools. It cannot be read back: a picture leaves things out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from circuitfind import rendering
+from circuitfind.errors import OptionError
+from circuitfind.formats.contract import FORMATS, Contents, Format
+
+
+def write(contents: Contents, path: Path) -> None:
+    """The text of the picture that ``circuitfind render`` draws."""
+    if contents.circuit is None:
+        raise OptionError("dot draws a circuit, and here are scores only; give a run folder, or a circuit's file")
+    path.write_text(rendering.circuit_dot(contents.circuit), encoding="utf-8")
+
+
+FORMATS.add(Format("dot", (".dot", ".gv"), "Graphviz: the text of a circuit's picture (written only)", write=write))

@@ -1,0 +1,213 @@
+"""What patching found: an effect for every component at every part of the prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitfind.patching.by_layer import axis_of, by_layer
+from circuitfind.patching.patched_runs import DENOISING, Measured
+from circuitfind.rendering import heat_map
+from circuitfind.scores import Provenance
+from circuitfind.statistics import Values, faithfulness, mean_intervals, mean_of_counted
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = "circuitfind-patching/1"
+ALL = "all"
+"""Name of the one part where all positions are patched at once."""
+WORDS = {
+    "residual": "the residual stream",
+    "head": "heads",
+    "mlp": "MLPs",
+    "attention": "attention, layer by layer",
+    "node": "all senders",
+}
+MEANINGS = {
+    "denoising": "effect > 0: the component's clean value helps; it is metric(patched) - metric(corrupted), more being better",
+    "noising": "effect > 0: the component helps the clean run; it is metric(clean) - metric(patched), more being better",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingEffects:
+    """Effects of patches, in the unit of the metric; positive helps the clean behaviour.
+
+    Attributes:
+        direction: ``"denoising"``: metric(patched) - metric(corrupted) with clean values put into the corrupted run;
+            ``"noising"``: metric(clean) - metric(patched) with ablated values put into the clean run. Where less of the metric
+            is better, both are turned.
+        by: ``"position"`` or ``"span"``, what the columns are; ``""`` for all positions at once.
+        rows: the patched components.
+        columns: the parts of the prompts.
+        values: mean effect over the prompts that have the part, float64 (rows, columns); NaN where none has it.
+        intervals: 95 % bootstrap intervals of the means over prompts, (rows, columns, 2).
+        shares: the effect as a share of metric(clean) - metric(corrupted) of the same prompts, a ratio of means, (rows,
+            columns); NaN where there is no difference.
+        counts: how many prompts have the part, (columns,).
+        clean, corrupted: the metric of every prompt, (prompts,), of the clean run and of the run in which everything is
+            ablated (under corrupted ablation, the corrupted run).
+        per_example: the effect on every prompt, (rows, columns, prompts), NaN where it does not have the part; None where it
+            was not asked for.
+        provenance: where all this came from.
+    """
+
+    direction: str
+    by: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Values
+    intervals: Values
+    shares: Values
+    counts: np.ndarray[Any, np.dtype[np.int64]]
+    clean: Values
+    corrupted: Values
+    per_example: Values | None
+    provenance: Provenance
+
+    @classmethod
+    def of(
+        cls,
+        measured: Measured,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        *,
+        direction: str,
+        by: str,
+        sign: int,
+        provenance: Provenance,
+        per_example: bool = True,
+    ) -> PatchingEffects:
+        """From what was measured.
+
+        Args:
+            sign: of the metric (:attr:`circuitfind.task.metrics.Metric.sign`).
+        """
+        m, denoising = measured, direction == DENOISING
+        effects = m.patched - m.corrupted if denoising else m.clean - m.patched
+        counted = np.isfinite(effects[0])
+        return cls(
+            direction=direction,
+            by=by,
+            rows=tuple(rows),
+            columns=tuple(columns),
+            values=mean_of_counted(effects),
+            intervals=mean_intervals(effects, provenance.seed),
+            shares=np.stack([_shares(effects[:, column, has], m, has) for column, has in enumerate(counted)], 1),
+            counts=counted.sum(1),
+            clean=sign * m.clean,
+            corrupted=sign * m.corrupted,
+            per_example=effects if per_example else None,
+            provenance=provenance,
+        )
+
+    def __repr__(self) -> str:
+        return f"PatchingEffects({self.direction}, {len(self.rows)} components x {len(self.columns)} parts)"
+
+    @property
+    def meaning(self) -> str:
+        """What an effect's sign means, in a sentence."""
+        return MEANINGS[self.direction]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for every component and part: ``component, part, effect, low, high, share, prompts``."""
+        import pandas
+
+        rows, columns = np.indices(self.values.shape).reshape(2, -1)
+        return pandas.DataFrame(
+            {
+                "component": np.asarray(self.rows, dtype=object)[rows],
+                "part": np.asarray(self.columns, dtype=object)[columns],
+                "effect": self.values.ravel(),
+                "low": self.intervals[..., 0].ravel(),
+                "high": self.intervals[..., 1].ravel(),
+                "share": self.shares.ravel(),
+                "prompts": self.counts[columns],
+            }
+        )
+
+    def top(self, n: int = 10, *, absolute: bool = True) -> pandas.DataFrame:
+        """The ``n`` largest effects, by size or (``absolute=False``) by value, as rows of :meth:`to_frame`, best first."""
+        frame = self.to_frame().dropna(subset=["effect"])
+        key = frame["effect"].abs() if absolute else frame["effect"]
+        return frame.loc[key.sort_values(ascending=False, kind="stable").index[: max(0, n)]].reset_index(drop=True)
+
+    def table(self, *, share: bool = False) -> tuple[Values, list[str], list[str]]:
+        """Effects as they are drawn, with the names of rows and columns.
+
+        Components x parts; where all positions were patched at once and every component is of a layer, layers x components of
+        a layer (NaN where a layer has no such component).
+        """
+        values = self.shares if share else self.values
+        if not self.by and (found := by_layer(self.rows, values[:, 0])):
+            return found
+        return values, list(self.rows), list(self.columns)
+
+    def render(self, path: str | os.PathLike[str], *, share: bool = False, title: str = "") -> Path:
+        """Draw a heat map (.svg, .png or .pdf) of the effects, or of their shares of metric(clean) - metric(corrupted)."""
+        p, (values, rows, columns) = self.provenance, self.table(share=share)
+        grid = rows != list(self.rows)
+        column_axis = {"position": "position", "span": "part of the prompt"}.get(
+            self.by, axis_of(columns) if grid else ""
+        )
+        caption = (
+            f"Model {p.model}, task {p.task}: {p.n_prompts} {p.split} prompts, {self.direction}, {p.ablation} ablation. "
+            f"{self.meaning[0].upper()}{self.meaning[1:]}."
+        )
+        return heat_map(
+            values,
+            rows,
+            columns,
+            path,
+            title=title or f"Activation patching: {WORDS.get(str(p.options.get('what')), 'components')}",
+            unit="share of metric(clean) - metric(corrupted)" if share else p.unit,
+            row_axis="layer" if grid else "component",
+            column_axis=column_axis,
+            caption=caption,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; what is not defined is null."""
+        return {
+            "schema": SCHEMA,
+            "direction": self.direction,
+            "by": self.by,
+            "meaning": self.meaning,
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "effects": listed(self.values),
+            "intervals_95": listed(self.intervals),
+            "shares": listed(self.shares),
+            "prompts": self.counts.tolist(),
+            "clean": listed(self.clean),
+            "corrupted": listed(self.corrupted),
+            "per_example": None if self.per_example is None else listed(self.per_example),
+            "provenance": plain(asdict(self.provenance)),
+        }
+
+
+def _shares(effects: Values, measured: Measured, has: np.ndarray[Any, Any]) -> Values:
+    """Effects (rows, prompts) as shares of metric(clean) - metric(corrupted) of these prompts, (rows,)."""
+    if not has.any():
+        return np.full(len(effects), np.nan)
+    corrupted = measured.corrupted[has]
+    return faithfulness(corrupted + effects, corrupted, measured.clean[has])
+
+
+def listed(values: Values) -> Any:
+    """Nested lists with null for what is not finite."""
+    out = values.astype(object)
+    out[~np.isfinite(values)] = None
+    return out.tolist()
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping as JSON can hold it; what it cannot becomes text."""
+    return dict(json.loads(json.dumps(dict(values), default=str)))

@@ -1,0 +1,57 @@
+"""From what a user names (a task, a file, pairs) to a task and the model it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from circuitfind.errors import OptionError
+from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
+from circuitfind.transformer import Transformer
+
+TaskLike = Any
+"""A task's name, a :class:`Task`, a file, a DataFrame, a list of pairs, or :class:`PromptPairs`."""
+
+
+def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str | None = None) -> Task:
+    """A task by name, or one's own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs.
+
+    Args:
+        model: lets answers without their leading space, and answers given as token ids, be read as the model does.
+        metric: for one's own pairs; the logit difference if None.
+    """
+    tokenizer = model.tokenizer if model is not None else None
+    if isinstance(spec, Task):
+        return spec
+    if is_name(spec):
+        return TASKS[spec]
+    if isinstance(spec, str | Path):
+        return task_from_file(spec, tokenizer=tokenizer, **({"metric": metric} if metric else {}))
+    pairs = spec if isinstance(spec, PromptPairs) else load_pairs(spec, tokenizer)
+    return Task(
+        name="own-pairs",
+        description="Pairs given from Python.",
+        source=pairs.source,
+        clean_rule="as given",
+        corrupted_rule="as given",
+        metric=metric or "logit-diff",
+        fixed=pairs,
+    )
+
+
+def is_name(spec: TaskLike) -> bool:
+    """Whether a task is named, rather than given or in a file."""
+    return isinstance(spec, str) and (spec in TASKS or not (Path(spec).suffix or Path(spec).exists()))
+
+
+def is_whole(spec: TaskLike) -> bool:
+    """Whether a task says everything itself, its model too; pairs do not, and are read as some model reads them."""
+    own = isinstance(spec, str | Path) and Path(spec).suffix == ".py"
+    return own or is_name(spec) or isinstance(spec, Task)
+
+
+def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
+    """Prompts of one split of a task, as the model reads them."""
+    if model.tokenizer is None:
+        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; boot it with one")
+    return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)

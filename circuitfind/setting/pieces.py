@@ -1,0 +1,105 @@
+"""Public calls take a :class:`~.value.Setting`, or the model and the task and further pieces of one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from circuitfind.errors import OptionError
+from circuitfind.setting.defaults import N_PROMPTS
+from circuitfind.setting.value import Setting
+
+Found = TypeVar("Found")
+PIECES = tuple(field.name for field in fields(Setting) if field.init and field.name not in ("task", "model"))
+"""What a call takes by keyword instead of a setting, beside the model and the task."""
+HOW = """
+    The first argument is a :class:`Setting`; or, instead, there are a model and a task, and by keyword any other piece of a
+    setting: {pieces}. They are described in :class:`circuitfind.Setting`; ``n`` is how many prompts of the split that is used,
+    {n} if it is not given.
+"""
+
+
+def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
+    """Let a function whose first argument is a setting be called with the pieces of one too.
+
+    ``call(setting, ...)`` and ``call(model, task, ..., n=64, ablation="zero")`` then do the same. The signature and the
+    docstring say so.
+
+    Args:
+        n: how many prompts are used where the pieces do not say.
+    """
+
+    def decorate(call: Callable[..., Found]) -> Callable[..., Found]:
+        own = list(inspect.signature(call).parameters.values())[1:]
+        one_split = any(parameter.name == "split" for parameter in own)
+
+        @functools.wraps(call)
+        def called(*given: Any, **named: Any) -> Found:
+            pieces = {name: named.pop(name) for name in ("setting", "model", "task", *PIECES) if name in named}
+            rest = list(given)
+            for name in ("setting",) if rest and isinstance(rest[0], Setting) else ("model", "task"):
+                if rest and not pieces.keys() & {name, "setting"}:
+                    pieces[name] = rest.pop(0)
+            setting = setting_of(pieces, call.__name__, n, one_split)
+            with setting.memory_limit():
+                return call(setting, *rest, **named)
+
+        called.__signature__ = _signature(own, n)  # type: ignore[attr-defined]
+        doc = inspect.getdoc(call) or ""
+        called.__doc__ = doc + "\n" + inspect.cleandoc(HOW.format(pieces=", ".join(f"``{p}``" for p in PIECES), n=n))
+        return called
+
+    return decorate
+
+
+def setting_of(given: dict[str, Any], call: str, n: int = N_PROMPTS, one_split: bool = True) -> Setting:
+    """The setting that a call was given, whole or in pieces.
+
+    Args:
+        given: ``setting``; or ``model``, ``task`` and any of :data:`PIECES`.
+        call: the name of the call, for messages.
+        n: prompts where the pieces do not say.
+        one_split: the call uses one split, so ``n`` counts for whichever it is.
+
+    Raises:
+        OptionError: both, or too little.
+    """
+    if (setting := given.get("setting")) is not None:
+        if more := given.keys() - {"setting"}:
+            named = min(more)
+            raise OptionError(
+                f"{call}() was given a setting and {named}= too; change the setting first: setting.but({named}=...)"
+            )
+        if not isinstance(setting, Setting):
+            raise OptionError(f"{call}(setting=...) takes a Setting, not a {type(setting).__name__}")
+        return setting
+    if given.get("task") is None:
+        raise OptionError(
+            f"{call}() needs a setting, or a model and a task: {call}(cf.Setting('ioi'), ...) or {call}(model, 'ioi', ...)"
+        )
+    pieces = {"n": n, **given}
+    return Setting(**({"n_held_out": pieces["n"]} if one_split else {}) | pieces)
+
+
+def _signature(own: list[inspect.Parameter], n: int) -> inspect.Signature:
+    """What a call takes: model and task, its own arguments, and the other pieces of a setting."""
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    where = [
+        inspect.Parameter("model", place, annotation="Setting | Transformer | str"),
+        inspect.Parameter("task", place, annotation="TaskLike"),
+    ]
+    pieces = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=n if field.name == "n" else field.default,
+            annotation=field.type,
+        )
+        for field in fields(Setting)
+        if field.name in PIECES
+    ]
+    last = [parameter for parameter in own if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    return inspect.Signature([*where, *(one for one in own if one not in last), *pieces, *last])
