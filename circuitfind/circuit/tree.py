@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from circuitfind.circuit.circuit import Circuit
-from circuitfind.graph import place_of, split_port
+from circuitfind.graph import place_of
 
 BRANCH, LAST, DOWN, NOTHING = "├─ ", "└─ ", "│  ", "   "
 ABOVE = "(above)"
@@ -89,9 +89,9 @@ class _Tree:
         return new
 
     def _line(self, receiver: int, sender: int) -> str:
-        graph, name = self.circuit.graph, self.circuit.graph.receiver_names[receiver]
+        graph = self.circuit.graph
         port = graph.receiver_ports[receiver]
-        owner = split_port(name)[0]
+        owner = graph.receiver_owners[receiver]
         shared = owner if place_of(owner).kind == "kv" else ""
         words = [f"{port}{f' of {shared}' if shared else ''}: " if port else ""]
         if sender < 0:

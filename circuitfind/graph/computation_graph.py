@@ -18,7 +18,7 @@ import numpy as np
 from circuitfind.errors import CircuitError, UnknownNameError
 from circuitfind.graph import as_networkx
 from circuitfind.graph.blocks import Ints, Longs, Mask, PerEdge
-from circuitfind.graph.names import ARROW, split_port
+from circuitfind.graph.names import ARROW
 from circuitfind.graph.nodes import Nodes
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ComputationGraph(Nodes):
         ``port``: ``q``, ``k``, ``v``, or None for an MLP and the logits.
         """
         senders, receivers = (part.tolist() for part in self.ends(np.fromiter(edges, dtype=np.int64)))
-        names, target = self.receiver_names, [split_port(name)[0] for name in self.receiver_names]
+        names, target = self.receiver_names, self.receiver_owners
         source = [self.sender_names[sender] for sender in senders]
         return {
             "name": [f"{sender}{ARROW}{names[receiver]}" for sender, receiver in zip(source, receivers, strict=True)],

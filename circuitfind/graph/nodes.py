@@ -217,22 +217,24 @@ class Nodes:
         return self.receiver_node + np.concatenate(shared).astype(np.int32)
 
     @cached_property
-    def receiver_names(self) -> tuple[str, ...]:
-        """Name of every receiver, with its port."""
+    def receiver_owners(self) -> tuple[str, ...]:
+        """Name of the node of every receiver, or of the group whose keys or values it stands for."""
         names: list[str] = []
         for block in self.blocks:
             own = [place.name for place in self.places[block.nodes]]
             for port, n in block.ports:
-                shared = [Place("kv", block.layer, group).name for group in range(n)]
-                names += [
-                    port_name(name, port)
-                    for name in (own if n == block.n_nodes and not self._grouped(port) else shared)
-                ]
+                groups = [Place("kv", block.layer, group).name for group in range(n)]
+                names += groups if self._grouped(port) else own
         return tuple(names)
 
     def _grouped(self, port: str) -> bool:
         """Whether a port is a group's, even where every group has one head."""
         return self.n_kv_groups > 0 and port in PORTS[1:]
+
+    @cached_property
+    def receiver_names(self) -> tuple[str, ...]:
+        """Name of every receiver, with its port."""
+        return tuple(map(port_name, self.receiver_owners, self.receiver_ports))
 
     @cached_property
     def receiver_ports(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import OptionError
-from circuitfind.graph import ARROW, ComputationGraph, split_port
+from circuitfind.graph import ARROW, ComputationGraph
 
 if TYPE_CHECKING:
     import pandas
@@ -90,11 +90,12 @@ class Candidates:
         """``sender->receiver``; the receiver without its port where all three go together, and ``a1.h2<q>->a1.h2`` for a
         whole port.
         """
-        receiver, sender = self.graph.receiver_names[self.receiver[candidate]], int(self.sender[candidate])
+        graph, number, sender = self.graph, int(self.receiver[candidate]), int(self.sender[candidate])
+        receiver, owner = graph.receiver_names[number], graph.receiver_owners[number]
         if sender == WHOLE_PORT:
-            return f"{receiver}{ARROW}{split_port(receiver)[0]}"
-        target = split_port(receiver)[0] if self.together else receiver
-        return f"{self.graph.sender_names[sender]}{ARROW}{target}"
+            return f"{receiver}{ARROW}{owner}"
+        target = owner if self.together else receiver
+        return f"{graph.sender_names[sender]}{ARROW}{target}"
 
 
 @dataclass(frozen=True, eq=False)
