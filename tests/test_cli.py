@@ -66,7 +66,7 @@ def decided(tmp_path_factory):
 @pytest.fixture(scope="module")
 def submission(tmp_path_factory):
     """A folder for MIB's leaderboard with one pair."""
-    from circuitfind.formats import write_pair
+    from circuitfind.formats.mib import write_pair
     from circuitfind.formats.mib import MODELS
 
     graph = MODELS["gpt2"].graph
@@ -339,6 +339,8 @@ COMMANDS = {
     "tasks": ("tasks", "ioi", "--show", "1"),
     "models": ("models", "induction-2l"),
     "algorithms": ("algorithms",),
+    "metrics": ("metrics",),
+    "formats": ("formats",),
     "check-model": ("check-model", "induction-2l"),
     "check-pairs": ("check-pairs", "{pairs}"),
     "verify": ("verify", "tracr-hist", "--prompts", "8"),
