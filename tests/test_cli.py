@@ -66,8 +66,7 @@ def decided(tmp_path_factory):
 @pytest.fixture(scope="module")
 def submission(tmp_path_factory):
     """A folder for MIB's leaderboard with one pair."""
-    from circuitfind.formats.mib import write_pair
-    from circuitfind.formats.mib import MODELS
+    from circuitfind.formats.mib import MODELS, write_pair
 
     graph = MODELS["gpt2"].graph
     folder = tmp_path_factory.mktemp("cli") / "submission"

@@ -49,8 +49,10 @@ def exists(name: str, package: str = "circuitfind") -> bool:
     parts = name.split(".")
     inside = [(".".join(parts[:stop]), ".".join(parts[stop:])) for stop in range(2, len(parts))]
     public = len(parts) == 2 and parts[1] in dir(circuitfind)
-    return public or name in NAMES or any(
-        rest.partition(".")[0] in DEFINED.get(module, ()) and rest in ANYWHERE for module, rest in inside
+    return (
+        public
+        or name in NAMES
+        or any(rest.partition(".")[0] in DEFINED.get(module, ()) and rest in ANYWHERE for module, rest in inside)
     )
 
 
