@@ -145,11 +145,8 @@ def setting_options(
             taken = {one.name: given[one.name] if one.name in named else given.pop(one.name) for one in common}
             command(options(**taken), **given)
 
-        task = [
-            one for one in shared if one.name == "task" and options is setting_named
-        ]  # an argument before the others
-        every = [*task, *own, *(one for one in shared if one not in task)]
-        every.sort(key=lambda one: one.name == "as_json")  # last on the help page
+        first = "task" if options is setting_named else ""  # an argument, before the command's own
+        every = sorted([*own, *shared], key=lambda one: (one.name == "as_json", one.name != first))
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {one.name: one.annotation for one in parameters}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -15,11 +16,11 @@ from circuitfind.setting.value import Setting
 Found = TypeVar("Found")
 PIECES = tuple(field.name for field in fields(Setting) if field.init and field.name not in ("task", "model"))
 """What a call takes by keyword instead of a setting, beside the model and the task."""
-HOW = """
-    The first argument is a :class:`Setting`; or, instead, there are a model and a task, and by keyword any other piece of a
-    setting: {pieces}. They are described in :class:`circuitfind.Setting`; ``n`` is how many prompts of the split that is used,
-    {n} if it is not given.
-"""
+HOW = (
+    "The first argument is a :class:`Setting`; or, instead, there are a model and a task, and by keyword any other piece of a "
+    f"setting: {', '.join(PIECES)}. They are described in :class:`circuitfind.Setting`; ``n`` is how many prompts of the split "
+    "that is used, {n} if it is not given."
+)
 
 
 def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
@@ -48,8 +49,7 @@ def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[
                 return call(setting, *rest, **named)
 
         called.__signature__ = _signature(own, n)  # type: ignore[attr-defined]
-        doc = inspect.getdoc(call) or ""
-        called.__doc__ = doc + "\n" + inspect.cleandoc(HOW.format(pieces=", ".join(f"``{p}``" for p in PIECES), n=n))
+        called.__doc__ = f"{inspect.getdoc(call)}\n\n{textwrap.fill(HOW.format(n=n), 120)}\n"
         return called
 
     return decorate
