@@ -1,4 +1,4 @@
-"""Faithfulness of per-prompt values, and how sure it is."""
+"""Faithfulness from values of every prompt, and bootstrap intervals over prompts."""
 
 from __future__ import annotations
 

@@ -20,21 +20,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 RANKS = (
-    {"errors"},
-    {"registry", "kernels", "progress", "statistics"},
-    {"graph"},
-    {"transformer", "task"},
-    {"scores", "zoo", "tasks"},
+    {"errors", "kernels", "statistics"},
+    {"registry", "progress", "graph"},
+    {"task", "transformer"},
+    {"tasks", "scores", "zoo"},
     {"circuit", "models"},
-    {"execution"},
+    {"execution", "rendering"},
     {"selection"},
-    {"discovery", "evaluation", "rendering"},
+    {"discovery", "evaluation"},
     {"setting", "formats"},
-    {"run"},
-    {"patching", "truth"},
+    {"run", "patching", "truth"},
     {"bench"},
-    {"__init__"},
     {"cli"},
+    {"__init__"},
     {"__main__"},
 )
 """Modules and folders of circuitfind, lowest first: each imports strictly lower ones only, and its own folder."""
@@ -140,10 +138,19 @@ def rooms() -> Iterator[tuple[int, str, str]]:
             yield rank, f"{unit}/" if is_folder else unit, first_line(module)
 
 
+EVERYWHERE = {"errors", "registry", "progress", "statistics", "kernels"}
+"""Rooms that any other may use; the table does not list who does."""
+
+
 def table() -> str:
     """The README's table: a row for every room, from the ground up."""
-    rows = [f"| {rank} | `{name}` | {text} |" for rank, name, text in rooms()]
-    return "\n".join(["| rank | room | what is in it |", "| ---: | --- | --- |", *rows])
+    used = arrows(OURS)
+    rows = []
+    for rank, name, text in rooms():
+        below = sorted((RANK[other], other) for unit, other in used if unit == name.rstrip("/"))
+        uses = ", ".join(other for _, other in below if other not in EVERYWHERE)
+        rows.append(f"| {rank} | `{name}` | {text} | {uses} |")
+    return "\n".join(["| rank | room | what is in it | uses |", "| ---: | --- | --- | --- |", *rows])
 
 
 def arrows(modules: Iterable[Module]) -> set[tuple[str, str]]:

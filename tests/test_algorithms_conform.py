@@ -53,7 +53,7 @@ def test_it_says_what_it_is_where_it_is_from_and_what_it_costs(algorithm):
     assert set(algorithm.ablations) <= set(ABLATIONS)
     assert set(algorithm.parts) <= set(PARTS) - {""}
     assert algorithm.forwards(MODEL.graph, algorithm.options) >= 0
-    line = estimate(MODEL, PAIRS, algorithm.name, {})
+    line = estimate(cf.Setting("ioi", MODEL, pairs=PAIRS), algorithm.name, algorithm.options)
     assert line.startswith(f"{algorithm.name}: {MODEL.graph.n_edges} edges, {'at most ' * algorithm.worst_case}about ")
     assert line.count("at most") == 2 * algorithm.worst_case
     assert line.endswith("the cost follows the circuit") == algorithm.worst_case
@@ -80,7 +80,8 @@ def test_it_gives_a_finite_score_for_every_edge_and_says_where_they_are_from(alg
     assert np.isfinite(scores.values).all()
     assert scores.values.std() > 0
     p = scores.provenance
-    assert all(getattr(p, field.name) for field in fields(p) if field.name not in ("options", "task_options", "signed"))
+    may_be_empty = ("options", "task_options", "signed", "metric_source")
+    assert all(getattr(p, field.name) for field in fields(p) if field.name not in may_be_empty)
     assert p.signed == algorithm.signed
     assert p.signed or scores.values.min() >= 0
     assert (p.model, p.task, p.split, p.n_prompts, p.seed) == ("induction-2l", "induction", "train", 4, 3)

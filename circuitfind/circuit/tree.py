@@ -31,6 +31,12 @@ def tree_text(circuit: Circuit, labels: Mapping[str, str] | None = None) -> str:
     Args:
         circuit: one with parts of prompts is shown without: an edge that any part keeps.
         labels: what to write beside nodes, by name (``{"a3.h7": "END -> IO 0.91"}``).
+
+    Example:
+        >>> import circuitfind as cf
+        >>> scores = cf.discover("induction-2l", "induction", algorithm="path-patching", n=8, share=0.2)
+        >>> print(cf.tree_text(cf.select(scores)).splitlines()[0])
+        logits  (11 edges)
     """
     return "\n".join(_Tree(circuit.flat(), labels or {}).lines()) + "\n"
 

@@ -32,6 +32,11 @@ _LIMIT: ContextVar[int] = ContextVar("memory limit", default=0)
 def memory_limit(size: str | int | None) -> Iterator[None]:
     """Everything inside takes at most about ``size`` beside the weights: ``8GB``, ``500MB``, bytes; None leaves it to the
     device.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> with cf.memory_limit("200MB"):
+        ...     scores = cf.discover("induction-2l", "induction", algorithm="eap", n=8)
     """
     token = _LIMIT.set(parse_bytes(size) if size else 0)
     try:

@@ -75,6 +75,14 @@ def load_circuit(path: str | Path) -> Circuit:
     Raises:
         OptionError: the file holds scores and no circuit.
         CircuitError, UnknownNameError: it cannot be read.
+
+    Example:
+        >>> import circuitfind as cf, tempfile, pathlib
+        >>> circuit = cf.select(cf.discover("induction-2l", "induction", algorithm="random-edges", n=2), top=9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     circuit.save(pathlib.Path(folder) / "circuit.json")
+        ...     cf.load_circuit(pathlib.Path(folder) / "circuit.json").n_edges
+        9
     """
     return open_circuit(Path(path))[0]
 

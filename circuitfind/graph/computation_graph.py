@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComputationGraph(Nodes):
-    """All senders, receivers and edges of a transformer of a given shape; see :class:`circuitfind.graph.nodes.Nodes`."""
+    """All senders, receivers and edges of a transformer of a given shape; see :class:`circuitfind.graph.nodes.Nodes`.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> graph = cf.ComputationGraph(n_layers=12, n_heads=12)
+        >>> graph.n_senders, graph.n_receivers, graph.n_edges
+        (157, 445, 32491)
+        >>> graph.edge_name(graph.edge_index("a5.h1->a9.h6<q>")), graph.node_name(1)
+        ('a5.h1->a9.h6<q>', 'a0.h0')
+    """
 
     @property
     def n_edges(self) -> int:

@@ -47,6 +47,11 @@ def check_model(model: Transformer, source: Any = None, *, seed: int = 0) -> lis
 
     Args:
         source: the TransformerLens object; without one, only what needs none is checked (2 against the plain forward).
+
+    Example:
+        >>> import circuitfind as cf
+        >>> [check.passed for check in cf.check_model(cf.load_model("induction-2l"))]
+        [True, True, True]
     """
     generator = torch.Generator().manual_seed(seed)
     windows = [size + 4 for size in model.config.windows if 0 < size + 4 <= LONGEST]

@@ -48,6 +48,12 @@ def load(
         UnknownNameError: neither a zoo name nor a directory, and the hub does not give it.
         ModelError: the architecture is not supported, a check fails, or there are no groups.
         OptionError: no such dtype, device or kind of ports, or a BOS token is asked of a tokenizer that has none.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> model = cf.load_model("induction-2l")
+        >>> model.graph.n_edges, model.graph.n_layers, model.graph.n_heads
+        (257, 2, 8)
     """
     model, source = open_model(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     if source is not None:
@@ -152,7 +158,13 @@ def _without_bos(model: Transformer, bos: bool | None) -> Transformer:
 
 
 def open_bridge(spec: str) -> Any:
-    """A TransformerLens bridge of a zoo model (or of anything ``boot_transformers`` takes), for its other tools."""
+    """A TransformerLens bridge of a zoo model (or of anything ``boot_transformers`` takes), for its other tools.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> cf.open_bridge("induction-2l").cfg.n_heads
+        8
+    """
     model, bridge = read(spec)
     if bridge is None:
         folder = zoo.folder_of(spec) if spec in zoo.zoo_names() else Path(spec)

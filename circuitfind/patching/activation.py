@@ -50,6 +50,12 @@ def activation_patch(
     Raises:
         OptionError: a direction, an ablation or a kind of component that is not offered, or parts that the pairs do not have.
         UnknownNameError: a component that the model does not have.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> found = cf.activation_patch("induction-2l", "induction", "head", n=8)
+        >>> found.values.shape
+        (16, 1)
     """
     check_options(by, direction, setting.ablated_by)
     patches = patches_of(setting.transformer, what)

@@ -163,6 +163,12 @@ def ablate(
 
     Raises:
         UnknownNameError, OptionError: a component, a neuron or an ablation that there is not; neurons of a mixture of experts.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> found = cf.ablate("induction-2l", "induction", ["a0.h5", "a1.h6"], ablation="mean", n=8)
+        >>> len(found.to_frame())
+        1
     """
     patches = _patches(setting.transformer, nodes, neurons, each)
     options = {"nodes": nodes, "neurons": neurons, "each": each}

@@ -127,6 +127,12 @@ def path_patch(
         OptionError: no path, one that does not end in ``logits``, or an unknown direction.
         UnknownNameError: a node or port that does not exist.
         CircuitError: an arrow that leads back.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> found = cf.path_patch("induction-2l", "induction", "a0.h5 -> a1.h6<k> -> logits", n=8)
+        >>> bool((found.effect > 0).all())
+        True
     """
     texts = [path] if isinstance(path, str) else list(path)
     refuse_direction(direction)

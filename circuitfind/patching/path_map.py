@@ -165,6 +165,12 @@ def path_heat_map(
 
     Raises:
         OptionError: another ``through`` or direction. UnknownNameError: no such receiver.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> found = cf.path_heat_map("induction-2l", "induction", "a1.h6<k>", n=8)
+        >>> found.top(1)[0][0]
+        'a0.h5'
     """
     refuse_direction(direction)
     if through not in THROUGH:

@@ -1,1 +1,1 @@
-"""A run: the public calls, the whole run as one call, its folder, its estimate, its decisions made again."""
+"""The public calls, and a whole run: its folder, its estimate, its decisions made again, and runs held against each other."""

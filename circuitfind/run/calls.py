@@ -60,6 +60,15 @@ def discover(
         checkpoint: where a long algorithm keeps its sums.
         workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
             the model is on one; 0 works in this process. The scores do not depend on how many there are.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> scores = cf.discover("induction-2l", "induction", algorithm="eap", n=8)
+        >>> scores.values.shape
+        (257,)
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8)
+        >>> bool((cf.discover(setting, algorithm="eap").values == scores.values).all())
+        True
     """
     chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablated_by)], workers)
     problem = setting.problem("train", metric=chosen.metric, parts=parts)
@@ -96,6 +105,15 @@ def select(
         absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
         parts: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``; needs
             a setting, or model and task, whatever the rule, to know how the parts lie.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8)
+        >>> scores = cf.discover(setting)
+        >>> cf.select(scores, top=20).n_edges
+        20
+        >>> 1 <= cf.select(scores, setting, faithfulness=0.5).n_edges < 257
+        True
     """
     rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
     given = [name for name, value in rules.items() if value is not None]
@@ -194,6 +212,14 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
     Args:
         circuit: its own metric, ablation and task options are used where the setting does not say.
         n_random: how many random circuits; 0 leaves the control out.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8, n_held_out=8)
+        >>> circuit = cf.select(cf.discover(setting), top=60)
+        >>> measured = cf.evaluate(setting, circuit, n_random=5)
+        >>> bool(measured.faithfulness > measured.random.max())
+        True
     """
     require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
@@ -219,6 +245,13 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
         circuit: its own metric, ablation and task options are used where the setting does not say; the task's metric where
             the circuit's compares with the full model (KL).
         how: ``alpha``, ``eps``, ``quantile``, ``n_random``, ``n_permutations``, ``edges``, ``correction``, ``reference``.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8, n_held_out=8)
+        >>> found = cf.hypotheses(setting, cf.select(cf.discover(setting), top=60), n_random=5, n_permutations=20)
+        >>> len(found.tests)
+        5
     """
     require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
@@ -234,7 +267,14 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
 def head_roles(
     setting: Setting, *, split: str = "train", threshold: float = head_roles_of_model.THRESHOLD
 ) -> HeadRoles:
-    """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`."""
+    """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> roles = cf.head_roles("induction-2l", "induction", n=8)
+        >>> roles.of(0, 5)[0].label
+        'previous token'
+    """
     pairs, batch_size = setting.prompts(split), setting.batch_size
     return head_roles_of_model.head_roles(setting.transformer, pairs, threshold=threshold, batch_size=batch_size)
 
@@ -253,6 +293,13 @@ def render(
         evaluation: adds faithfulness and random control to the caption.
         task: adds the published names of heads, where the model is the one they were found in.
         detail: ``ports`` (q, k and v apart), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
+
+    Example:
+        >>> import circuitfind as cf, tempfile, pathlib
+        >>> circuit = cf.select(cf.discover("induction-2l", "induction", algorithm="random-edges", n=2), top=9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cf.render(circuit, pathlib.Path(folder) / "circuit.svg").name
+        'circuit.svg'
     """
     resolved = load_task(task) if task is not None else None
     measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
@@ -260,5 +307,13 @@ def render(
 
 
 def check_pairs(source: Any, model: Transformer) -> PairReport:
-    """Pair by pair, what a model makes of prompts given in any form :func:`load_task` takes."""
+    """Pair by pair, what a model makes of prompts given in any form :func:`load_task` takes.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> model = cf.load_model("tasks-4l")
+        >>> pairs = cf.load_task("ioi").pairs(4, split="train", seed=0, tokenizer=model.tokenizer)
+        >>> cf.check_pairs(pairs, model).can_do_it
+        True
+    """
     return report_pairs(load_pairs(source, model.tokenizer), model)

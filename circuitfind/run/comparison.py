@@ -161,6 +161,13 @@ def compare(
     Raises:
         CircuitError: they are of different graphs, or circuits with parts of prompts.
         OptionError: ``top`` where scores are missing.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8)
+        >>> a, b = (cf.select(cf.discover(setting, algorithm=name), top=30) for name in ("eap", "eap-ig-inputs"))
+        >>> 0 < cf.compare(a, b).edges.jaccard < 1
+        True
     """
     called = names or (_name_of(a, "A"), _name_of(b, "B"))
     if called[0] == called[1]:

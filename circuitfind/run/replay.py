@@ -135,6 +135,15 @@ def replay_decisions(
     Raises:
         OptionError: no run folder, a run without decisions, or an option out of range.
         CircuitError: the log is damaged, or the model or the prompts are not the run's.
+
+    Example:
+        >>> import circuitfind as cf, tempfile, pathlib
+        >>> from circuitfind.run.pipeline import RunConfig, run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     setting = cf.Setting("induction", model="induction-2l", n=4, n_held_out=4)
+        ...     _ = run(setting, RunConfig("acdc", {"threshold": 0.3}, n_random=0), pathlib.Path(folder) / "acdc")
+        ...     [replay.passed for replay in cf.replay_decisions(pathlib.Path(folder) / "acdc", steps=5)]
+        [True]
     """
     path = Path(run) / LOG if Path(run).is_dir() else Path(run)
     p, settings = _open(path)

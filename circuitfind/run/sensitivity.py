@@ -138,6 +138,13 @@ def sensitivity(
     Raises:
         OptionError: fewer than two variants, a size the graph has not, or an algorithm that is not defined for its ablation.
         UnknownNameError: a variant changes something else.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> two = {"as it is": {}, "probabilities": {"metric": "prob-diff"}}
+        >>> found = cf.sensitivity("induction-2l", "induction", two, edges=20, algorithm="eap", n=8)
+        >>> found.jaccard.shape
+        (2, 2)
     """
     setting = setting.but(model=setting.model_spec) if setting.model is None else setting  # one for all tasks
     wanted = variants_of(setting.behaviour) if variants is None else variants

@@ -39,6 +39,13 @@ def combine_scores(scores: Sequence[EdgeScores], by: str = "mean") -> EdgeScores
         OptionError: fewer than two.
         UnknownNameError: no such way.
         CircuitError: they are of different graphs.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8)
+        >>> both = cf.combine_scores([cf.discover(setting, algorithm=name) for name in ("eap", "gim")], by="rank")
+        >>> both.provenance.options["members"]
+        'eap,gim'
     """
     if len(scores) < 2:
         raise OptionError(f"{len(scores)} score to combine; give at least two")

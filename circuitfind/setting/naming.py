@@ -19,6 +19,14 @@ def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str |
     Args:
         model: lets answers without their leading space, and answers given as token ids, be read as the model does.
         metric: for one's own pairs; the logit difference if None.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> cf.load_task("induction").metric
+        'logit-diff'
+        >>> pair = cf.PromptPair("the cat saw the", "the dog saw the", (" cat",), (" dog",))
+        >>> cf.load_task([pair, pair]).name
+        'own-pairs'
     """
     tokenizer = model.tokenizer if model is not None else None
     if isinstance(spec, Task):

@@ -51,6 +51,14 @@ class Setting:
 
     Raises:
         UnknownNameError: no such metric or ablation.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> setting = cf.Setting("induction", model="induction-2l", n=8, ablation="mean")
+        >>> len(setting.train), setting.transformer.graph.n_edges
+        (8, 257)
+        >>> setting.but(ablation="zero").transformer is setting.transformer
+        True
     """
 
     task: TaskLike

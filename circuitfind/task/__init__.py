@@ -1,4 +1,4 @@
-"""A behaviour as data: prompt pairs, where they come from, and what is checked before a model sees them."""
+"""A behaviour as data: prompt pairs, the files they come in, metrics, and every check before a model sees a prompt."""
 
 from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file

@@ -218,6 +218,13 @@ def certify_edges(
     Raises:
         OptionError: scores without prompts apart, an option outside its range, or a radius that no number of subsamples of
             this size could certify; the message says which could.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> scores = cf.discover("induction-2l", "induction", algorithm="eap", n=16, parts="prompt")
+        >>> certificate = cf.certify(scores, 20, n_samples=200)
+        >>> certificate.radius, certificate.inclusion.shape
+        (1, (257,))
     """
     require_prompts(scores)
     assert scores.parts is not None

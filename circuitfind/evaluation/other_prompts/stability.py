@@ -122,6 +122,12 @@ def stability_of(
 
     Raises:
         OptionError: scores without prompts apart, no edges, or fewer than 2 resamples.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> scores = cf.discover("induction-2l", "induction", algorithm="eap", n=16, parts="prompt")
+        >>> 0 < cf.stability(scores, 20, n_resamples=20).jaccard <= 1
+        True
     """
     require_prompts(scores)
     assert scores.parts is not None
