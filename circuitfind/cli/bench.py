@@ -12,22 +12,24 @@ from circuitfind.cli.options import Json, app, print_result
 MOST_SHOWN = 20
 
 
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes, or Ray actors; 0 works in this process [default: as many as there are cores]."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Only cells MODEL/TASK/ALGORITHM/ABLATION/SEED of this pattern, such as '*/ioi/*'; repeatable."),
+]
+
+
 @app.command()
 def bench(
     grid: Annotated[Path | None, typer.Argument(help="A grid in YAML [default: the one that --show prints].")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the cells, the tables and the page.")] = Path("results/bench"),
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes, or Ray actors; 0 works in this process [default: as many as there are cores]."),
-    ] = None,
+    workers: Workers = None,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster, or 'local' to start one on this machine.")] = "",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that have failed.")] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only cells MODEL/TASK/ALGORITHM/ABLATION/SEED of this pattern, such as '*/ioi/*'; repeatable."
-        ),
-    ] = None,
+    only: Only = None,
     algorithm: Annotated[list[str] | None, typer.Option("--algorithm", "-a", help="Only this one; repeatable.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one; repeatable.")] = None,
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Only this one; repeatable.")] = None,

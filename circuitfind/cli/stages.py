@@ -36,45 +36,51 @@ def _rule(
     return next(iter(given.items()), ("default", FAITHFULNESS))
 
 
+Data = Annotated[
+    Path | None, typer.Option("--data", "-d", help="Your own pairs instead: CSV, JSONL, JSON, or a Python file.")
+]
+AlgorithmName = Annotated[
+    str | None,
+    typer.Option(
+        "--algorithm",
+        "-a",
+        help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
+    ),
+]
+Faithfulness = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
+    ),
+]
+Parts = Annotated[
+    str,
+    typer.Option(
+        help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process].")
+]
+
+
 @app.command()
 @setting_options()
 def discover(
     setting: Setting,
     task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", "-d", help="Your own pairs instead: CSV, JSONL, JSON, or a Python file.")
-    ] = None,
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm",
-            "-a",
-            help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
-        ),
-    ] = None,
+    data: Data = None,
+    algorithm: AlgorithmName = None,
     option: AlgorithmOption = None,
-    faithfulness: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
-        ),
-    ] = None,
+    faithfulness: Faithfulness = None,
     edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
     greedy: Annotated[int | None, typer.Option(help="Grow N edges from the logits instead.")] = None,
     signed: Signed = False,
     held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = N_HELD_OUT,
     random: Random = N_RANDOM,
-    parts: Annotated[
-        str,
-        typer.Option(
-            help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
-        ),
-    ] = "",
-    workers: Annotated[
-        int,
-        typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process]."),
-    ] = 0,
+    parts: Parts = "",
+    workers: Workers = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on although the model cannot do the task.")] = False,
@@ -83,18 +89,8 @@ def discover(
     """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
     from circuitfind.run.pipeline import RunConfig, run
 
-    rule, value = _rule(faithfulness, edges, threshold, greedy)
-    config = RunConfig(
-        algorithm,
-        options=read_settings(option, "--option"),
-        rule=rule,
-        value=value,
-        absolute=not signed,
-        n_random=random,
-        parts=parts,
-        anyway=anyway,
-        workers=workers,
-    )
+    options, rule = read_settings(option, "--option"), _rule(faithfulness, edges, threshold, greedy)
+    config = RunConfig(algorithm, options, *rule, not signed, random, parts, anyway, workers)
     setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
     result = run(setting, config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}

@@ -95,13 +95,7 @@ class Evaluation:
                 "accuracy_full": self.accuracy_full,
                 "top1": self.top1,
                 "top1_full": self.top1_full,
-                "random": {
-                    "mean": float(self.random.mean()) if len(self.random) else None,
-                    "std": float(self.random.std(ddof=1)) if len(self.random) > 1 else None,
-                    "max": float(self.random.max()) if len(self.random) else None,
-                    "n": len(self.random),
-                    "mean_edges": self.random_edges,
-                },
+                "random": self._random_json(),
                 "per_example": {
                     "quantiles": dict(zip(("5", "25", "50", "75", "95"), map(float, spread), strict=True)),
                     "std": float(self.circuit.std(ddof=1)) if len(self.circuit) > 1 else None,
@@ -113,6 +107,16 @@ class Evaluation:
                 "seed": self.seed,
             }
         )
+
+    def _random_json(self) -> dict[str, Any]:
+        """The random circuits, in sum."""
+        return {
+            "mean": float(self.random.mean()) if len(self.random) else None,
+            "std": float(self.random.std(ddof=1)) if len(self.random) > 1 else None,
+            "max": float(self.random.max()) if len(self.random) else None,
+            "n": len(self.random),
+            "mean_edges": self.random_edges,
+        }
 
 
 def _finite(value: Any) -> Any:
@@ -167,10 +171,8 @@ def evaluate_circuit(
         empty=measured[2],
         circuit=measured[0],
         kl=kl[0],
-        accuracy=float(accuracy[0]),
-        accuracy_full=float(accuracy[1]),
-        top1=float(top1[0].mean()),
-        top1_full=float(top1[1].mean()),
+        **dict(zip(("accuracy", "accuracy_full"), accuracy[:2].tolist(), strict=True)),
+        **dict(zip(("top1", "top1_full"), top1[:2].mean(1).tolist(), strict=True)),
         random=faithfulness(measured[3:], measured[2], measured[1]),
         random_edges=float(controls.sum().item() / n_random) if n_random else 0.0,
         seed=seed,

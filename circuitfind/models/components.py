@@ -206,8 +206,7 @@ def _config(
         alibi=alibi_slopes(int(cfg.n_heads)) if positions == "alibi" else (),
         windows=windows(settings, len(blocks), label),
         attention_scale=attention_scale(own(part(first, "attn")), settings, cfg, d_head, len(blocks)),
-        embed_scale=_embed_scale(source, settings),
-        **_caps(settings),
+        **_caps_and_scales(source, settings),
         granularity="attention blocks" if post_norm or qk_norm == "all" else "heads",
         **_mlp_switches(mlps, weights, settings),
         **turning,
@@ -222,9 +221,10 @@ def _kind_of_norm(norms: Sequence[Any], label: str) -> str:
     return kinds.pop() if kinds else "none"
 
 
-def _caps(settings: Any) -> dict[str, Any]:
-    """What bounds or scales scores and logits."""
+def _caps_and_scales(source: Any, settings: Any) -> dict[str, Any]:
+    """What bounds scores and logits, and what the embedding and the logits are multiplied with."""
     return {
+        "embed_scale": _embed_scale(source, settings),
         "attention_cap": float(first_of(settings, "attn_logit_softcapping", default=0.0)),
         "logit_cap": float(first_of(settings, "final_logit_softcapping", default=0.0)),
         "logit_scale": float(first_of(settings, "logit_scale", default=1.0)) / _logit_divisor(settings),

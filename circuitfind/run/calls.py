@@ -115,10 +115,7 @@ def select(
         >>> 1 <= cf.select(scores, setting, faithfulness=0.5).n_edges < 257
         True
     """
-    rules = {"top": top, "threshold": threshold, "greedy": greedy, "faithfulness": faithfulness}
-    given = [name for name, value in rules.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(f"give one selection rule, not {' and '.join(given)}")
+    _refuse_rules(parts, top=top, threshold=threshold, greedy=greedy, faithfulness=faithfulness)
     if not parts:
         if top is not None:
             return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
@@ -128,10 +125,6 @@ def select(
             return greedy_edges(scores, greedy, absolute=absolute)
         if faithfulness is None and scores.decided is not None:
             return decided_edges(scores)
-    elif greedy is not None:
-        raise OptionError(
-            "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
-        )
     setting = _setting_to_choose_in(scores, model, task, metric, pairs, batch_size, parts)
     sets = _sets_of(scores, setting) if pairs is None or isinstance(pairs, TokenPairs) else list(pairs)
     network = setting.transformer
@@ -144,6 +137,17 @@ def select(
     target = FAITHFULNESS if faithfulness is None else faithfulness
     resolved = metric_of(setting.metric, scores.provenance)
     return smallest_faithful(network, sets, scores, resolved, target, batch_size=setting.batch_size, **how)
+
+
+def _refuse_rules(parts: bool, **rules: float | None) -> None:
+    """Refuse several rules at once, and growing circuits with parts."""
+    given = [name for name, value in rules.items() if value is not None]
+    if len(given) > 1:
+        raise OptionError(f"give one selection rule, not {' and '.join(given)}")
+    if parts and rules["greedy"] is not None:
+        raise OptionError(
+            "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
+        )
 
 
 def _setting_to_choose_in(

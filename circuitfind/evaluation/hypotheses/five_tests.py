@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,7 @@ def hypotheses_of(
     if not circuit.n_edges:
         raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
     conditions = Conditions(model, pairs, metric, ablation, batch_size)
-
-    def scores(mask: Callable[[int], Mask], n: int) -> Floats:
-        """Scores (circuits, prompts) of circuits that are made when their turn comes."""
-        at_once, found = max(1, FLAGS_AT_ONCE // model.graph.n_edges), [np.empty((0, len(pairs)))]
-        for start in range(0, n, at_once):
-            masks = np.stack([mask(number) for number in range(start, min(start + at_once, n))])
-            found.append(conditions.run(masks))
-        return metric.sign * np.concatenate(found)
-
+    scores = partial(_scores, conditions, metric.sign)
     own, full, knocked_out = scores([circuit.kept, conditions.whole, ~circuit.kept].__getitem__, 3)
     controls = random_circuits(circuit.graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
     removed = _removed(circuit, controls, reference, ablation, seed)
@@ -97,6 +90,16 @@ def hypotheses_of(
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
     return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+
+
+def _scores(conditions: Conditions, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
+    """Scores (circuits, prompts) of n circuits that are made when their turn comes."""
+    at_once = max(1, FLAGS_AT_ONCE // conditions.model.graph.n_edges)
+    found = [np.empty((0, len(conditions.pairs)))]
+    for start in range(0, n, at_once):
+        masks = np.stack([mask(number) for number in range(start, min(start + at_once, n))])
+        found.append(conditions.run(masks))
+    return sign * np.concatenate(found)
 
 
 def _removed(circuit: Circuit, controls: Mask, reference: str, ablation: str, seed: int) -> Mask:
