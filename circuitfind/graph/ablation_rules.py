@@ -1,4 +1,4 @@
-"""What a cut edge may carry, and what follows from it for pruning: rules as data."""
+"""What a cut edge may carry, and what follows from it: rules as data."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ class AblationRule:
 
     Attributes:
         name: as users write it.
-        carries: what a cut edge carries instead of its sender's output.
         prunes_from_input: whether nodes that no path from the input reaches may be dropped without changing the function.
             Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the others
             it computes something else from the ablated stream, so only dead ends on the output side may go.
+        from_prompts: whether a cut edge carries a constant that is computed from all prompts, so that the score of one prompt
+            depends on the others.
     """
 
     name: str
-    carries: str
     prunes_from_input: bool = False
+    from_prompts: bool = False
 
 
-RULES = {
+_RULES = {
     rule.name: rule
     for rule in (
-        AblationRule("corrupted", "the sender's output in the corrupted run", prunes_from_input=True),
-        AblationRule("zero", "zero"),
-        AblationRule("mean", "the sender's mean output over corrupted prompts and positions"),
-        AblationRule("mean-positional", "the sender's mean output over corrupted prompts, position by position"),
-        AblationRule("optimal", "the constant with the least loss"),
+        AblationRule("corrupted", prunes_from_input=True),
+        AblationRule("zero"),
+        AblationRule("mean", from_prompts=True),
+        AblationRule("mean-positional", from_prompts=True),
+        AblationRule("optimal", from_prompts=True),
     )
 }
-ABLATIONS = tuple(RULES)
+ABLATIONS = tuple(_RULES)
+
+
+def rule_of(ablation: str) -> AblationRule:
+    """The rule of an ablation; of one that is not known, what is right under all: to prune from the output side alone."""
+    return _RULES.get(ablation, AblationRule(ablation))
 
 
 def prunes_from_input(ablation: str) -> bool:
-    """See :attr:`AblationRule.prunes_from_input`; False for an ablation that is not known, since that is always right."""
-    return ablation in RULES and RULES[ablation].prunes_from_input
+    """See :attr:`AblationRule.prunes_from_input`."""
+    return rule_of(ablation).prunes_from_input

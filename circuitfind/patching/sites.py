@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution.recompute.patches import Patch, Site
-from circuitfind.graph import ComputationGraph, place_or_none
+from circuitfind.graph import ComputationGraph, Place, place_or_none
 from circuitfind.transformer import Transformer
 
 COMPONENTS = ("residual", "head", "mlp", "attention", "node")
@@ -47,11 +47,11 @@ def names_of(graph: ComputationGraph, kind: str) -> list[str]:
         return list(graph.sender_names)
     layers = range(graph.n_layers)
     if kind == "attention":
-        return [f"a{layer}" for layer in layers]
+        return [Place("attention", layer).name for layer in layers]
     if kind == "mlp":
         if not graph.has_mlp:
             raise OptionError("this model has no MLPs; use 'head', 'attention' or 'residual'")
-        return [f"m{layer}" for layer in layers]
+        return [Place("mlp", layer).name for layer in layers]
     if kind != "head":
         raise OptionError(f"components of kind {kind!r}: use one of {', '.join(COMPONENTS)}, or names such as a3.h5")
     if graph.whole_attention:

@@ -13,7 +13,7 @@ from circuitfind.discovery.contract.option_values import resolved
 from circuitfind.discovery.contract.problem import Problem
 from circuitfind.errors import NumericalError, OptionError
 from circuitfind.execution.measuring import find_non_finite
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ABLATIONS, ComputationGraph
 from circuitfind.registry import Registry
 from circuitfind.scores import EdgeScores
 
@@ -46,7 +46,7 @@ class Algorithm:
     run: Callable[..., EdgeScores]
     description: str
     paper: str
-    ablations: tuple[str, ...] = ("corrupted", "zero", "mean", "mean-positional", "optimal")
+    ablations: tuple[str, ...] = ABLATIONS
     parts: tuple[str, ...] = ()
     cost: str = ""
     forwards: Callable[[ComputationGraph, Mapping[str, Any]], float] = lambda graph, options: 0

@@ -41,11 +41,10 @@ from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.hypotheses.p_values import share_bounds
 from circuitfind.evaluation.other_prompts.resampling import require_prompts, resampled_edges, size_and_rule
-from circuitfind.graph import Floats, Mask
+from circuitfind.graph import Floats, Mask, rule_of
 from circuitfind.scores import EdgeScores
 
 EDITS = ("deletions", "any")
-FIXED_MEANS = ("mean", "mean-positional", "optimal")
 
 
 def inclusion_needed(radius: int, keep: float, edits: str = "deletions") -> tuple[float, float]:
@@ -154,7 +153,7 @@ class Certificate:
                 f"{dropped} of the edges in are on no path of certified edges, so the circuit of these has "
                 f"{self.circuit.n_edges} edges."
             )
-        if self.scores.provenance.ablation in FIXED_MEANS:
+        if rule_of(self.scores.provenance.ablation).from_prompts:
             lines.append(
                 f"The means of the {self.scores.provenance.ablation} ablation were taken over all prompts and are held fixed: "
                 "the certificate does not cover how a deletion would move them."

@@ -14,6 +14,7 @@ import torch
 from circuitfind.discovery.contract import Algorithm, Problem
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches
+from circuitfind.graph import rule_of
 from circuitfind.progress import track
 from circuitfind.run.sharding.cluster import check_workers, connected
 from circuitfind.run.sharding.pool import Pool
@@ -107,7 +108,7 @@ def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence
     Each shard's means are weighted with its number of real tokens, position by position or in all. Optimal constants are no
     such sums, and are found here.
     """
-    if not problem.ablation.startswith(("mean", "optimal")):
+    if not rule_of(problem.ablation).from_prompts:
         return None
     import ray
 
