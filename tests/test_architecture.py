@@ -33,7 +33,9 @@ HEAVY = {
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 PICKLING = {"read_pickle", "to_pickle"}
 
-MOST_LINES = 400
+MOST_LINES = 390
+MOST_LINES_OF_A_FUNCTION = 40
+"""Of code: the docstring does not count."""
 
 
 def every(modules: list[Module]) -> pytest.MarkDecorator:
@@ -144,6 +146,20 @@ def test_every_folder_of_modules_is_installed() -> None:
 def test_modules_are_short(module: Module) -> None:
     lines = len(module.path.read_text(encoding="utf-8").splitlines())
     assert lines < MOST_LINES, f"{module} has {lines} lines; split it into a folder of the same name"
+
+
+@every(ALL)
+def test_functions_are_short(module: Module) -> None:
+    functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lines = {function.name: lines_of_code(function) for function in functions}
+    assert {name: n for name, n in lines.items() if n > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function with its signature and without its docstring."""
+    first, said = function.body[0], ast.get_docstring(function, clean=False)
+    docstring = 0 if said is None else (first.end_lineno or 0) - first.lineno + 1
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
 
 
 SLOW = {"torch", "transformer_lens", "transformers", "numba", "pandas", "matplotlib", "networkx", "ray"}

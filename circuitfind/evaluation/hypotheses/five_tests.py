@@ -67,12 +67,8 @@ def hypotheses_of(
             full model (which has no score of its own that a circuit could beat).
     """
     _check(circuit, metric, alpha, eps, quantile, n_random, n_permutations, edges, seed)
-    adjusted([], correction)  # refuses an unknown name before anything is run
-    if reference not in REFERENCES:
-        raise OptionError(f"reference={reference!r}: use {' or '.join(map(repr, REFERENCES))}")
-    circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))
-    if not circuit.n_edges:
-        raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
+    _check_names(correction, reference)
+    circuit = _alive(circuit, ablation)
     conditions = Conditions(model, pairs, metric, ablation, batch_size)
     scores = partial(_scores, conditions, metric.sign)
     own, full, knocked_out = scores([circuit.kept, conditions.whole, ~circuit.kept].__getitem__, 3)
@@ -90,6 +86,21 @@ def hypotheses_of(
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
     return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+
+
+def _check_names(correction: str, reference: str) -> None:
+    """Refuse unknown names before anything is run."""
+    adjusted([], correction)
+    if reference not in REFERENCES:
+        raise OptionError(f"reference={reference!r}: use {' or '.join(map(repr, REFERENCES))}")
+
+
+def _alive(circuit: Circuit, ablation: str) -> Circuit:
+    """The edges that matter, of which there must be one."""
+    circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))
+    if not circuit.n_edges:
+        raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
+    return circuit
 
 
 def _scores(conditions: Conditions, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
