@@ -21,7 +21,7 @@ from circuitfind.transformer import Transformer
 
 Result = TypeVar("Result")
 AGAIN = {0.5: 3, 5.0: 1}
-"""What takes fewer seconds is run so many times more, and their median counts: the first run loads and compiles code."""
+"""What takes fewer seconds is run again several times, and the median counts: the first run loads and compiles code."""
 FORWARDS = 3
 
 

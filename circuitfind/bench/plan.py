@@ -111,7 +111,7 @@ def plan(grid: Grid) -> Plan:
     """Load every model and its prompts once, and make the cells.
 
     Raises:
-        CircuitfindError: a model cannot be loaded, or a task does not have so many prompts.
+        CircuitfindError: a model cannot be loaded, or a task has too few prompts.
     """
     subjects, shared = Subjects(), Shared.of(grid)
     planned, skipped = list[Planned](), list[Skipped]()

@@ -179,7 +179,7 @@ class _Things:
         return out
 
     def performance(self, circuit: Mask, sets: Sequence[Set]) -> list[float]:
-        """F of a circuit without each of some sets; so many at a time that their masks stay small."""
+        """F of a circuit without each of some sets, in groups whose masks stay small."""
         at_once, out = max(1, BYTES_OF_MASKS // len(circuit)), list[float]()
         for start in range(0, len(sets), at_once):
             masks = np.stack([self.without(circuit, chosen) for chosen in sets[start : start + at_once]])

@@ -183,7 +183,7 @@ def _cut(constant: Tensor, prompts: slice, positions: slice) -> Tensor:
 
 
 def tiles(shape: torch.Size, tokens: int) -> Iterator[tuple[slice, slice]]:
-    """Cut prompts x positions into tiles of about so many tokens: whole prompts where they fit, else parts of one."""
+    """Cut prompts x positions into tiles of about n tokens: whole prompts where they fit, else parts of one."""
     n_prompts, n_positions = shape[:2]
     rows = max(1, tokens // n_positions)
     columns = n_positions if rows > 1 or n_positions <= tokens else max(1, tokens)

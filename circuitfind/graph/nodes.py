@@ -54,7 +54,7 @@ class Nodes:
             group is no node: an edge into its port leads to all its heads.
 
     Raises:
-        CircuitError: the heads do not fall into so many groups.
+        CircuitError: the heads cannot be divided into this number of groups.
     """
 
     n_layers: int

@@ -15,7 +15,7 @@ from circuitfind.transformer import Transformer, base_streams, sender_outputs, w
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 N_PROMPTS, N_POSITIONS, LONGEST = 3, 12, 600
-"""Size of the random prompts of the checks; longer, up to so many tokens, where the model has a window to look past."""
+"""Size of the random prompts of the checks. Where the model has a window to look past, they are longer, up to a limit."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer
 
 N_PROBED, LONGEST_PROBE = 12, 600
-"""Tokens of the prompt on which a model is compared with its source; more, up to so many, where a window is longer."""
+"""Tokens of the prompt on which a model is compared with its source. Where a window is longer: what looks past it, up to
+a limit."""
 
 
 def from_transformers(

@@ -16,7 +16,7 @@ from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEd
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
-"""Lines that an eye can follow; up to so many edges, `detail="auto"` draws q, k and v apart."""
+"""Lines that an eye can follow. Up to this number of edges, `detail="auto"` draws q, k and v apart."""
 
 BY_HEAD = 300
 """Lines between heads up to which `detail="auto"` draws heads; of more, it merges layers."""
@@ -70,7 +70,7 @@ class Picture:
         ports: whether q, k and v are drawn apart.
         bands: layers merged into boxes; None where nodes are drawn one by one.
         strokes: the lines, in the order of the graph.
-        hidden: how many lines are left out because nobody could follow so many.
+        hidden: how many lines are left out because nobody could follow them all.
         inside: of each row of boxes, how many edges lead about inside it.
         largest: the largest absolute score of a line; 0 without lines.
         fills: colour of each role.

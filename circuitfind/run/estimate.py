@@ -64,13 +64,13 @@ def _time(seconds: float) -> str:
 
 
 def _memory(model: Transformer, numbers: int) -> str:
-    """The size of so many numbers of the model's precision."""
+    """The size of n numbers of the model's precision."""
     megabytes = numbers * model.dtype.itemsize / 2**20
     return f"{max(1, megabytes):,.0f} MB above the model"
 
 
 def memory_per_prompt(model: Transformer, tokens: int = 64) -> dict[str, float]:
-    """Megabytes that one prompt of so many tokens takes beside the weights, by what is done with it."""
+    """Megabytes that one prompt of n tokens takes beside the weights, by what is done with it."""
     per = {
         "attribution": attribution_numbers(model),
         "attribution, recomputing": attribution_numbers(model, recompute=True),

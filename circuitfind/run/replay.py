@@ -129,7 +129,7 @@ def replay_decisions(
     Args:
         run: the run folder, or the ``decisions.csv`` in it.
         threshold: one of a sweep; all if None.
-        steps: stop after so many tested rows (of each threshold).
+        steps: stop after this number of tested rows (of each threshold).
         dtype: precision of the replay; float32 is faster and leaves more tests too close to tell.
 
     Raises:
@@ -247,7 +247,7 @@ def _chosen(
 
 
 def _up_to(rows: list[LoggedDecision], steps: int | None) -> list[LoggedDecision]:
-    """The rows up to the last of so many tested ones."""
+    """The rows up to the nth tested one."""
     tested = [row.step for row in rows if row.tested]
     return rows if steps is None or steps >= len(tested) else rows[: tested[steps - 1]]
 

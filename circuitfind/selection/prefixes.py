@@ -62,7 +62,7 @@ def top_edges(
         layout: the parts of prompts, if (part, edge) is chosen; ties by part, then by edge.
 
     Raises:
-        OptionError: there are not so many, or a layout is given and the scores have no parts.
+        OptionError: there are fewer, or a layout is given and the scores have no parts.
     """
     check_size(scores.graph, n, 1 if layout is None else len(layout))
     kept = order.best(ranked(scores, layout), n, absolute=absolute) if ranking is None else _first(ranking, n)
@@ -99,7 +99,7 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
 
 
 def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
-    """``n`` edges that are all alive, where so many exist: the longest prefix that pruning leaves at most ``n`` of, refilled.
+    """``n`` edges that are all alive, where n exist: the longest prefix that pruning leaves at most ``n`` of, refilled.
 
     What pruning drops is made up for by the next best edges between nodes that are in already. Where these run out, the next
     node comes in with all the edges that connect it, and the worst edges that no other needs go. (A circuit of two edges may

@@ -35,7 +35,7 @@ class Spans:
         return len(self.labels)
 
     def take(self, rows: np.ndarray[Any, Any], n_positions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The parts of some prompts, cut to so many positions."""
+        """The parts of some prompts, cut to the first n positions."""
         return self.of[rows, :n_positions]
 
     def sees(

@@ -50,7 +50,7 @@ class Limits:
         faithfulness: least share of metric(full) - metric(everything cut) that the circuit keeps; as much above 1 is
             allowed.
         moved: least nats of mean KL by which cutting what is needed changes the circuit.
-        margin: what is needed costs at least so many times as much of the metric as any edge that is not; 0 does not ask
+        margin: what is needed costs at least this many times as much of the metric as any edge that is not; 0 does not ask
             what it does to the metric.
     """
 

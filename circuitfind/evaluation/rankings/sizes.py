@@ -30,7 +30,7 @@ from circuitfind.transformer import Transformer
 
 TARGETS = (0.85, 0.9, 0.95)
 PER_DOUBLING = 4
-"""Sizes of the grid per doubling; so many circuits are run together."""
+"""Sizes of the grid per doubling, and circuits that are run together."""
 BETWEEN = 9
 """Circuits that are run between two."""
 

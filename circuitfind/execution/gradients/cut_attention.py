@@ -64,7 +64,7 @@ def _changes(run: AttributionPass, layer: int, port: str, prompts: slice, delta:
 
 
 def _pieces(run: AttributionPass, block: Block) -> Iterator[tuple[range, slice]]:
-    """Some senders and some prompts at a time, so many as a tile's memory takes."""
+    """Some senders and some prompts at a time, as many as a tile's memory holds."""
     n_prompts, n_positions = run.batch.clean.shape
     numbers = cut_numbers(run.model, n_positions) * n_positions * run.model.dtype.itemsize
     at_once = max(1, max(TILE_BYTES, budget(run.model.device) // 16) // numbers)

@@ -70,7 +70,7 @@ def room(gpus: bool = False) -> int:
 
 
 def _connect(cpus: int, given: str | None) -> None:
-    """To the given cluster, to that of ``RAY_ADDRESS``, or else to a new one on this machine with so many CPUs."""
+    """To the given cluster, to that of ``RAY_ADDRESS``, or else to a new one on this machine with this number of CPUs."""
     import ray
 
     address = given or os.environ.get("RAY_ADDRESS")

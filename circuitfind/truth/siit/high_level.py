@@ -112,7 +112,7 @@ class HighLevel:
 
 
 def earlier(values: Ints, steps: int) -> Ints:
-    """The value so many positions back, :data:`NONE` at the first ones."""
+    """The value n positions back, :data:`NONE` at the first ones."""
     out = np.full_like(values, NONE)
     out[:, steps:] = values[:, :-steps]
     return out
