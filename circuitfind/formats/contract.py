@@ -1,4 +1,4 @@
-"""What a format is: how a file is recognised, read and written. The smallest, ``parquet.py`` apart, is ``dot.py``.
+"""What a format is: how a file is recognised, read and written. To begin, copy ``graphml.py``.
 
 A file holds a circuit, or scores of all edges, or both (:class:`Contents`); whoever opens one takes what it needs, and is told
 in one sentence where that is missing.
