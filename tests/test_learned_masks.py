@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import few_shapes, random_pairs, small_model
 
+import circuitfind as cf
 from circuitfind import progress
 from circuitfind.discovery.contract import ALGORITHMS, Problem
 from circuitfind.discovery.eap import eap
@@ -365,6 +366,8 @@ def test_an_unknown_warm_start_is_refused_before_anything_runs():
 
 @learners
 def test_the_estimate_counts_the_prompts_that_are_drawn(algorithm):
-    line = estimate(MODEL, PAIRS, algorithm.name, {"steps": 50, "batch": 4})
+    line = estimate(cf.Setting("ioi", MODEL, pairs=PAIRS), algorithm.name, {"steps": 50, "batch": 4})
     assert "about 8 forward passes for each of 200 prompts drawn, 1 micro-batch;" in line
-    assert "for each of 300 prompts drawn" in estimate(MODEL, PAIRS, algorithm.name, {"steps": 50, "batch": 100})
+    assert "for each of 300 prompts drawn" in estimate(
+        cf.Setting("ioi", MODEL, pairs=PAIRS), algorithm.name, {"steps": 50, "batch": 100}
+    )

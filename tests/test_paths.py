@@ -471,14 +471,14 @@ def test_it_finds_that_a_previous_token_head_feeds_the_keys_of_induction_heads(i
 
 def test_roles_are_means_of_attention(induction):
     """Summed place by place, prompt by prompt."""
-    from circuitfind.zoo.induction_heads import patterns
+    from circuitfind.transformer import attention_patterns
 
     model, pairs = induction.model, induction.pairs.take(range(6))
     roles = head_roles(model, pairs, batch_size=4, threshold=0)
     sums = {label: [] for label in ("previous token", "duplicate token", "induction", "END -> B1")}
     for row, stop in enumerate(pairs.length.tolist()):
         tokens = pairs.clean[row, :stop].tolist()
-        seen = patterns(model, torch.tensor([tokens]))[:, :, 0]
+        seen = torch.stack(list(attention_patterns(model, torch.tensor([tokens]))))[:, :, 0]
         labels = pairs.text[row].labels
         place = {name: len(model.tokenizer.encode(pairs.text[row].clean[:end])) - 1 for name, end in labels.items()}
         sums["END -> B1"].append(seen[:, :, place["END"], place["B1"]])

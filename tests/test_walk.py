@@ -168,7 +168,7 @@ def test_the_writes_of_a_run(model, batch, blocks):
         mixed = [at.written[None] if model.config.post_norm else at.mixed for at in of_kind(blocks, "attention")]
         equal(found.mixed, mixed)
         equal(found.mlps, [at.written for at in of_kind(blocks, "mlp")])
-    equal(run.streams, [at.stream for at in blocks])
+    equal(run.writes.streams, [at.stream for at in blocks])
     equal(run.keys, [at.ports[1] for at in of_kind(blocks, "attention")])
     equal(run.values, [at.ports[2] for at in of_kind(blocks, "attention")])
 
