@@ -447,7 +447,7 @@ def test_algorithms_whose_prompts_belong_together_are_refused_before_anything_is
         with pytest.raises(
             OptionError, match=f"the scores of {algorithm.name} are no mean .* or one of .*eap, .*exact"
         ):
-            cf.discover(None, None, algorithm=algorithm.name, workers=2)
+            cf.discover(cf.Setting("ioi", model="no-such-model"), algorithm=algorithm.name, workers=2)
         check_workers(algorithm, 0)
     assert not ALGORITHMS["acdc"].additive
     with pytest.raises(OptionError, match="workers -1: give 0"):
