@@ -451,7 +451,7 @@ def test_algorithms_whose_prompts_belong_together_are_refused_before_anything_is
         check_workers(algorithm, 0)
     assert not ALGORITHMS["acdc"].additive
     with pytest.raises(OptionError, match="workers -1: give 0"):
-        cf.discover(None, None, algorithm="eap", workers=-1)
+        cf.discover(cf.Setting("ioi", model="no-such-model"), algorithm="eap", workers=-1)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
