@@ -54,7 +54,7 @@ def size_and_rule(circuit: Circuit | int, absolute: bool | None) -> tuple[int, b
     """
     if isinstance(circuit, int | np.integer):
         n, rule = int(circuit), True if absolute is None else absolute
-    elif circuit.layout is not None:
+    elif not isinstance(circuit, Circuit) or circuit.layout is not None:
         raise OptionError("resampling prompts is for circuits without parts of prompts")
     else:
         n, rule = circuit.n_edges, bool(circuit.selection.get("absolute", True)) if absolute is None else absolute
