@@ -71,7 +71,7 @@ def zoo_page(part: Row) -> list[str]:
         f"{part['prompts']} train prompts, KL, corrupted ablation, float32, {part['threads']} threads. Seconds of the whole "
         "call, the clean and the corrupted run included, after one that is not counted (short "
         "ones: the median of three). Sequential is "
-        "the search as its paper has it (`tests/naive.py`), one dense forward pass per test, run once; where it says "
+        "the search as its paper has it (`tests/naive_acdc.py`), one dense forward pass per test, run once; where it says "
         "estimated, its tests times one measured dense forward pass. Plain forwards: our seconds in forward passes of the "
         "full model on the same prompts. Same circuit: whether the sequential search, where it was run, kept the same edges.",
         "",

@@ -4,8 +4,8 @@ Everything with KL, corrupted ablation, float32 and the same number of threads.
 
 * Zoo: ``tasks-4l`` on its seven tasks and ``induction-2l`` on induction, at several thresholds. Our seconds are those of the
   whole call, clean and corrupted run included, after one that is not counted; the median of three where they are few. Beside
-  them stand the seconds of the plain sequential search (``tests/naive.py``: one dense forward pass per test), measured once for
-  ``--naive-tasks`` and otherwise estimated as its tests times one measured dense forward pass; the tables say which.
+  them stand the seconds of the plain sequential search (``tests/naive_acdc.py``: one dense forward pass per test), measured
+  once for ``--naive-tasks`` and otherwise estimated as its tests times one measured dense forward pass; the tables say which.
 * GPT-2-small shape (:mod:`benchmarks.attribution_speed`), random weights, 32 prompts x 16 tokens, each threshold once in a
   process of its own, which also gives the growth of the peak resident size over the loaded model. Floor: the floating-point
   operations of the matrix products of the tests made, at this machine's speed for one large product.

@@ -41,7 +41,7 @@ CENTURIES = tuple(str(century) for century in range(11, 18))
 YEARS = tuple(f"{year:02d}" for year in range(100))
 
 # Years whose text with a leading space is not the two GPT-2 tokens " CC", "YY". Found by encoding " 1102" to " 1798"
-# one by one with GPT-2's tokenizer and frozen here; tests/test_tasks.py repeats the computation.
+# one by one with GPT-2's tokenizer and frozen here; tests/task/test_tasks.py repeats the computation.
 UNEVEN_YEARS = frozenset(
     [f"11{year}" for year in YEARS[2:10] + YEARS[11:12] + YEARS[13:19] + YEARS[20:30] + YEARS[51:60] + YEARS[90:99]]
     + [f"{century}{year}" for century in ("13", "15") for year in YEARS[2:10]]

@@ -3,113 +3,17 @@
 import os
 import sys
 
-import numpy as np
 import pytest
 import torch
+from builders import SHAPES, random_pairs, small_model
 from hypothesis import settings
 
 from circuitfind.task import TokenPairs
-from circuitfind.transformer import Transformer, TransformerConfig, alibi_slopes, rotary_frequencies
+from circuitfind.transformer import Transformer
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-
-
-def small_config(**changes) -> TransformerConfig:
-    shape = {"n_layers": 2, "n_heads": 3, "d_model": 12, "d_head": 4, "d_mlp": 20, "d_vocab": 17, "n_ctx": 9}
-    return TransformerConfig(**(shape | changes))
-
-
-def small_model(seed: int = 0, scale: float = 1.5, biases: bool = True, **changes) -> Transformer:
-    """A random model in float64 whose circuits matter (``scale`` keeps every node's effect sizable)."""
-    model = Transformer.random(small_config(**changes), seed=seed, scale=scale, dtype=torch.float64)
-    return model if biases else without(model, "b")
-
-
-def without(model: Transformer, *leaves: str) -> Transformer:
-    """The same model without optional tensors: ``b`` all biases (also those of norms), ``w`` all norm weights."""
-    kept = {key: part for key, part in model.weights.items() if key.rpartition(".")[2].partition("_")[0] not in leaves}
-    return model.with_weights(kept)
-
-
-def random_pairs(
-    model: Transformer, n: int = 5, seed: int = 0, shortest: int = 3, longest: int = 7, uneven: bool = False
-) -> TokenPairs:
-    """Random prompts with one correct and two incorrect answers; of different lengths where such prompts fit into one batch,
-    and anyway if ``uneven``.
-    """
-    rng = np.random.default_rng(seed)
-    length = rng.integers(shortest, longest + 1, n) if model.config.causal or uneven else np.full(n, longest)
-    clean = rng.integers(0, model.config.d_vocab, (n, longest))
-    corrupted = rng.integers(0, model.config.d_vocab, (n, longest))
-    for row, stop in enumerate(length):
-        clean[row, stop:] = corrupted[row, stop:] = 0
-    answers = np.array([rng.permutation(model.config.d_vocab)[:3] for _ in range(n)])
-    return TokenPairs(clean, corrupted, length, length - 1, answers[:, :1], answers[:, 1:])
-
-
-ROTARY = (rotary_frequencies(4, base=100.0),)
-PARTLY_ROTARY = {"positions": "rotary", "rotary": ROTARY, "d_head": 6, "n_heads": 2}
-GROUPED = {"n_heads": 4, "n_kv_heads": 2}
-LLAMA = {"norm": "rms", "positions": "rotary", "rotary": ROTARY, "gated": True, "activation": "silu", "biases": False}
-BY_GROUP = {"kv_ports": "group"}
-BLOCKS = {"granularity": "attention blocks"}
-
-GPT2_SHAPES = {
-    "layernorm-mlp": {},
-    "attention-only": {"d_mlp": 0},
-    "no-norm": {"norm": "none"},
-    "relu-no-positions": {"activation": "relu", "positions": "none"},
-    "three-layers": {"n_layers": 3, "n_heads": 2, "activation": "gelu"},
-}
-FAMILIES = {
-    "llama": LLAMA | GROUPED,
-    "qwen3": LLAMA | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3},
-    "yarn": LLAMA | {"n_heads": 2, "rotary_of_layer": (0, -1), "rotary_gain": 1.2, "attention_scale": (0.3, 0.8)},
-    "gemma2": LLAMA
-    | GROUPED
-    | BLOCKS
-    | {"post_norm": True, "attention_cap": 2.0, "logit_cap": 3.0, "windows": (3, 0), "embed_scale": 12**0.5}
-    | {"activation": "gelu_pytorch_tanh", "biases": True},
-    "gemma3": LLAMA
-    | BLOCKS
-    | {"n_heads": 2, "n_kv_heads": 1, "qk_norm": "head", "post_norm": True, "windows": (2, 0)}
-    | {"rotary": (*ROTARY, rotary_frequencies(4, base=5.0)), "rotary_of_layer": (1, 0)},
-    "olmo2": LLAMA | BLOCKS | {"pre_norm": False, "post_norm": True, "qk_norm": "all"},
-    "gpt-j": PARTLY_ROTARY | {"parallel": True, "rotary_adjacent": True},
-    "pythia": PARTLY_ROTARY | {"parallel": True, "activation": "gelu"},
-    "cohere": {"parallel": True, "positions": "rotary", "rotary": ROTARY, "rotary_adjacent": True, "gated": True}
-    | GROUPED
-    | {"qk_norm": "head", "activation": "silu", "logit_scale": 0.5},
-    "gpt-neo": {"windows": (0, 3), "attention_scale": 1.0},
-    "bloom": {"positions": "alibi", "alibi": alibi_slopes(3), "embed_norm": True},
-    "solu": {"activation": "solu", "mlp_norm": True, "n_heads": 2},
-    "experts": LLAMA
-    | GROUPED
-    | {"n_experts": 4, "experts_per_token": 2, "d_expert": 6, "d_shared": 5, "normalize_experts": False}
-    | {"dense_layers": (0,)},
-    "olmoe": LLAMA
-    | BLOCKS
-    | {"n_heads": 2, "qk_norm": "all", "n_experts": 3, "experts_per_token": 2, "d_expert": 6, "biases": True},
-    "bare-blocks": BLOCKS | {"n_heads": 2, "norm": "none", "positions": "none", "d_mlp": 0},
-    "gpt2-blocks": BLOCKS,
-    "everything": BLOCKS
-    | {"n_heads": 4, "n_kv_heads": 1, "parallel": True, "post_norm": True, "qk_norm": "all", "embed_norm": True}
-    | {"positions": "alibi", "alibi": alibi_slopes(4), "attention_cap": 1.5, "windows": (2, 4), "mlp_norm": True}
-    | {"gated": True, "logit_scale": 2.0, "logit_cap": 4.0, "embed_scale": 1.5, "attention_scale": (0.4, 0.7)},
-    "llama-groups": LLAMA | GROUPED | BY_GROUP,
-    "qwen3-groups": LLAMA | BY_GROUP | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3, "n_layers": 3},
-    "parallel-groups": PARTLY_ROTARY | BY_GROUP | {"n_heads": 6, "n_kv_heads": 2, "parallel": True, "qk_norm": "head"},
-    "bidirectional": {"causal": False, "n_heads": 2, "activation": "gelu"},
-    "bidirectional-window": {"causal": False, "d_mlp": 0, "norm": "none", "windows": (2, 0)}
-    | {"positions": "alibi", "alibi": alibi_slopes(3)},
-}
-SHAPES = GPT2_SHAPES | FAMILIES
-"""Changes to :func:`small_model`. Between them, every switch of a configuration is set somewhere."""
-FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "experts", "bidirectional")
-few_shapes = pytest.mark.parametrize("model", FEW_SHAPES, indirect=True)
-"""For slow tests."""
 
 
 @pytest.fixture(params=SHAPES)

@@ -1,0 +1,80 @@
+"""Pairs checked on the command line, good and faulty."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from command_lines import CLEAN, CORRUPTED, FEW, TOP, row
+
+import circuitfind as cf
+from circuitfind.task.write_pairs import write_pairs
+
+
+def test_check_pairs_says_pair_by_pair_and_keeps_the_good_ones(run, pairs_csv, tmp_path):
+    with pairs_csv.open("a") as file:
+        file.write("When Xerxes and John went,When Mary and John went, Mary, John,\n")
+    code, out, _ = run("check-pairs", pairs_csv, "--keep-good", "good.csv")
+    assert code == 0
+    assert "unknown-word" in out
+    assert "13 pairs: 12 can be used, 12 are good" in out
+    kept = cf.load_task(str(tmp_path / "good.csv")).fixed
+    assert [pair.clean for pair in kept] == [pair.clean for pair in cf.TASKS["ioi"].pairs(12)]
+    assert run("discover", "--data", "good.csv", *TOP, "--out", "good")[0] == 0
+
+
+def test_check_pairs_says_loudly_that_a_model_cannot_do_it(run, tmp_path):
+    pairs = [replace(p, correct=p.incorrect, incorrect=p.correct) for p in cf.TASKS["ioi"].pairs(4)]
+    write_pairs(cf.PromptPairs(tuple(pairs)), tmp_path / "swapped.csv")
+    code, out, _ = run("check-pairs", "swapped.csv")
+    assert code == 2
+    assert "the model cannot do this task: it is no better than chance" in out
+    assert out.count("model-wrong") == 4
+
+
+HEADER = "clean,corrupted,correct,incorrect\n"
+
+
+GOOD = "".join(row(CLEAN.replace("store", place), CORRUPTED.replace("store", place)) for place in ("store", "garden"))
+
+
+FAULTS = {
+    "unequal-length": (HEADER + GOOD + row(corrupted=CORRUPTED + " the"), "clean has 14 tokens .* corrupted has 15 "),
+    "two-token-answer": (
+        HEADER + GOOD + row(correct="Mary Jane"),
+        "(' Mary Jane' is 2 tokens|does not know .* 'Jane')",
+    ),
+    "unknown-column": ("clean,corrupted,correct,wrong\n" + GOOD, "has no column 'incorrect'.*'wrong'"),
+    "empty-file": ("", r"pairs\.csv is empty"),
+    "same-answer": (HEADER + GOOD + row(incorrect=" Mary"), "' Mary' is both a correct and an incorrect answer"),
+    "model-cannot-do-it": (HEADER + GOOD.replace(" Mary, John", " John, Mary"), "on only 0% of the 1 train prompts"),
+    "unknown-word": (HEADER + GOOD + row(correct=" Xerxes"), "does not know the word 'Xerxes'"),
+    "header-only": (HEADER, "holds no prompt pairs below its header"),
+    "not-a-table": ("\0\1\2", "has no column"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_pairs_are_refused_with_the_reason(refused, tmp_path, fault):
+    content, reason = FAULTS[fault]
+    (tmp_path / "pairs.csv").write_text(content)
+    message = refused("discover", "--data", "pairs.csv", *FEW, "--out", "found")
+    assert re.search(reason, message, re.DOTALL), message
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+@pytest.mark.parametrize("fault", ["unequal-length", "two-token-answer", "unknown-word"])
+def test_check_pairs_reports_faulty_rows_beside_good_ones(run, tmp_path, fault):
+    (tmp_path / "pairs.csv").write_text(FAULTS[fault][0])
+    code, out, _ = run("check-pairs", "pairs.csv")
+    assert code == 0
+    assert "3 pairs: 2 can be used, 2 are good" in out
+    assert re.search(FAULTS[fault][1], out)
+
+
+def test_check_pairs_reports_a_label_outside_the_text(run, pairs_csv, tmp_path):
+    good, other = cf.TASKS["ioi"].pairs(2)
+    write_pairs(cf.PromptPairs((good, replace(other, labels={"S2": 999}))), tmp_path / "labels.csv")
+    code, out, _ = run("check-pairs", "labels.csv")
+    assert code == 0
+    assert "label-outside" in out
+    assert "the label S2=999 lies outside the clean prompt" in out

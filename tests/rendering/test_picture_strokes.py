@@ -1,0 +1,177 @@
+"""How much of a circuit is drawn, and how: widths, colours, bands of layers, strongest lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from functools import cache
+
+import pytest
+from drawings import (
+    DRAWINGS,
+    INDUCTION,
+    laid_out,
+    random_drawing,
+    svg_text,
+    visible_edges,
+)
+
+from circuitfind.errors import OptionError
+from circuitfind.rendering import (
+    CircuitDrawing,
+    DrawnEdge,
+    bands,
+    legend,
+    picture,
+    style,
+    to_dot,
+)
+from circuitfind.rendering.drawing import standing
+
+
+def test_width_grows_with_the_square_root_of_the_score_and_colour_tells_the_sign() -> None:
+    drawn = {edge["id"]: edge for edge in visible_edges(laid_out(INDUCTION))}
+    strong, weak = drawn["edge_a1.h6_logits"], drawn["edge_input_a1.h6_v"]
+    assert float(strong["penwidth"]) == style.THICKEST
+    assert float(weak["penwidth"]) == pytest.approx(style.THINNEST + (style.THICKEST - style.THINNEST) / 4, abs=0.01)
+    assert (strong["color"], strong["style"]) == ("#0072B2", "solid")
+    assert (weak["color"], weak["style"]) == ("#D55E00", "dashed")
+
+
+def test_scores_that_are_all_zero_are_drawn_thin() -> None:
+    drawing = CircuitDrawing(1, 1, (DrawnEdge("input", "logits", None, 0.0),))
+    (edge,) = visible_edges(laid_out(drawing))
+    assert float(edge["penwidth"]) == style.THINNEST
+
+
+def test_up_to_sixty_edges_q_k_and_v_are_drawn_apart() -> None:
+    assert len(visible_edges(laid_out(DRAWINGS["4x8-60"]))) == 60
+    assert "query, key and value" in svg_text(DRAWINGS["4x8-60"])
+
+
+def test_beyond_sixty_edges_those_between_two_nodes_become_one_with_their_sum() -> None:
+    drawing = random_drawing(150, 3)
+    pairs = {(edge.source, edge.target) for edge in drawing.edges}
+    drawn = visible_edges(laid_out(drawing))
+    assert len(drawn) == len(pairs) < 150
+    source, target = next(
+        pair for pair in sorted(pairs) if sum(pair == (e.source, e.target) for e in drawing.edges) > 1
+    )
+    total = sum(edge.score for edge in drawing.edges if (edge.source, edge.target) == (source, target))
+    tooltip = next(edge["edgetooltip"] for edge in drawn if edge["id"] == f"edge_{source}_{target}")
+    assert tooltip.startswith(f"{source}->{target}: {total:+.4g} (")
+    assert "merged" in svg_text(drawing)
+
+
+def test_detail_can_be_chosen_and_is_checked() -> None:
+    assert to_dot(INDUCTION) == to_dot(INDUCTION, detail="ports") != to_dot(INDUCTION, detail="heads")
+    assert len(visible_edges(laid_out(random_drawing(80, 3), "ports"))) == 80
+    with pytest.raises(OptionError, match="auto, ports, heads, layers"):
+        to_dot(INDUCTION, detail="everything")
+
+
+def test_a_circuit_of_whole_heads_has_no_port_row() -> None:
+    edges = (DrawnEdge("input", "a0.h0", None, 1.0), DrawnEdge("a0.h0", "logits", None, 1.0))
+    words = svg_text(CircuitDrawing(1, 1, edges)).splitlines()
+    assert "0.0" in words
+    assert "q" not in words
+
+
+def test_a_circuit_too_large_to_draw_shows_its_strongest_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "DRAWABLE", 2)
+    drawn = {edge["id"] for edge in visible_edges(laid_out(INDUCTION))}
+    assert drawn == {"edge_a1.h6_logits", "edge_a0.h3_a1.h6_k"}
+    assert "Only the 2 strongest of 4 lines are drawn" in svg_text(INDUCTION)
+
+
+@cache
+def large(n_edges: int, n_layers: int = 12, n_heads: int = 12) -> CircuitDrawing:
+    return random_drawing(n_edges, 5, n_layers, n_heads)
+
+
+def plain_box(node: str, depth: int, n_layers: int) -> str:
+    if node in ("input", "logits"):
+        return node
+    first = int(standing(node)[0]) // depth * depth
+    last = min(first + depth - 1, n_layers - 1)
+    return f"{node[0]}{first}" + (f"-{last}" if last > first else "")
+
+
+@pytest.mark.parametrize("n_edges", [500, 2000])
+def test_a_large_circuit_is_drawn_by_layers_and_every_edge_is_accounted_for(n_edges: int) -> None:
+    drawing = large(n_edges)
+    chosen = picture.picture_of(drawing)
+    assert chosen.bands is not None
+    assert 0 < len(chosen.strokes) <= bands.FOLLOWABLE
+    held = [edge for stroke in chosen.strokes for edge in stroke.edges]
+    assert len(held) + sum(chosen.inside.values()) == len(drawing.edges) == len(set(held)) + sum(chosen.inside.values())
+    for stroke in chosen.strokes:
+        assert stroke.score == pytest.approx(sum(edge.score for edge in stroke.edges))
+        for edge in stroke.edges:
+            ends = [plain_box(node, chosen.bands.depth, 12) for node in (edge.source, edge.target)]
+            assert ends == [stroke.source, stroke.target]
+    assert sum(chosen.members.values()) == len(drawing.nodes)
+
+
+def test_bands_are_no_deeper_than_they_must_be() -> None:
+    drawing = large(2000)
+    pairs = {(edge.source, edge.target) for edge in drawing.edges}
+    depth = bands.bands_for(12, pairs).depth
+    for shallower in range(1, depth):
+        lines = {tuple(plain_box(node, shallower, 12) for node in pair) for pair in pairs}
+        between = [pair for pair in lines if shallower == 1 or pair[0][1:] != pair[1][1:]]
+        assert len(between) > bands.FOLLOWABLE
+
+
+def test_of_single_layers_the_line_from_heads_to_their_mlp_is_drawn() -> None:
+    edges = [DrawnEdge(f"a{layer}.h{head}", f"m{layer}", None, 1.0) for layer in range(3) for head in range(8)]
+    chosen = picture.picture_of(CircuitDrawing(3, 8, tuple(edges)), "layers")
+    assert [(stroke.source, stroke.target, stroke.score) for stroke in chosen.strokes] == [
+        (f"a{layer}", f"m{layer}", 8.0) for layer in range(3)
+    ]
+    assert not chosen.inside
+
+
+def test_merged_layers_are_explained_and_counted() -> None:
+    drawing = large(2000)
+    chosen = picture.picture_of(drawing)
+    words = " ".join(svg_text(drawing).split())
+    nodes = len(drawing.nodes) - 2
+    assert (
+        f"{nodes} nodes are merged: a box is all heads, or all MLPs, of a band of {chosen.bands.depth} layers" in words
+    )
+    counts = [len(stroke.edges) for stroke in chosen.strokes]
+    assert f"an arrow holds {min(counts)} to {max(counts)} edges" in words
+    assert f"{sum(chosen.inside.values())} edges stay inside a band" in words
+    labels = [edge["label"] for edge in visible_edges(laid_out(drawing)) if edge.get("label")]
+    strongest = sorted(chosen.strokes, key=lambda stroke: -abs(stroke.score))[: picture.COUNTED]
+    assert sorted(labels) == sorted(f"{len(stroke.edges):,}" for stroke in strongest)
+
+
+def test_the_picture_of_a_large_circuit_is_bounded_and_does_not_depend_on_the_order_of_edges() -> None:
+    drawing = random_drawing(20_000, 1, 32, 16)
+    shuffled = dataclasses.replace(drawing, edges=tuple(random.Random(0).sample(drawing.edges, len(drawing.edges))))
+    assert to_dot(shuffled) == to_dot(drawing)
+    _, _, width, height = map(float, laid_out(drawing)["bb"].split(","))
+    assert width / 72 < 14
+    assert height / 72 < 18
+
+
+def test_all_edges_inside_one_band_leave_boxes_only() -> None:
+    edges = (DrawnEdge("a0.h0", "m0", None, 1.0), DrawnEdge("m0", "a1.h0", "q", 1.0))
+    drawing = CircuitDrawing(2, 1, edges)
+    chosen = picture.Picture(drawing, False, bands.Bands(2, 2), (), 0, {(0, 0): 2}, 0.0, {})
+    assert chosen.nodes == ("input", "a0-1", "m0-1", "logits")
+    assert legend.legend_label(chosen).count("All edges are inside a box.") == 1
+
+
+def test_heads_asked_for_although_there_are_too_many_are_those_that_a_drawn_line_joins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(picture, "DRAWABLE", 30)
+    drawing = large(500)
+    chosen = picture.picture_of(drawing, "heads")
+    assert len(chosen.strokes) == 30
+    joined = {node for stroke in chosen.strokes for node in (stroke.source, stroke.target)}
+    assert set(chosen.nodes) == joined | {"input", "logits"} < set(drawing.nodes)
+    assert f"the {len(chosen.nodes)} of {len(drawing.nodes)} nodes that they join" in svg_text(drawing, "heads")
