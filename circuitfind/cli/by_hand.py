@@ -1,6 +1,4 @@
-"""Commands that change components or paths of a model and measure what follows: activation-patch, ablate, path-patch,
-path-map.
-"""
+"""Commands that patch components or paths of a model and measure the effect: activation-patch, ablate, path-patch, path-map."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ def activation_patch(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Put values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
+    """Patch values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
     from circuitfind import patching
 
     _check_picture(out)
@@ -97,7 +95,7 @@ def path_patch(
     split: Split = "train",
     as_json: Json = False,
 ) -> None:
-    """Measure what a path, or a set of paths, does."""
+    """Measure the effect of a path, or of a set of paths."""
     from circuitfind import patching
 
     effect = patching.path_patch(setting, path, direction=direction, split=split)
@@ -118,7 +116,7 @@ def path_map(
     top: Annotated[int, typer.Option(help="How many senders to print.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Measure every sender through one receiver: sender -> RECEIVER -> * -> logits."""
+    """Measure the effect of every sender through one receiver: sender -> RECEIVER -> * -> logits."""
     from circuitfind import patching
 
     found = patching.path_heat_map(setting, receiver, through=through, direction=direction, split=split)
@@ -128,7 +126,7 @@ def path_map(
 
 
 def _check_picture(out: Path | None) -> None:
-    """Refuse a picture that cannot be drawn before the model runs."""
+    """Refuse a picture with an unknown suffix, before the model runs."""
     from circuitfind.rendering.image import IMAGE_SUFFIXES, known_suffix
 
     if out is not None:
@@ -136,7 +134,7 @@ def _check_picture(out: Path | None) -> None:
 
 
 def _numbers(neurons: str | None) -> list[int] | str | None:
-    """``"3,17"`` to numbers; ``"all"`` and nothing stay."""
+    """``"3,17"`` as numbers; ``"all"`` and None stay as they are."""
     if neurons is None or neurons == "all":
         return neurons
     parts = [part.strip() for part in neurons.split(",")]

@@ -1,4 +1,4 @@
-"""Commands that ask what a circuit is worth: hypotheses, stability, certify."""
+"""Commands that test how well a circuit holds up: hypotheses, stability, certify."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def certify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Which edges would stay, and which stay out, whatever few prompts were deleted? (randomised deletion)"""
+    """Which edges stay in the circuit, or out of it, no matter which few prompts are deleted? (randomised deletion)"""
     from circuitfind.evaluation import certify_edges
 
     scores, circuit = _by_prompt(setting, task, algorithm, option, edges, signed)
@@ -120,7 +120,7 @@ def certify(
 def _by_prompt(
     setting: Setting, task: str, algorithm: str | None, option: list[str] | None, edges: int | None, signed: bool
 ) -> tuple[EdgeScores, Circuit]:
-    """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
+    """Per-prompt scores and the circuit to test: those of a run folder, or found here."""
     from circuitfind.formats import open_run
     from circuitfind.run import calls
     from circuitfind.run.request import RunConfig
