@@ -172,7 +172,7 @@ def _blocks(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise OptionError("problems: is empty; give one or more blocks, such as [{tasks: [ioi]}]")
     for block in blocks:
         if not isinstance(block, Mapping):
-            raise OptionError(f"problems: {block!r} is no block; write a mapping such as {{tasks: [ioi]}}")
+            raise OptionError(f"problems: {block!r} is not a block; write a mapping such as {{tasks: [ioi]}}")
         _known_keys("a block of problems", block, OF_A_BLOCK)
     return [{**shared, **block} for block in blocks]
 
@@ -232,7 +232,7 @@ def _entries(listed: Any, sources: Sources, folder: Path) -> tuple[Entry, ...]:
         given: Any = {"algorithm": one} if isinstance(one, str) else one
         if not isinstance(given, Mapping) or "algorithm" not in given:
             raise OptionError(
-                f"algorithms: {one!r} is no entry; write a name, or {{algorithm: NAME, options: {{...}}}}"
+                f"algorithms: {one!r} is not an entry; write a name, or {{algorithm: NAME, options: {{...}}}}"
             )
         _known_keys("an entry of algorithms", given, OF_AN_ENTRY)
         name = str(given["algorithm"])
@@ -278,7 +278,7 @@ def _several(value: Any, key: str) -> Sequence[Any]:
     if isinstance(value, str | int | float | Mapping):
         return [value]
     if not isinstance(value, Sequence):
-        raise OptionError(f"{key}: {value!r} is no list")
+        raise OptionError(f"{key}: {value!r} is not a list")
     return value
 
 
@@ -286,7 +286,7 @@ def _names(block: Mapping[str, Any], key: str) -> list[str]:
     names = [] if block[key] is None else _several(block[key], key)
     for name in names:
         if not isinstance(name, str):
-            raise OptionError(f"{key}: {name!r} is no name")
+            raise OptionError(f"{key}: {name!r} is not a name")
     return list(names)
 
 

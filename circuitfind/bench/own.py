@@ -27,7 +27,7 @@ def read_sources(paths: Iterable[Path]) -> dict[str, str]:
             sources[path.name] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(
-                f"the algorithm file {path} cannot be read ({error}); its path is seen from the grid's folder"
+                f"the algorithm file {path} cannot be read ({error}); its path is relative to the grid's folder"
             ) from None
     return sources
 

@@ -104,7 +104,7 @@ class Filters:
                 if name not in there:
                     raise UnknownNameError(f"{kind} of the grid", name, there)
         if not any(self.passes(named) for named in every):
-            raise OptionError(f"no cell of the grid passes the filters; a cell's name is such as {every[0].path}")
+            raise OptionError(f"no cell of the grid passes the filters; a cell's name looks like {every[0].path}")
 
 
 def plan(grid: Grid) -> Plan:

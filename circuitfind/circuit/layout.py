@@ -61,7 +61,7 @@ class Layout:
         if unknown := [label for label in spans.labels if label not in known]:
             advice = "no longer prompts, or parts by 'span'" if self.kind == "position" else "prompts of its task"
             raise CircuitError(
-                f"these prompts have the part {unknown[0]!r}, and what was found on others knows only "
+                f"these prompts have the part {unknown[0]!r}, but the circuit or the scores only know "
                 f"{', '.join(self.labels)}; use {advice}"
             )
         return [known[label] for label in spans.labels]

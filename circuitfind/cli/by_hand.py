@@ -28,7 +28,7 @@ def activation_patch(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="residual, head, mlp, attention or node; or a component such as a3.h5; repeated: together [default: head]."
+            help="residual, head, mlp, attention or node; or components such as a3.h5, patched together [default: head]."
         ),
     ] = None,
     by: Annotated[str, typer.Option(help="position, span, or nothing for all positions at once.")] = "",
@@ -62,7 +62,7 @@ def ablate(
     ],
     each: Annotated[bool, typer.Option("--each/--together", help="One at a time, or all together.")] = False,
     neurons: Annotated[
-        str | None, typer.Option(help="Neurons of the one MLP that is named: 3,17,40 or all (with --each: a ranking).")
+        str | None, typer.Option(help="Neurons of the one named MLP: 3,17,40 or all (with --each: a ranking).")
     ] = None,
     split: Split = "held-out",
     top: Top = 12,
@@ -167,7 +167,7 @@ def _ablation_lines(effects: Any, top: int, picture: Path | None) -> Iterable[st
         f"{about.model}, {about.task}: {about.n_prompts} {about.split} prompts, {about.ablation} ablation; {about.unit} "
         f"{effects.before.mean():.3f} before, {effects.everything.mean():.3f} with everything ablated"
     )
-    yield "effect > 0: the component helps; with its 95 % interval, its share of what everything costs, and the metric after"
+    yield "effect > 0: the component helps; with its 95 % interval, its share of what full ablation costs, and the metric after"
     for row in effects.top(top).to_dict("records"):
         yield f"  {_measured(row)}  {row['after']:9.3f}  {row['component']}"
     if picture:

@@ -31,7 +31,7 @@ def check_model(
     passed = all(check.passed for check in checks)
     what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)
     lines = [repr(model), what, *map(str, checks)]
-    lines.append(f"weights {model.n_bytes / 2**20:,.0f} MB; beside them, one prompt of {tokens} tokens takes")
+    lines.append(f"weights {model.n_bytes / 2**20:,.0f} MB; in addition, one prompt of {tokens} tokens takes")
     lines += [f"  {megabytes:10,.1f} MB  {use}" for use, megabytes in memory.items()]
     rows = [{"claim": c.claim, "error": c.error, "tolerance": c.tolerance, "passed": c.passed} for c in checks]
     values = {

@@ -24,9 +24,7 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option(
-            help="A format of 'circuitfind formats' that is written. mib: a folder, a sub-folder for each run."
-        ),
+        typer.Option(help="A writable format of 'circuitfind formats'. mib: a folder with a sub-folder for each run."),
     ] = "eap-ig",
     out: Annotated[Path | None, typer.Option(help="The file to write, or the submission's folder.")] = None,
     pair: Annotated[
@@ -82,7 +80,7 @@ def _facts(source: Path, found: Contents, names: Iterable[str]) -> dict[str, int
     from circuitfind import models
 
     if not (spec := found.settings.get("model") or found.provenance.model):
-        raise OptionError(f"{source} does not say its model, whose width the format asks for; give a run folder")
+        raise OptionError(f"{source} does not name its model, whose width the format needs; give a run folder")
     config = models.load(spec).config
     return {name: getattr(config, name) for name in names}
 
@@ -104,7 +102,7 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
     written = []
     for run, scores, name in zip(runs, found, names, strict=True):
         if scores.unscored.any():
-            raise OptionError(f"{run} leaves edges without a score, and MIB asks for one of each")
+            raise OptionError(f"{run} leaves edges without a score, but MIB needs one for each edge")
         known_model = (
             name.partition("_")[2] in MODELS
         )  # a model of the benchmark: its width is known without loading it
@@ -156,7 +154,7 @@ def compare(
         int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
     ] = None,
     signed: Signed = False,
-    detail: Annotated[str, typer.Option(help="Of the picture: ports, heads, layers or auto.")] = "auto",
+    detail: Annotated[str, typer.Option(help="Detail of the picture: ports, heads, layers or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
     as_json: Json = False,
 ) -> None:

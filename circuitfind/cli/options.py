@@ -68,7 +68,7 @@ Bos = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps [default: cuda where there is one].")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="What a run may take beside the weights, such as 8GB [default: as the device allows]."),
+    typer.Option(help="Memory limit of a run in addition to the weights, such as 8GB [default: as the device allows]."),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 KvPorts = Annotated[

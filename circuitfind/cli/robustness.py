@@ -19,7 +19,7 @@ TaskOrRun = Annotated[
 ]
 Algorithm = Annotated[
     str | None,
-    typer.Option("--algorithm", "-a", help="One that keeps scores apart by prompt [default: as for discover]."),
+    typer.Option("--algorithm", "-a", help="One that can score each prompt separately [default: as for discover]."),
 ]
 Edges = Annotated[
     int | None, typer.Option(help="Size of the circuit [default: the run's; else the smallest faithful one's].")
@@ -37,7 +37,7 @@ def hypotheses(
     eps: Annotated[float, typer.Option(help="How far from 1/2 the chance to beat the model may be.")] = 0.1,
     quantile: Annotated[float, typer.Option(help="Share of random edges or circuits to outdo.")] = 0.9,
     random: Annotated[int, typer.Option(help="Random edges, and random circuits of equal size.")] = 100,
-    permutations: Annotated[int, typer.Option(help="Of the independence test.")] = 1000,
+    permutations: Annotated[int, typer.Option(help="Permutations of the independence test.")] = 1000,
     edges: Annotated[int | None, typer.Option(help="Test only N edges, drawn at random, for minimality.")] = None,
     correction: Annotated[str, typer.Option(help="holm or benjamini-hochberg.")] = "holm",
     reference: Annotated[

@@ -36,7 +36,7 @@ def read(place: OnDisk) -> Contents:
 def write(contents: Contents, path: Path) -> None:
     """Write the circuit; scores of the edges outside it are left out."""
     if contents.circuit is None:
-        raise OptionError("circuit-json holds a circuit, and here are scores only; use scores or parquet")
+        raise OptionError("circuit-json holds a circuit, but there are only scores here; use scores or parquet")
     contents.circuit.save(path)
 
 

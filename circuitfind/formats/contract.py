@@ -79,7 +79,7 @@ class Contents:
         """
         if self.circuit is None:
             raise OptionError(
-                f"{use} holds a circuit, and here are scores only; give a run folder, or a circuit's file"
+                f"{use} holds a circuit, but there are only scores here; give a run folder, or a circuit's file"
             )
         if self.circuit.layout is not None:
             raise OptionError(f"{use} holds a circuit without parts of prompts; give circuit.json or the run folder")
@@ -93,12 +93,10 @@ class Contents:
         """
         if self.importances is None:
             raise OptionError(
-                f"{use} holds scores of all edges, and here are none; give a run folder, or a file of scores"
+                f"{use} holds scores of all edges, but there are none here; give a run folder, or a file of scores"
             )
         if self.importances.unscored.any():
-            raise OptionError(
-                f"{use} has a score for every edge, and here edges are left without one; eap-ig can say so"
-            )
+            raise OptionError(f"{use} has a score for every edge, but some edges here have none; eap-ig can mark them")
         return self.importances.scores
 
 

@@ -12,7 +12,7 @@ from circuitfind.formats.contract import FORMATS, Contents, Format
 def write(contents: Contents, path: Path) -> None:
     """Write the text of the picture that ``circuitfind render`` draws."""
     if contents.circuit is None:
-        raise OptionError("dot draws a circuit, and here are scores only; give a run folder, or a circuit's file")
+        raise OptionError("dot draws a circuit, but there are only scores here; give a run folder, or a circuit's file")
     path.write_text(rendering.circuit_dot(contents.circuit), encoding="utf-8")
 
 

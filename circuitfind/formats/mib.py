@@ -140,13 +140,13 @@ def write_pair(
     d_model, n_heads = (known.d_model, known.n_heads) if known else (d_model, n_heads)
     if d_model is None:
         raise OptionError(
-            f"pair {name}: the model is none of {', '.join(MODELS)}, so its width must be given (d_model)"
+            f"pair {name}: the model is not one of {', '.join(MODELS)}, so its width must be given (d_model)"
         )
     ranked = in_the_fields_graph(scores, n_heads)
     if known and ranked.graph != known.graph:
         here = f"{ranked.graph.n_layers} layers x {ranked.graph.n_heads} heads"
         raise OptionError(
-            f"pair {name} is of a model with {known.n_layers} layers x {known.n_heads} heads, and these scores are of one with "
+            f"pair {name} is of a model with {known.n_layers} layers x {known.n_heads} heads, but these scores are of one with "
             f"{here}{'' if ranked.graph.has_mlp else ' without MLPs'}"
         )
     out = folder / name

@@ -28,7 +28,7 @@ def read(place: OnDisk) -> Contents:
     try:
         graph = networkx.node_link_graph(values, edges=edges)
     except (networkx.NetworkXError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CircuitError(f"this is no graph in node-link JSON: {type(error).__name__}: {error}") from None
+        raise CircuitError(f"this is not a graph in node-link JSON: {type(error).__name__}: {error}") from None
     return Contents(circuit_of(graph))
 
 
@@ -50,7 +50,7 @@ def circuit_of(graph: Any) -> Circuit:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CircuitError):
             raise
-        raise CircuitError(f"this graph is no circuit: {type(error).__name__}: {error}") from None
+        raise CircuitError(f"this graph is not a circuit: {type(error).__name__}: {error}") from None
     return Circuit(circuit.graph, circuit.kept, scores, circuit.selection, circuit.provenance)
 
 

@@ -56,7 +56,7 @@ def write(what: Contents | Circuit | EdgeScores | Importances, path: str | Path,
     """
     chosen = FORMATS[to]
     if chosen.write is None:
-        raise OptionError(f"format {to} is read and not written; use one of {', '.join(writers())}")
+        raise OptionError(f"format {to} can be read but not written; use one of {', '.join(writers())}")
     allowed = (*chosen.needs, *chosen.options)
     if unknown := [name for name in given if name not in allowed]:
         raise OptionError(f"format {to} takes no {unknown[0]}; it takes {', '.join(allowed) or 'nothing else'}")
@@ -119,7 +119,7 @@ def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
     if circuit.layout is None:
         return circuit, settings
     raise CircuitError(
-        f"{path} is a circuit with parts of prompts, which this cannot be done with; give circuit.json or the run folder"
+        f"{path} is a circuit with parts of prompts, which is not supported here; give circuit.json or the run folder"
     )
 
 

@@ -244,7 +244,9 @@ def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
 
 def _refuse_parts(circuit: Circuit, name: str) -> None:
     if circuit.layout is not None:
-        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without, such as its flat()")
+        raise CircuitError(
+            f"{name} is a circuit with parts of prompts; compare circuits without parts, such as its flat()"
+        )
 
 
 def _shape(graph: ComputationGraph) -> str:

@@ -181,7 +181,7 @@ def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], No
         "better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
     )
     if not config.anyway:
-        raise PairsError(message + "; --anyway goes on all the same")
+        raise PairsError(message + "; --anyway continues regardless")
     say(f"Weak: {message}.")
 
 

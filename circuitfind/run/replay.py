@@ -224,17 +224,17 @@ def _check_whole(
     """Refuse a log unless it decides every edge once, in the order of the run's options, at the run's thresholds."""
     if set(logs) != set(options["threshold"]):
         has, wanted = (", ".join(f"{tau:g}" for tau in sorted(taus)) for taus in (logs, set(options["threshold"])))
-        raise CircuitError(f"{path} has decisions at the thresholds {has or 'of no row'}; the run was made at {wanted}")
+        raise CircuitError(f"{path} has decisions at the thresholds {has or '(none)'}; the run was made at {wanted}")
     candidates = visiting_order(graph, options["heads"], options["split_qkv"], options["direct_edges"])
     expected = [candidates.name(number) for number in range(len(candidates))]
     for tau, rows in logs.items():
         for row, name in zip(rows, expected, strict=False):
             if row.edge != name:
                 raise CircuitError(
-                    f"{path}, threshold {tau:g}, step {row.step}: {row.edge}, where the run comes to {name}"
+                    f"{path}, threshold {tau:g}, step {row.step}: {row.edge}, but the run's next edge is {name}"
                 )
         if len(rows) != len(expected):
-            raise CircuitError(f"{path}, threshold {tau:g}: {len(rows)} decisions, where the run makes {len(expected)}")
+            raise CircuitError(f"{path}, threshold {tau:g}: {len(rows)} decisions, but the run makes {len(expected)}")
 
 
 def _chosen(

@@ -68,7 +68,7 @@ class RunConfig:
             raise OptionError(f"--random {self.n_random}: give at least 0")
         if self.rule == "greedy" and self.parts in POSITIONAL:
             raise OptionError(
-                f"--greedy grows circuits without parts, and --parts {self.parts} asks for one with; use --faithfulness, "
+                f"--greedy grows circuits without parts, but --parts {self.parts} needs one with parts; use --faithfulness, "
                 "--edges or --threshold"
             )
         if self.rule in ("default", "faithfulness") and not 0 < self.value <= 2:

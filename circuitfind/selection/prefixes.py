@@ -193,7 +193,7 @@ def decided_edges(scores: EdgeScores) -> Circuit:
     if scores.decided is None:
         n, name = len(scores.decisions), scores.provenance.algorithm or "the algorithm"
         reason = f"decided at {n} thresholds" if n else "ranks edges and keeps none itself"
-        raise OptionError(f"{name} {reason}, so there is no one circuit of its own; give top=, threshold= or greedy=")
+        raise OptionError(f"{name} {reason}, so it has no single circuit of its own; give top=, threshold= or greedy=")
     rule = {"rule": "decided", "absolute": True}
     if scores.decisions:
         rule |= {"threshold": scores.decisions[0].threshold, "absolute": scores.decisions[0].absolute}

@@ -61,5 +61,5 @@ def is_whole(spec: TaskLike) -> bool:
 def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
     """Prompts of one split of a task, tokenised for the model."""
     if model.tokenizer is None:
-        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; boot it with one")
+        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
     return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)

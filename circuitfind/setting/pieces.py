@@ -17,7 +17,7 @@ Found = TypeVar("Found")
 PIECES = tuple(field.name for field in fields(Setting) if field.init and field.name not in ("task", "model"))
 """The keywords that a call takes instead of a setting, in addition to the model and the task."""
 HOW = (
-    "The first argument is a :class:`Setting`. Instead, give a model and a task, and any other piece of a setting by keyword: "
+    "The first argument is a :class:`Setting`. Or give a model and a task instead, and other pieces of a setting by keyword: "
     f"{', '.join(PIECES)}. They are described in :class:`circuitfind.Setting`; ``n`` is the number of prompts of the split in "
     "use, {n} by default."
 )

@@ -167,7 +167,9 @@ class Setting:
             return models.load(self.model_spec, **how)
         if how != LOADING:
             asked = next(name for name, value in LOADING.items() if how[name] != value)
-            raise OptionError(f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it so")
+            raise OptionError(
+                f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it that way"
+            )
         return self.model
 
     @property

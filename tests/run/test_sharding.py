@@ -137,7 +137,7 @@ def test_the_command_line_takes_workers(command_line, tmp_path):
         assert json.loads((place / "config.json").read_text())["workers"] == workers
     assert [edge["name"] for edge in found[2]["edges"]] == [edge["name"] for edge in found[0]["edges"]]
     code, _, err = command_line(*words, "--algorithm", "acdc", "--workers", "2", "--out", tmp_path / "refused")
-    assert (code, "the scores of acdc are no mean" in err) == (2, True)
+    assert (code, "the scores of acdc are not a mean" in err) == (2, True)
     assert not list(tmp_path.glob("refused*"))
 
 

@@ -28,7 +28,7 @@ def check_workers(algorithm: Algorithm, workers: int) -> None:
     if workers and not algorithm.additive:
         able = ", ".join(other.name for other in ALGORITHMS if other.additive)
         raise OptionError(
-            f"workers {workers}: the scores of {algorithm.name} are no mean of what each prompt scores alone, so its prompts "
+            f"workers {workers}: the scores of {algorithm.name} are not a mean of scores of single prompts, so its prompts "
             f"cannot be shared out; use 0 workers, or one of {able}"
         )
     if workers and find_spec("ray") is None:
