@@ -1,4 +1,4 @@
-"""``python -m circuitfind.zoo train NAME``: make a zoo model again from nothing."""
+"""``python -m circuitfind.zoo train NAME``: retrain a zoo model from scratch."""
 
 from __future__ import annotations
 

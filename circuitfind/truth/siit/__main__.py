@@ -1,4 +1,4 @@
-"""``python -m circuitfind.truth.siit train NAME``: make a trained ground-truth model again from nothing."""
+"""``python -m circuitfind.truth.siit train NAME``: retrain a ground-truth model from scratch."""
 
 from __future__ import annotations
 
