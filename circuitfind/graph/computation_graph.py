@@ -98,8 +98,8 @@ class ComputationGraph(Nodes):
     def edge_columns(self, edges: Iterable[int]) -> dict[str, list[Any]]:
         """Names and ends of some edges, as columns of a table.
 
-        The columns are ``name``, ``source``, ``target`` (nodes, or a group ``a3.kv1``) and ``port`` (``q``, ``k`` or ``v``; None
-        for an MLP and the logits).
+        The columns are ``name``, ``source``, ``target`` (nodes, or a group ``a3.kv1``) and ``port`` (``q``, ``k`` or ``v``;
+        None for an MLP and the logits).
         """
         senders, receivers = (part.tolist() for part in self.ends(np.fromiter(edges, dtype=np.int64)))
         names, target = self.receiver_names, self.receiver_owners

@@ -237,11 +237,11 @@ def _checked_rows(
         )
     length = np.diff(first)
     if node.size and (length.min() < 0 or length.max() > n_nodes or node.min() < 0 or node.max() >= n_nodes):
-        raise ValueError(f"rows have 0 to {n_nodes} edges into nodes 0 to {n_nodes - 1}; these have others")
+        raise ValueError(f"rows have 0 to {n_nodes} edges into nodes 0 to {n_nodes - 1}; the given rows do not")
     if first[-1] > np.iinfo(np.int32).max:
         raise ValueError(
             f"first: {first[-1]} edges are more than the {np.iinfo(np.int32).max} that passes over rows count"
         )
     if stop.shape != node.shape or (node.size and ((stop <= node).any() or stop.max() > n_nodes)):
-        raise ValueError(f"stop: one entry per row, after its node and up to {n_nodes}; these are others")
+        raise ValueError(f"stop: one entry per row, after its node and at most {n_nodes}; the given ones differ")
     return first, node, stop

@@ -57,8 +57,8 @@ def read_components(
     label = name or str(getattr(source.cfg, "model_name", ""))
     if first_of(settings, "do_layer_norm_before", default=True) is False:
         raise ModelError(
-            f"model {label!r} has its norms on the stream itself, after each block (as OPT-350m), so the stream is no sum of "
-            "what nodes write. The nearest that is covered are the other OPT models"
+            f"model {label!r} has its norms on the stream itself, after each block (as OPT-350m), so the stream is not a sum "
+            "of what nodes write. The nearest that is covered are the other OPT models"
         )
     if first_of(source.cfg, "attention_dir", default="causal") != "causal":
         raise ModelError(f"model {label!r} reads in both directions; covered are decoders, whose attention is causal")

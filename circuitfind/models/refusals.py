@@ -43,7 +43,7 @@ def refuse_folder(folder: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{str(file)!r} is not JSON ({error}); {_NEEDED}") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{str(file)!r} holds no JSON object, so it is no model's configuration; {_NEEDED}")
+        raise ModelError(f"{str(file)!r} holds no JSON object, so it is not a model's configuration; {_NEEDED}")
     refuse_kind(config, str(folder))
     if not any(folder.glob("*.safetensors")):
         if pickles := [file.name for pattern in _PICKLES for file in folder.glob(pattern)]:

@@ -77,7 +77,7 @@ def _row(values: Mapping[str, str], graph: ComputationGraph) -> LoggedDecision:
     name, how = values["edge"], HOW.index(values["how"])
     before, after, delta = (float(values[column] or "nan") for column in NUMBERS)
     if not np.isfinite([before, after, delta if how <= TESTED_AGAIN else 0.0]).all():
-        raise CircuitError(f"{name} has losses or a delta that are no numbers: {before}, {after}, {delta}")
+        raise CircuitError(f"{name} has losses or a delta that are not finite numbers: {before}, {after}, {delta}")
     edges = edges_called(graph, name)
     return LoggedDecision(int(values["step"]), name, edges, before, after, delta, values["decision"] == "kept", how)
 

@@ -276,6 +276,6 @@ def _decoded(number: int, column: str, tokenizer: Tokenizer) -> str:
     if again != [number]:
         raise PairsError(
             f"token id {number} of column {column!r} is {text!r} for this model, and that text is not the token again; "
-            "the ids belong to another model's tokenizer, or the token is no text of its own"
+            "the ids belong to another model's tokenizer, or the token is not text on its own"
         )
     return text

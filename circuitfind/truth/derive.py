@@ -12,6 +12,7 @@
    third alternative would be missed.
 
 One of two alternatives is enough, and edges on the same side belong together: a head's query with its own key.
+
 :data:`circuitfind.truth.verification.EXACT` defines what counts as a change. A change between its two limits is refused,
 because the construction is then not clear-cut.
 """

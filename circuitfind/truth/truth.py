@@ -84,7 +84,7 @@ def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, T
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise CircuitError(f"{file} is no truth of schema {SCHEMA!r}: {what}") from None
+        raise CircuitError(f"{file} is not a truth of schema {SCHEMA!r}: {what}") from None
     except UnknownNameError as error:
         raise CircuitError(f"{file}: {error}") from None
 

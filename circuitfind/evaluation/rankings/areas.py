@@ -10,9 +10,9 @@ With ``t`` a true item and ``f`` a false one, each drawn at random:
 ====================  =====================================================================================================
 plain ROC             P(value(t) > value(f)) + P(equal) / 2, the statistic of Mann and Whitney; trapezoids over all points
 pessimistic ROC       P(value(t) > value(f)); the staircase of Conmy et al. (2023), a lower bound of the plain area
-precision-recall      average precision: precision at every true thing's value, averaged over true things; no interpolation
-MIB                   trapezoids over ten greedy circuits, see :func:`mib_auroc`
-====================  =====================================================================================================
+precision-recall      average precision: precision at every true item's value, averaged over true items; no interpolation MIB
+trapezoids over ten greedy circuits, see :func:`mib_auroc` ====================
+=====================================================================================================
 """
 
 from __future__ import annotations

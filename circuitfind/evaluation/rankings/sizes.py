@@ -8,9 +8,10 @@ circuits would take as many runs as there are edges. So
 1. circuits run at four sizes per doubling, smallest first, until one reaches the target;
 2. nine equally spaced circuits between it and the previous one run; this repeats between the first of these that reaches the
    target and its predecessor, until nothing lies between.
+
 The returned circuit reaches the target, and the circuit before it in the ranking does not. A smaller circuit between two
-tested ones may reach the target, and a larger one fail it; such circuits are not searched for. So the result can only be too
-large.
+tested ones may also reach the target and be followed by one that does not. Such circuits are not searched for, so the result
+can only be too large.
 """
 
 from __future__ import annotations
