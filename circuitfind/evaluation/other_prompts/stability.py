@@ -4,8 +4,8 @@ Each resample draws as many prompts as there are, with replacement. Its mean sco
 to a circuit of the given size (:mod:`.resampling`). Stability is the mean Jaccard index (shared edges / edges of either) over
 all pairs of resamples. arXiv:2510.00845 proposes to call a circuit stable above 0.8 with at least 100 resamples.
 
-The model is not run, because the scores of one prompt do not depend on the others. The exception are the means of a mean
-ablation, which are held fixed.
+The model is not run, because the scores of one prompt do not depend on the others. The only exception is a mean ablation; its
+means are held fixed.
 """
 
 from __future__ import annotations
