@@ -116,7 +116,7 @@ def open_zoo(name: str, folder: Path | None = None) -> Transformer:
 
 def _made_by(name: str) -> str:
     """The command that rebuilds a model."""
-    return "ground_truth build" if name in COMPILED else "ground_truth.siit train" if name in TRAINED else "zoo train"
+    return "truth build" if name in COMPILED else "truth.siit train" if name in TRAINED else "zoo train"
 
 
 def is_zoo_folder(folder: Path) -> bool:

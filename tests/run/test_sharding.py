@@ -28,19 +28,16 @@ MODELS = {torch.float64: MODEL, torch.float32: MODEL.to(dtype=torch.float32)}
 
 
 EVERY = [
-    (a, ablation, parts)
+    (a, ablation, parts, dtype)
     for a in ALGORITHMS
     if a.additive
-    for ablation in (
-        a.ablations if a.name == "eap" else a.ablations[:1]
-    )  # their means travel alike for every algorithm
-    for parts in ("", *a.parts)
-    if parts != "span"  # the random prompts have no labels
+    for ablation in (a.ablations if a.name == "eap" else a.ablations[:1])  # means travel alike for every algorithm
+    for parts in (("", "prompt", "position") if a.name == "eap" else ("",))  # and so do parts
+    for dtype in (MODELS if a.name == "eap" else (torch.float64,))
 ]
 
 
-@pytest.mark.parametrize("dtype", MODELS, ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize(("algorithm", "ablation", "parts"), EVERY, ids=name)
+@pytest.mark.parametrize(("algorithm", "ablation", "parts", "dtype"), EVERY, ids=name)
 def test_workers_give_the_scores_of_one_process_and_any_number_of_them_the_same_bits(
     pool, algorithm, ablation, parts, dtype
 ):

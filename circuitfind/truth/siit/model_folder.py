@@ -40,7 +40,7 @@ def zoo_recipe(recipe: SiitRecipe, verified: dict[str, Any]) -> Recipe:
         summary=f"A model whose circuit is known: {recipe.program.summary} {task.description}",
         trained_on=(
             f"pairs of the task {task.name} that are not held out, by strict interchange intervention training "
-            f"on single edges (`circuitfind/ground_truth/siit/training.py`), {siit.groups} masks on "
+            f"on single edges (`circuitfind/truth/siit/training.py`), {siit.groups} masks on "
             f"{siit.pairs_per_group} pairs each in every step"
         ),
         tasks=(task.name,),
