@@ -12,7 +12,12 @@
       size of the score = sum over l of |I_l| / (number of l that leave the receiver its gradient)
 
   That number is L - 1 for a receiver in one of the L layers, whose own layer gives 0, as in the paper. The sign is that of
-  the estimate without any layer dropped. A model of one layer has nothing to drop.
+  the estimate without any layer dropped.
+
+  In a model of two layers, the one layer that can be dropped above an edge into the first is all that is above it. So only
+  the edge's direct effect is left. By default, layers are dropped from three layers on. Measured on 16 prompts, as rank
+  correlation of sizes with ``exact``, with layers dropped and without: induction in ``induction-2l`` 0.835 and 0.971; in
+  ``tasks-4l``, IOI 0.971 and 0.984, greater-than 0.975 and 0.988, docstring 0.935 and 0.941, induction 0.935 and 0.956.
 
 Deviations from the paper, which scores nodes at a position. Sizes are taken per prompt, as there, but of an edge's effect at
 all positions together. The mean over prompts is taken with the signs, so that scores remain estimates of
@@ -28,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
+from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, Writes
 from circuitfind.execution.gradients.cut_attention import query_key_effects
 from circuitfind.execution.gradients.edge_products import EdgeProducts
@@ -36,19 +42,21 @@ from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer
 
 
-def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) -> EdgeScores:
+def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: str = "auto") -> EdgeScores:
     """Two forward passes, half a backward pass per layer, and the attention of every layer again for each sender below it.
 
     Args:
         qk_fix: cut edges into queries and keys up to the mixed values.
-        grad_drop: take sizes from backward passes that leave out a layer each.
+        grad_drop: take sizes from backward passes that leave out a layer each: ``true``, ``false``, or ``auto``, which does so
+            in models of three layers or more.
     """
+    drops = _drops(grad_drop, problem.graph)
     problem.require_slope("AtP*", "eap-ig-inputs")
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run()
         clean.backward(prompts.objective, again=True)
-        return _effects(prompts.products, clean, prompts.ablated, qk_fix, grad_drop)
+        return _effects(prompts.products, clean, prompts.ablated, qk_fix, drops)
 
     return attribute(problem, score, more_numbers=_gradient_numbers(problem.model), by_prompt=True)
 
@@ -88,9 +96,20 @@ def _gradient_numbers(model: Transformer) -> int:
     return c.n_layers * (c.n_layers + 1) // 2 * c.n_heads * c.d_head + c.n_layers * c.d_model
 
 
+def _drops(grad_drop: str, graph: ComputationGraph) -> bool:
+    """Whether layers are dropped; in two layers, nothing but direct effects would be left."""
+    return graph.n_layers > 2 if grad_drop == "auto" else grad_drop == "true"
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that make no sense."""
+    if options["grad_drop"] not in ("auto", "true", "false"):
+        raise OptionError(f"grad_drop={options['grad_drop']!r}: use auto, true or false")
+
+
 def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
     """EAP's 5; for a dropped layer, half a backward pass and its products; and a third of a layer for each cut sender."""
-    drops = 1.5 * (graph.n_layers - 1) if options["grad_drop"] else 0
+    drops = 1.5 * (graph.n_layers - 1) if _drops(options["grad_drop"], graph) else 0
     cuts = sum(block.n_senders for block in graph.blocks if block.kind == "attention") / (3 * graph.n_layers)
     return 5 + drops + (cuts if options["qk_fix"] else 0)
 
@@ -104,5 +123,6 @@ ALGORITHMS.add(
         parts=("prompt",),
         cost="2 forward passes, half a backward pass per layer, and a third of a forward pass per sender",
         forwards=forward_passes,
+        check=check,
     )
 )

@@ -153,7 +153,8 @@ def test_graddrop_finds_what_direct_and_indirect_effects_cancel():
     model = scalar_model(0.5, -0.999)
     pairs = random_pairs(model, 1)
     edge = model.graph.edge_index("input->m0")
-    eap, star = (abs(scores(name, model, pairs)[edge]) for name in ("eap", "atp-star"))
+    eap = abs(scores("eap", model, pairs)[edge])
+    star = abs(scores("atp-star", model, pairs, grad_drop=True)[edge])
     assert star == pytest.approx(1000 * eap, rel=1e-6)
     assert eap > 1e-5
 
@@ -193,8 +194,19 @@ def test_a_divergence_from_the_clean_run_is_refused(name, title):
         ("relp", {"qk": "quarter"}, "qk='quarter': use one of exact, half, frozen"),
         ("gim", {"temperature": 0}, "temperature=0.0: give a number above 0"),
         ("gim", {"temperature": "nan"}, "temperature=nan: give a number above 0"),
+        ("atp-star", {"grad_drop": "maybe"}, "grad_drop='maybe': use auto, true or false"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options, message):
     with pytest.raises(OptionError, match=message):
         scores(name, **options)
+
+
+@pytest.mark.parametrize(("layers", "drops"), [(1, False), (2, False), (3, True)])
+def test_layers_are_dropped_by_default_only_where_more_than_direct_effects_is_left(layers, drops):
+    model = small_model(n_layers=layers)
+    pairs = random_pairs(model, 3)
+    by_default = scores("atp-star", model, pairs)
+    np.testing.assert_array_equal(by_default, scores("atp-star", model, pairs, grad_drop=drops))
+    if layers > 1:
+        assert not np.allclose(by_default, scores("atp-star", model, pairs, grad_drop=not drops))

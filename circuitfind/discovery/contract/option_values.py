@@ -43,6 +43,8 @@ def as_kind(kind: type, value: Any) -> Any:
     """A value, or its text from the command line, as the type of an option's default."""
     if kind is bool:
         return TRUTH[str(value).lower()]
+    if kind is str and isinstance(value, bool):
+        return str(value).lower()
     if kind is tuple:
         several = value.strip("()[] ").rstrip(",").split(",") if isinstance(value, str) else np.ravel(value)
         return tuple(float(part) for part in several)
