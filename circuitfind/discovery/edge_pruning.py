@@ -44,7 +44,7 @@ from circuitfind.discovery.search.mask_training import (
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.progress import Checkpoint
-from circuitfind.scores import EdgeScores
+from circuitfind.scores import EdgeScores, order
 
 MULTIPLIERS = ("solved", "ascent")
 SPREAD = 0.1
@@ -167,12 +167,12 @@ class Schedule:
 
 
 def circuit_of(graph: ComputationGraph, values: np.ndarray[Any, Any], n: int) -> Mask:
-    """The ``n`` edges of the largest values, ties by number. If they hold no path, the direct edge replaces the last one."""
-    order = np.argsort(-values, kind="stable")
+    """The ``n`` edges of the largest values, of equals those that connect. Without a path, the direct edge is last."""
+    ranking = order.ranking(values, False, graph, from_input=True)
     chosen = np.zeros(graph.n_edges, dtype=bool)
-    chosen[order[:n]] = True
+    chosen[ranking[:n]] = True
     if not graph.prune(chosen, from_input=True).any():
-        chosen[order[n - 1]] = False
+        chosen[ranking[n - 1]] = False
         chosen[graph.blocks[-1].first_edge] = True
     return chosen
 

@@ -150,6 +150,22 @@ class ComputationGraph(Nodes):
 
         return prune_rows(self.first_edge, self.receiver_node, kept, self.n_nodes, from_input, self.receiver_stop)
 
+    def with_links(self) -> tuple[Ints, Ints, int]:
+        """Both ends of every edge and then of every link, and how many nodes there are, for passes over edges.
+
+        An edge into a group's port ends at a node of its own, between the senders and the logits. Links lead from there to the
+        group's heads.
+        """
+        shared = np.flatnonzero(self.receiver_stop > self.receiver_node + 1)
+        n_nodes = self.n_nodes + len(shared)
+        entered = np.where(self.receiver_node == self.n_nodes - 1, n_nodes - 1, self.receiver_node)
+        entered[shared] = own = self.n_senders + np.arange(len(shared))
+        many = (self.receiver_stop - self.receiver_node)[shared]
+        heads = [np.arange(self.receiver_node[row], self.receiver_stop[row]) for row in shared]
+        source = np.concatenate([np.arange(n) for n in np.diff(self.first_edge).tolist()] + [np.repeat(own, many)])
+        target = np.concatenate([np.repeat(entered, np.diff(self.first_edge)), *heads])
+        return source.astype(np.int32), target.astype(np.int32), n_nodes
+
     # ---------------------------------------------------------------- networkx
 
     def to_networkx(

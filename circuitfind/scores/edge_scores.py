@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.errors import CircuitError, NumericalError, OptionError
-from circuitfind.graph import ComputationGraph, Floats, Mask
+from circuitfind.graph import ComputationGraph, Floats, Mask, prunes_from_input
 from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
@@ -76,6 +76,7 @@ class EdgeScores:
         spans: what the rows of ``parts`` are, if they are parts of prompts.
         nodes: float64 (senders,), the score of every sender, from an algorithm that scores nodes; see :func:`between`.
         chosen: boolean (edges,), the circuit that the algorithm itself found, if it does more than rank.
+        remarks: sentences that the algorithm has to say about its result, such as that its budget ended.
 
     Raises:
         CircuitError: the shape is wrong.
@@ -91,6 +92,7 @@ class EdgeScores:
     spans: Spans | None = None
     nodes: Floats | None = None
     chosen: Mask | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.shape != (self.graph.n_edges,):
@@ -124,16 +126,16 @@ class EdgeScores:
         return self.parts
 
     def ranking(self, absolute: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Edge numbers from most to least important, by score or absolute score; ties by edge number."""
-        return order.ranking(self.values, absolute)
+        """Edge numbers from most to least important, by score or absolute score; see :mod:`.order` for ties."""
+        return order.ranking(self.values, absolute, self.graph, prunes_from_input(self.provenance.ablation))
 
     def above(self, threshold: float, *, absolute: bool, strictly: bool = False) -> Mask:
         """The edges whose score (or absolute score) is at least, or strictly above, ``threshold``: boolean (edges,)."""
         return order.above(self.values, threshold, absolute=absolute, strictly=strictly)
 
     def best(self, n: int, *, absolute: bool) -> Mask:
-        """The ``n`` most important edges, ties by edge number, as boolean (edges,): the first of :meth:`ranking`, unsorted."""
-        return order.best(self.values, n, absolute=absolute)
+        """The ``n`` most important edges as boolean (edges,): the first of :meth:`ranking`, unsorted."""
+        return order.best(self.values, n, absolute, self.graph, prunes_from_input(self.provenance.ablation))
 
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` most important edges as a table, best first: ``name, source, target, port, score``."""
@@ -162,6 +164,8 @@ class EdgeScores:
         tensors |= as_tensors(self.decisions)
         # One entry: safetensors writes several in arbitrary order, but equal scores should give equal bytes.
         about = {**self.about(SCHEMA), "parts_axis": self.parts_axis}
+        if self.remarks:
+            about["remarks"] = list(self.remarks)
         if self.spans is not None:
             about["spans"] = list(self.spans.labels)
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
@@ -203,6 +207,7 @@ class EdgeScores:
             Spans(tuple(about["spans"]), tensors["spans"]) if "spans" in tensors else None,
             tensors.get("nodes"),
             tensors.get("chosen"),
+            tuple(about.get("remarks", ())),
         )
 
 

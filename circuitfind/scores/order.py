@@ -1,4 +1,8 @@
-"""The order of scores: a ranking, the best n, those above a threshold; by score or absolute score, ties by number."""
+"""The order of scores: a ranking, the best n, those above a threshold; by score or absolute score.
+
+Among edges of equal score, those that connect come first (:mod:`circuitfind.kernels.ties`): an edge between nodes of the
+circuit of all better edges, or else a shortest path of equal edges, and those that connect nothing last; each by number.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,45 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind.graph import Longs, Mask
+from circuitfind.graph import ComputationGraph, Longs, Mask
 
 Numbers = np.ndarray[Any, Any]
 
 
-def ranking(values: Numbers, absolute: bool) -> Longs:
-    """Indices from most to least important."""
+def ranking(values: Numbers, absolute: bool, graph: ComputationGraph, from_input: bool) -> Longs:
+    """Edge numbers from most to least important.
+
+    Args:
+        from_input: whether an edge connects only if a path leads to it from the input, as pruning has it.
+    """
+    ranked = by_number(values, absolute)
+    return connected(ranked, ties(values, ranked, absolute), graph, from_input)
+
+
+def connected(ranked: Longs, tied: Mask, graph: ComputationGraph, from_input: bool) -> Longs:
+    """A ranking (some edges, best first) in which those that connect come first among equals.
+
+    Args:
+        tied: whether an edge has the score of the one before it.
+    """
+    from circuitfind import kernels
+
+    if not tied.any():
+        return ranked
+    source, target, n_nodes = graph.with_links()
+    source, target = (np.append(end[ranked], end[graph.n_edges :]) for end in (source, target))
+    return ranked[kernels.connect_ties(source, target, np.arange(len(ranked)), tied, n_nodes, from_input)]
+
+
+def ties(values: Numbers, ranked: Longs, absolute: bool) -> Mask:
+    """Whether each value of a ranking has the size of the one before it, boolean (values,)."""
+    key = values[ranked]
+    key = np.abs(key, out=key) if absolute else key
+    return np.append(False, key[1:] == key[:-1])[: len(key)]
+
+
+def by_number(values: Numbers, absolute: bool) -> Longs:
+    """Indices from most to least important, equal ones by number."""
     from circuitfind import kernels
 
     key = np.abs(values) if absolute else values
@@ -29,7 +65,7 @@ def above(values: Numbers, threshold: float, *, absolute: bool, strictly: bool =
     return found
 
 
-def best(values: Numbers, n: int, *, absolute: bool) -> Mask:
+def best(values: Numbers, n: int, absolute: bool, graph: ComputationGraph, from_input: bool) -> Mask:
     """The ``n`` most important as boolean (values,): the first of :func:`ranking`, unsorted."""
     if n <= 0 or n >= len(values):
         return np.full(len(values), n > 0)
@@ -39,5 +75,13 @@ def best(values: Numbers, n: int, *, absolute: bool) -> Mask:
     del key
     chosen = above(values, last, absolute=absolute, strictly=True)
     equal = np.flatnonzero(above(values, last, absolute=absolute) & ~chosen)
-    chosen[equal[: n - np.count_nonzero(chosen)]] = True
+    more = n - np.count_nonzero(chosen)
+    chosen[first_equals(chosen, equal, graph, from_input)[:more] if more < len(equal) else equal] = True
     return chosen
+
+
+def first_equals(better: Mask, equal: Longs, graph: ComputationGraph, from_input: bool) -> Longs:
+    """Edges of one score in their order, given all better edges, boolean (edges,)."""
+    ranked = np.append(np.flatnonzero(better), equal)
+    tied = np.arange(len(ranked)) > len(ranked) - len(equal)
+    return connected(ranked, tied, graph, from_input)[len(ranked) - len(equal) :]

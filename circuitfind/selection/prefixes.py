@@ -1,7 +1,8 @@
 """Circuits from scores alone: prefixes of a ranking, thresholds, greedy growth.
 
-Selection is always *signed* (largest scores first) or *absolute* (largest absolute scores first). Ties are broken by edge
-number. Edges that cannot matter are pruned afterwards (see :mod:`circuitfind.circuit`).
+Selection is always *signed* (largest scores first) or *absolute* (largest absolute scores first). Among edges of equal score,
+those that connect come first (see :mod:`circuitfind.scores.order`). Edges that cannot matter are pruned afterwards (see
+:mod:`circuitfind.circuit`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, Layout, prune
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
+from circuitfind.graph import ComputationGraph, Longs, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, order
+from circuitfind.selection.ties import grown_to, ranking_of_pairs
 
 NODES_TRIED = 64
 """How many further nodes are tried when the edges between a circuit's nodes run out."""
@@ -34,10 +36,13 @@ def mean_scores(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, An
     return scores.values if layout is None else scores.by_part / max(1, scores.provenance.n_prompts)
 
 
-def ranked(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, Any]:
-    """The values that rules rank, float64 (edges,) or (parts * edges,)."""
+def ranking_of(scores: EdgeScores, layout: Layout | None, absolute: bool) -> Longs:
+    """What rules rank, best first: edges (edges,), or (part, edge) pairs (parts * edges,)."""
+    if layout is None:
+        return scores.ranking(absolute)
     # Parts are ranked before the division, because its rounding could make two of them equal.
-    return scores.values if layout is None else scores.by_part.astype(np.float64).ravel()
+    values, from_input = scores.by_part.astype(np.float64).ravel(), prunes_from_input(scores.provenance.ablation)
+    return ranking_of_pairs(values, absolute, scores.graph, layout, from_input)
 
 
 def check_size(graph: ComputationGraph, n: float, n_parts: int = 1) -> None:
@@ -58,14 +63,17 @@ def top_edges(
     """The ``n`` best edges, pruned. Pruned edges are not refilled; both counts are in ``selection``.
 
     Args:
-        ranking: a ranking of :func:`ranked`, for callers that select many times.
-        layout: the parts of prompts, if (part, edge) pairs are chosen; ties are broken by part, then by edge.
+        ranking: what :func:`ranking_of` gives, for callers that select many times.
+        layout: the parts of prompts, if (part, edge) pairs are chosen; their number counts parts first, then edges.
 
     Raises:
         OptionError: the graph has fewer edges, or a layout is given and the scores have no parts.
     """
     check_size(scores.graph, n, 1 if layout is None else len(layout))
-    kept = order.best(ranked(scores, layout), n, absolute=absolute) if ranking is None else _first(ranking, n)
+    if ranking is None and layout is None:
+        kept = scores.best(n, absolute=absolute)
+    else:
+        kept = _first(ranking_of(scores, layout, absolute) if ranking is None else ranking, n)
     return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute}, layout)
 
 
@@ -89,6 +97,7 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
     del through, cost
     kept = scores.above(last, absolute=absolute, strictly=True)
     equal = np.flatnonzero(scores.above(last, absolute=absolute) & ~kept)
+    equal = order.first_equals(kept, equal, graph, from_input)
 
     def large_enough(ties: int) -> bool:
         kept[equal[:ties]], kept[equal[ties:]] = True, False
@@ -106,14 +115,20 @@ def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
     missed if the best path takes three or more.) Circuits of :func:`top_edges`, the method of EAP-IG and MIB, are smaller than
     requested.
 
+    Where scores tie, edges of equal score that make exactly ``n`` are preferred to worse ones. And if fewer than ``n`` were
+    found, the circuit grows from the logits, best edge first.
+
     Raises:
         OptionError: the graph has fewer edges.
     """
     graph, ablation = scores.graph, scores.provenance.ablation
     check_size(graph, n)
     ranking, counts = scores.ranking(absolute), alive_counts(scores, absolute=absolute)
+    tied = order.ties(scores.values, ranking, absolute)
     size = int(np.searchsorted(counts, n, side="right")) - 1
-    kept = _fill(graph, prune(graph, _first(ranking, size), ablation), ranking, n, ablation)
+    kept = prune(graph, _first(ranking, size), ablation)
+    equal = _exactly(graph, ranking, counts, tied, n, ablation)
+    kept = _fill(graph, kept if equal is None else equal, ranking, n, ablation)
     for _ in range(NODES_TRIED):
         if np.count_nonzero(kept) == n or size >= graph.n_edges:
             break
@@ -121,7 +136,34 @@ def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
         larger = prune(graph, kept | _first(ranking, size), ablation)
         other = _fill(graph, _thinned(graph, larger, ranking, n, ablation), ranking, n, ablation)
         kept = other if np.count_nonzero(other) > np.count_nonzero(kept) else kept
+    if np.count_nonzero(kept) < n and tied.any():
+        kept = prune(graph, grown_to(graph, ranking, n), ablation)
     return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute, "refilled": True})
+
+
+def _exactly(graph: ComputationGraph, ranking: Longs, counts: Longs, tied: Mask, n: int, ablation: str) -> Mask | None:
+    """A circuit of all edges better than the n-th, and of some of its equals, that has ``n`` edges; None if none was found.
+
+    The next nodes are added one after the other, and equals that no other edge needs are removed for each.
+    """
+    size = int(np.searchsorted(counts, n, side="right")) - 1
+    if counts[size] == n or size == graph.n_edges:
+        return None
+    starts = np.append(np.flatnonzero(~tied), graph.n_edges)  # of every group of equals, and the end
+    begin, stop = starts[np.searchsorted(starts, size, side="right") - 1 :][:2].tolist()
+    if stop - begin < 2:
+        return None
+    equals = ranking[begin:stop]
+    for _ in range(NODES_TRIED):
+        size = int(np.searchsorted(counts, counts[size], side="right"))
+        if size > stop:
+            return None
+        found = _thinned(graph, prune(graph, _first(ranking, size), ablation), equals, n, ablation)
+        if np.count_nonzero(found) == n:
+            return found
+        if size == stop:
+            return None
+    return None
 
 
 def _first(ranking: np.ndarray[Any, Any], n: int) -> Mask:
@@ -194,9 +236,11 @@ def decided_edges(scores: EdgeScores) -> Circuit:
         n, name = len(scores.decisions), scores.provenance.algorithm or "the algorithm"
         reason = f"decided at {n} thresholds" if n else "ranks edges and keeps none itself"
         raise OptionError(f"{name} {reason}, so it has no single circuit of its own; give top=, threshold= or greedy=")
-    rule = {"rule": "decided", "absolute": True}
+    rule: dict[str, Any] = {"rule": "decided", "absolute": True}
     if scores.decisions:
         rule |= {"threshold": scores.decisions[0].threshold, "absolute": scores.decisions[0].absolute}
+    if scores.remarks:
+        rule["remarks"] = list(scores.remarks)
     return _circuit(scores, scores.decided, rule)
 
 

@@ -11,8 +11,8 @@ from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
 from circuitfind.execution.conditions import Conditions
 from circuitfind.progress import track
-from circuitfind.scores import EdgeScores, order
-from circuitfind.selection.prefixes import ranked, top_edges
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import ranking_of, top_edges
 from circuitfind.statistics import bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
@@ -70,7 +70,7 @@ def smallest_faithful(
         CircuitError: the prompts have a part that the scores do not know.
     """
     sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    ranking = order.ranking(ranked(scores, layout), absolute)
+    ranking = ranking_of(scores, layout, absolute)
     prefixes = Prefixes(len(ranking), lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking, layout=layout))
     return _smallest(model, sets, prefixes, metric, target, batch_size)
 
