@@ -12,6 +12,9 @@ only the edges of a proposal are tested, each by computing again what it reaches
 and something better decides is the idea of hybrid attribution and pruning (arXiv:2510.03282, with learned masks); backward
 elimination with swaps is classical subset selection.
 
+Of the smallest circuit, the size is not known. The first proposal that keeps the faithfulness is found by doubling and halving.
+It is cut down, many edges at once where they are cheap together, and the result never has more edges than it.
+
 The loss is KL to the full model, or minus a metric of which more is better. The result is a local optimum; a better circuit may
 exist. A node without inputs writes its ablated value, so its edges cannot be tried back one by one; it returns only with
 another proposal.
@@ -57,7 +60,8 @@ def refine(
         faithfulness: share of the loss between the circuit without edges and the full model that must be regained.
         budget: what the search of each size may cost at most, in forward passes on all prompts (operations). The ranking
             counts, the scores of the circuit's edges do not. Once it is used up, the last measurements decide about the edges
-            that still have to go.
+            that still have to go; of the smallest circuit, none has to. The scores then say that the budget ended the search
+            (``scores.remarks``).
     """
     first = ALGORITHMS[default_algorithm(problem.ablation) if start == "auto" else start]
     spent = first.forwards(problem.graph, first.options) + PREPARING
@@ -68,9 +72,24 @@ def refine(
         )
     sizes = sorted({int(size) for size in edges})
     if len(sizes) > 1:
-        return problem.scores(ranking_of_sizes(problem, sizes, first, budget - spent))
-    kept, costs = circuit_of_size(problem, sizes[0], first, budget - spent, faithfulness)
-    return problem.scores(costs, chosen=kept)
+        ranking, short = ranking_of_sizes(problem, sizes, first, budget - spent)
+        return problem.scores(ranking, remarks=_remarks(budget, ", ".join(f"{size:,}" for size in short)))
+    found = circuit_of_size(problem, sizes[0], first, budget - spent, faithfulness)
+    at = (f"{sizes[0]:,}" if sizes[0] else "the smallest number of") if found.ended else ""
+    return problem.scores(found.costs, chosen=found.kept, remarks=_remarks(budget, at))
+
+
+def _remarks(budget: float, at: str) -> tuple[str, ...]:
+    """What is said where the budget ended the search; ``at`` are the sizes, empty if it did not."""
+    better = "smaller" if at.startswith("the") else "better"
+    return (
+        (
+            f"The budget of {budget:g} forward passes ended the search for {at} edges, so a {better} circuit may be near; give "
+            f"refine a larger one (budget={2 * budget:g}).",
+        )
+        if at
+        else ()
+    )
 
 
 def check(options: Mapping[str, Any]) -> None:

@@ -164,7 +164,7 @@ class Problem:
         """Scores of this problem with its provenance. ``parts`` are not divided by the number of prompts.
 
         Args:
-            found: ``nodes`` and ``chosen`` of :class:`EdgeScores`, where the algorithm has them.
+            found: ``nodes``, ``chosen`` and ``remarks`` of :class:`EdgeScores`, where the algorithm has them.
         """
         whole = np.asarray(values, dtype=np.float64)
         return EdgeScores(self.graph, whole, self.provenance, parts, self.parts, decisions, self.spans, **found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,22 @@ GAIN = 1e-3
 """The share of the loss's size that a round must gain for another one to follow."""
 FIRST_GUESS = 8
 """The size from which the search for the smallest circuit doubles, until a proposal is good enough."""
+WORTH_A_ROUND = 0.05
+"""The share of the edges that must go at once for the costs of all to be measured again."""
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        kept: the circuit, boolean (edges,).
+        costs: what cutting each of its edges costs, 0 for all others: float64 (edges,).
+        ended: whether the budget ended the search.
+    """
+
+    kept: Mask
+    costs: Floats
+    ended: bool
 
 
 def circuit_of_size(
@@ -44,8 +61,8 @@ def circuit_of_size(
     forwards: float,
     faithfulness: float = 0.0,
     ranking: Floats | None = None,
-) -> tuple[Mask, Floats]:
-    """The circuit of one size, and what cutting each of its edges costs: boolean and float64 (edges,).
+) -> Found:
+    """The circuit of one size.
 
     Args:
         size: the most edges it may have, or :data:`SMALLEST`.
@@ -61,27 +78,36 @@ def circuit_of_size(
             kept = search.smallest(faithfulness) if size == SMALLEST else search.of_size(size)
         finally:
             search.meter.end()
-        costs = search.costs(kept)
+        found = Found(kept, search.costs(kept), search.spent())
     problem.checkpoint.discard()
-    return kept, costs
+    return found
 
 
-def ranking_of_sizes(problem: Problem, sizes: Sequence[int], first: Algorithm, forwards: float) -> Floats:
-    """The ranking of circuits of several sizes, float64 (edges,). Finished sizes are kept when a run is interrupted."""
+def ranking_of_sizes(
+    problem: Problem, sizes: Sequence[int], first: Algorithm, forwards: float
+) -> tuple[Floats, list[int]]:
+    """The ranking of circuits of several sizes, float64 (edges,), and the sizes at which the budget ended the search.
+
+    Finished sizes are kept when a run is interrupted.
+    """
     checkpoint, n = problem.checkpoint, problem.graph.n_edges
-    rows = np.zeros((1 + 2 * len(sizes), n))  # the ranking that proposes; of every size the circuit and its costs
+    # The ranking that proposes; then of every size the circuit, its costs, and in the last column whether the budget ended.
+    rows = np.zeros((1 + 2 * len(sizes), n + 1))
     done = checkpoint.restore(rows)
     if not done:
         checkpoint.save(rows, 0, now=True)
-        rows[0] = ranking_by(first, problem, checkpoint)
+        rows[0, :n] = ranking_by(first, problem, checkpoint)
         checkpoint.save(rows, done := 1, now=True)
     for number, size in enumerate(sizes[done - 1 :], start=done):
         part = replace(problem, checkpoint=checkpoint.of_part(f"{size}-edges"))
-        rows[2 * number - 1 : 2 * number + 1] = circuit_of_size(part, size, first, forwards, ranking=rows[0])
+        found = circuit_of_size(part, size, first, forwards, ranking=rows[0, :n])
+        rows[2 * number - 1], rows[2 * number, :n] = np.append(found.kept, found.ended), found.costs
         checkpoint.save(rows, number + 1, now=True)
     checkpoint.discard()
+    ended, rows = rows[1::2, n] > 0, rows[:, :n]
     whole = np.ones(n, dtype=bool)
-    return by_smallest_circuit([*(rows[1::2] > 0), whole], [*rows[2::2], np.abs(rows[0])])
+    ranking = by_smallest_circuit([*(rows[1::2] > 0), whole], [*rows[2::2], np.abs(rows[0])])
+    return ranking, [size for size, short in zip(sizes, ended, strict=True) if short]
 
 
 class Refinement:
@@ -119,21 +145,32 @@ class Refinement:
     def of_size(self, n: int) -> Mask:
         """The best circuit of at most ``n`` edges."""
         self.n = min(n, self.circuit.graph.n_edges)
-        return self._search(self.n)
+        return self._search(self.n, PROPOSALS[0])
 
     def smallest(self, faithfulness: float) -> Mask:
-        """The smallest circuit that regains this share of the loss."""
-        empty, size = self._settled(np.zeros_like(self.circuit.kept)).loss, FIRST_GUESS
+        """The smallest circuit that regains this share of the loss: never more than the first proposal that does."""
+        empty = self._settled(np.zeros_like(self.circuit.kept)).loss
         self.most = self.full + (1 - faithfulness) * (empty - self.full)
-        while self._settled(self._proposal(size)).loss > self.most and size < self.circuit.graph.n_edges:
-            size = min(2 * size, self.circuit.graph.n_edges)
-        return self._search(size)
+        return self._search(self._first_sufficient(), 1.0)
+
+    def _first_sufficient(self) -> int:
+        """The size of the first proposal that is good enough: sizes double, then the last step is halved."""
+        enough, n_edges = FIRST_GUESS, self.circuit.graph.n_edges
+        while enough < n_edges and self._settled(self._proposal(enough)).loss > self.most:
+            enough = min(2 * enough, n_edges)
+        too_small = enough // 2 if enough > FIRST_GUESS else 0
+        while enough - too_small > 1 and not self.spent():
+            middle = (too_small + enough) // 2
+            good = self._settled(self._proposal(middle)).loss <= self.most
+            too_small, enough = (too_small, middle) if good else (middle, enough)
+        return enough
 
     # ---------------------------------------------------------------- the search
 
-    def _search(self, size: int) -> Mask:
-        """From every proposal in turn to a circuit that no change improves."""
-        proposals = [self._proposal(share * size) for share in PROPOSALS]
+    def _search(self, size: int, first: float) -> Mask:
+        """From every proposal in turn, the ``first`` times the size before the others, to a circuit that no change improves."""
+        shares = sorted(PROPOSALS, key=lambda share: share != first)
+        proposals = [self._proposal(share * size) for share in shares]
         candidates = self.ranking.best(min(CANDIDATES * size, len(self.circuit.kept)), absolute=True)
         best = self._settled(self._proposal(size))
         if before := self.notes.read():
@@ -148,7 +185,7 @@ class Refinement:
             enough = replace(current, loss=current.loss - GAIN * abs(current.loss))  # a loss may be negative
             if self._worth(again) < self._worth(enough):
                 current = again
-            elif number + 1 < len(proposals) and not self._spent():
+            elif number + 1 < len(proposals) and not self.spent():
                 number += 1
                 current = self._dropped(proposals[number])
             else:
@@ -168,7 +205,9 @@ class Refinement:
     def _dropped(self, kept: Mask) -> MeasuredCircuit:
         """What is left of a circuit after the cuts. Some of the prompts choose the first cuts, and what to measure first."""
         guess: Costs | None = None
-        if self.rough is not self.circuit and np.isinf(self.most):
+        if np.isfinite(self.most):
+            kept, guess = self._cut_at_once(kept)
+        elif self.rough is not self.circuit:
             n = int(np.count_nonzero(self._on(self.rough, kept)))
             guess = self.search.cut_down_to(self.n + round((1 - ROUGH_CUTS) * (n - self.n)))
             kept = self.rough.kept
@@ -176,9 +215,32 @@ class Refinement:
         self.search.cut_down_to(self.n, self.most, guess)
         return self._settled(self.circuit.kept)
 
+    def _cut_at_once(self, kept: Mask) -> tuple[Mask, Costs]:
+        """A circuit without as many of its cheapest edges as may go together, and costs known of the others.
+
+        Some of the prompts measure every edge; all prompts measure the circuit without the cheapest. As long as many go, what
+        is left is measured again. So a large proposal is not left as it is when one cut after the other is too dear.
+        """
+        while True:
+            kept = self._on(self.rough, kept)
+            costs = self.search.costs(kept)
+            cheapest = sorted(costs, key=lambda edge: (costs[edge], edge))
+            least, most = 0, len(cheapest)
+            while least < most and not self.spent():
+                middle = (least + most + 1) // 2
+                without = kept.copy()
+                without[cheapest[:middle]] = False
+                good = self._settled(without).loss <= self.most
+                least, most = (middle, most) if good else (least, middle - 1)
+            left = kept.copy()
+            left[cheapest[:least]] = False
+            few, kept = least <= WORTH_A_ROUND * np.count_nonzero(kept), self._settled(left).kept
+            if few or self.spent():
+                return kept, {edge: cost for edge, cost in costs.items() if kept[edge]}
+
     def _tried_back(self, current: MeasuredCircuit, candidates: Mask, size: int) -> MeasuredCircuit:
         """A circuit after some candidates came back and edges were dropped again. Some of the prompts choose which."""
-        if self._spent():
+        if self.spent():
             return current
         self._on(self.rough, current.kept)
         offers = self.search.offers(candidates)
@@ -188,7 +250,7 @@ class Refinement:
 
     def _on(self, circuit: CurrentCircuit, kept: Mask) -> Mask:
         """Go on with these prompts and this circuit."""
-        self.search = LocalSearch(circuit, self._spent, self._show)
+        self.search = LocalSearch(circuit, self.spent, self._show)
         circuit.settle(kept)
         return circuit.kept
 
@@ -199,7 +261,8 @@ class Refinement:
         """Spent so far."""
         return self.circuit.operations + (self.rough.operations if self.rough is not self.circuit else 0)
 
-    def _spent(self) -> bool:
+    def spent(self) -> bool:
+        """Whether the allowance is used up."""
         return self.operations >= self.allowance
 
     def costs(self, kept: Mask) -> Floats:

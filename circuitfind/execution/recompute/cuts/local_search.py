@@ -117,8 +117,8 @@ class LocalSearch:
                 fresh |= again.keys()
                 for pair in again.items():
                     heapq.heappush(queue, pair[::-1])
-            elif self.circuit.loss + value > most:
-                break
+            elif self.circuit.loss + value > most or (edge not in fresh and np.isfinite(most)):
+                break  # without a size to reach, an old cost decides nothing
             elif self._left_without(edge) >= at_least:
                 self.change(edge, value)
                 fresh.clear()
