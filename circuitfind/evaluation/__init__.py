@@ -8,7 +8,7 @@ a benchmark's rows  truth_measures, curve_measures
 """
 
 from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
-from circuitfind.evaluation.faithfulness import Evaluation, evaluate_circuit
+from circuitfind.evaluation.faithfulness import Evaluation, Measured, evaluate_circuit
 from circuitfind.evaluation.full_model.head_roles import HeadRoles, head_roles
 from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
 from circuitfind.evaluation.hypotheses.five_tests import hypotheses_of
@@ -50,6 +50,7 @@ __all__ = [
     "Hypotheses",
     "HypothesisTest",
     "Knockout",
+    "Measured",
     "Minimality",
     "Need",
     "PairReport",

@@ -5,12 +5,13 @@ Conventions:
     (Hanna et al. 2024, section 4; MIB, section 3). ``full`` is the whole model on the clean prompts, ``empty`` the model
     with every edge cut.
 Metrics:
-    the task's metric, KL(full || circuit), accuracy (the correct answer beats the incorrect ones), top1, the same
-    faithfulness for random circuits of equal size, and a bootstrap interval over prompts.
+    the metric asked for and that of the task, KL(full || circuit), accuracy (the correct answer beats the incorrect ones),
+    top1, the same faithfulness for random circuits of equal size, and a bootstrap interval over prompts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +21,40 @@ from circuitfind.circuit import Circuit
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.conditions import Conditions
+from circuitfind.graph import Mask
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
+
+SHARES = ("accuracy", "top1")
+"""Metrics whose mean is a share of prompts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One metric of a circuit, the full model and the model with every edge cut.
+
+    Attributes:
+        metric, unit: what was measured.
+        full, empty, circuit: the metric on every prompt, float64 (prompts,).
+    """
+
+    metric: str
+    unit: str
+    full: Values
+    empty: Values
+    circuit: Values
+
+    @property
+    def faithfulness(self) -> float:
+        """The ratio of means."""
+        return float(faithfulness(self.circuit, self.empty, self.full))
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, unit and means."""
+        means = {name: float(getattr(self, name).mean()) for name in ("full", "empty", "circuit")}
+        return {"name": self.metric, "unit": self.unit, **means}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +71,7 @@ class Evaluation:
         random: faithfulness of each random circuit of equal size.
         random_edges: their mean size.
         seed: seed of the random circuits and the bootstrap.
+        by_task: the task's own metric, where another one was asked for and the prompts allow it.
     """
 
     split: str
@@ -59,11 +91,22 @@ class Evaluation:
     random: Values
     random_edges: float
     seed: int
+    by_task: Measured | None = None
+
+    @property
+    def measured(self) -> Measured:
+        """The metric asked for."""
+        return Measured(self.metric, self.unit, self.full, self.empty, self.circuit)
+
+    @property
+    def in_task(self) -> Measured:
+        """The task's metric, or else the one asked for."""
+        return self.by_task or self.measured
 
     @property
     def faithfulness(self) -> float:
         """The ratio of means."""
-        return float(faithfulness(self.circuit, self.empty, self.full))
+        return self.measured.faithfulness
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -82,13 +125,8 @@ class Evaluation:
                 "n_edges_total": self.n_edges_total,
                 "faithfulness": self.faithfulness,
                 "faithfulness_95_interval": list(self.interval),
-                "metric": {
-                    "name": self.metric,
-                    "unit": self.unit,
-                    "full": float(self.full.mean()),
-                    "empty": float(self.empty.mean()),
-                    "circuit": float(self.circuit.mean()),
-                },
+                "metric": self.measured.to_json(),
+                "task_metric": {**self.in_task.to_json(), "faithfulness": self.in_task.faithfulness},
                 "ablation": self.ablation,
                 "kl": float(self.kl.mean()),
                 "accuracy": self.accuracy,
@@ -139,10 +177,12 @@ def evaluate_circuit(
     n_random: int = 20,
     seed: int = 0,
     batch_size: int | None = None,
+    task_metric: Metric | None = None,
 ) -> Evaluation:
     """Measure a circuit, the full and empty models, and random circuits of equal size, on the same prompts.
 
     Args:
+        task_metric: measured too; left out where it needs incorrect answers and a pair has none.
         circuit: with or without parts of prompts; the parts of these prompts are found by label.
         n_random: how many random circuits; 0 skips the control.
 
@@ -151,15 +191,14 @@ def evaluate_circuit(
         CircuitError: the prompts have a part that the circuit does not have.
     """
     spans = circuit.spans(pairs, model.tokenizer)
-    names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
-    also = [METRICS[name] for name in names]
+    by_task, names = _also(pairs, task_metric or metric, metric)
+    also = [*(METRICS[name] for name in names if name != by_task.name), by_task]
     conditions = Conditions(model, pairs, metric, ablation, batch_size, also, spans)
     alike = circuit.graph, circuit.n_edges, n_random
     controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]
     masks = np.stack([circuit.rows(spans), conditions.whole, conditions.nothing, *random])
-    measured, kl, top1 = (conditions.run(masks, name) for name in (metric.name, *names[:2]))
-    accuracy = conditions.run(masks, "accuracy").mean(1) if "accuracy" in names else np.full(2, np.nan)
+    measured = conditions.run(masks)
     return Evaluation(
         split=split,
         metric=metric.name,
@@ -167,13 +206,33 @@ def evaluate_circuit(
         ablation=ablation,
         n_edges=circuit.n_edges,
         n_edges_total=circuit.kept.size,
-        full=measured[1],
-        empty=measured[2],
-        circuit=measured[0],
-        kl=kl[0],
-        **dict(zip(("accuracy", "accuracy_full"), accuracy[:2].tolist(), strict=True)),
-        **dict(zip(("top1", "top1_full"), top1[:2].mean(1).tolist(), strict=True)),
+        **dict[str, Any](zip(("circuit", "full", "empty"), measured[:3], strict=True)),
+        kl=conditions.run(masks[:1], "kl")[0],
+        **_shares(conditions, masks[:2], names[1:]),
         random=faithfulness(measured[3:], measured[2], measured[1]),
         random_edges=float(controls.sum().item() / n_random) if n_random else 0.0,
         seed=seed,
+        by_task=None if by_task.name == metric.name else _measured(by_task, conditions.run(masks[:3], by_task.name)),
     )
+
+
+def _also(pairs: TokenPairs, wanted: Metric, otherwise: Metric) -> tuple[Metric, tuple[str, ...]]:
+    """The task's metric and the names of all others that these prompts allow, some of which need incorrect answers."""
+    if not len(without_incorrect(pairs)):
+        return wanted, ("kl", "top1", "accuracy")
+    return otherwise if wanted.needs_incorrect else wanted, ("kl", "top1")
+
+
+def _shares(conditions: Conditions, both: Mask, names: Sequence[str]) -> dict[str, Any]:
+    """Shares of prompts by name, of the circuit and of the full model; NaN for one that is not measured."""
+    found: dict[str, Any] = {}
+    for name in SHARES:
+        values = conditions.run(both, name).mean(1).tolist() if name in names else [float("nan")] * 2
+        found |= {name: values[0], f"{name}_full": values[1]}
+    return found
+
+
+def _measured(metric: Metric, values: Values) -> Measured:
+    """Values of the circuit, the full and the empty model, (3, prompts)."""
+    circuit, full, empty = values
+    return Measured(metric.name, metric.unit, full, empty, circuit)

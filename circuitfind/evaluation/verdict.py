@@ -7,8 +7,13 @@ import numpy as np
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.faithfulness import Evaluation
 from circuitfind.evaluation.other_prompts.stability import Stability
+from circuitfind.rendering.caption import full_to_circuit
 
 FEW_PROMPTS = 30
+FEWER_RIGHT = 0.1
+"""A larger fall of the accuracy is a weakness."""
+TOO_FAITHFUL = 1.1
+"""A circuit of more than this faithfulness does more than the model: edges that work against the behaviour are missing."""
 
 
 def verdict(
@@ -42,19 +47,43 @@ def _lines(circuit: Circuit, evaluation: Evaluation, stability: Stability | None
     where = f"{len(evaluation.full)} {evaluation.split} prompts"
     if not np.isfinite(evaluation.faithfulness):
         return [
-            f"{kept} are kept; their faithfulness on {where} is undefined.",
+            f"{kept} are kept; their faithfulness in {evaluation.metric} on {where} is undefined.",
+            full_to_circuit(evaluation.to_json()),
             f"Weak: full and empty model have the same mean {evaluation.unit} on these prompts; they show no behaviour.",
+            *_unlike(evaluation),
         ]
     low, high = evaluation.interval
-    found = f"reach a faithfulness of {evaluation.faithfulness:.1%} ({evaluation.unit}) on {where}"
+    found = f"reach a faithfulness of {evaluation.faithfulness:.1%} in {evaluation.metric} on {where}"
     lines = [f"{kept} {found} (95 % interval {low:.0%} to {high:.0%}){_control(evaluation)}"]
+    lines.append(full_to_circuit(evaluation.to_json()))
     if circuit.graph.whole_attention:
         lines.append(
             "Each attention node is the whole attention of a layer: a norm mixes its heads, so none has an edge."
         )
     if stability is not None and stability.stable:
         lines.append(stability.sentence)
-    return lines + _doubts(circuit, evaluation, low, high) + _instability(stability)
+    remarks = [f"Weak: {remark[0].lower()}{remark[1:]}" for remark in circuit.selection.get("remarks", ())]
+    return lines + remarks + _unlike(evaluation) + _doubts(circuit, evaluation, low, high) + _instability(stability)
+
+
+def _unlike(evaluation: Evaluation) -> list[str]:
+    """What the circuit does otherwise than the full model, whatever it was chosen by."""
+    doubts = []
+    does, circuit, full = "is right", evaluation.accuracy, evaluation.accuracy_full
+    if not np.isfinite(full):
+        does, circuit, full = "puts a correct answer first", evaluation.top1, evaluation.top1_full
+    if full - circuit > FEWER_RIGHT + 1e-9:
+        doubts.append(
+            f"Weak: the full model {does} on {full:.0%} of these prompts, the circuit on {circuit:.0%}; it does the task "
+            "less well."
+        )
+    both = {one.metric: one.faithfulness for one in (evaluation.measured, evaluation.in_task)}
+    return doubts + [
+        f"Weak: a faithfulness of {found:.1%} in {metric} is more than the full model's 100%; edges that work against the "
+        "behaviour are missing."
+        for metric, found in both.items()
+        if found > TOO_FAITHFUL
+    ]
 
 
 def _instability(stability: Stability | None) -> list[str]:

@@ -5,6 +5,6 @@ This is the only place that imports transformer_lens, and only when a model need
 
 from circuitfind.models.checks import Check, check_model
 from circuitfind.models.description import architecture
-from circuitfind.models.load import load, open_bridge, open_model, read
+from circuitfind.models.load import is_folder, load, open_bridge, open_model, read
 
-__all__ = ["Check", "architecture", "check_model", "load", "open_bridge", "open_model", "read"]
+__all__ = ["Check", "architecture", "check_model", "is_folder", "load", "open_bridge", "open_model", "read"]

@@ -123,7 +123,7 @@ def read(
         return _own_copy(_adapted(spec, tokenizer, bos, "", f"a {type(spec).__name__} object")), spec
     if str(spec) in zoo.zoo_names():
         return _without_bos(zoo.open_zoo(str(spec)), bos), None
-    if Path(spec).is_dir():
+    if is_folder(spec):
         if _is_zoo(Path(spec)):
             return _without_bos(zoo.open_zoo(zoo.zoo_config("", Path(spec))["name"], Path(spec)), bos), None
         name, origin = Path(spec).resolve().name, "local directory"
@@ -133,6 +133,11 @@ def read(
     if "/" not in str(spec) and get_close_matches(str(spec), zoo.zoo_names(), cutoff=0.75):
         raise UnknownNameError("model", str(spec), zoo.zoo_names())
     return from_transformers(str(spec), str(spec), bos, "hub", offline=False, dtype=dtype, device=device)
+
+
+def is_folder(spec: str | Path) -> bool:
+    """Whether a model's name is that of a folder here, and not of a model of the zoo."""
+    return str(spec) not in zoo.zoo_names() and Path(spec).is_dir()
 
 
 def _is_zoo(folder: Path) -> bool:

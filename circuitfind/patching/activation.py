@@ -64,7 +64,7 @@ def activation_patch(
     patches = patches_of(setting.transformer, what)
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}
-    problem = setting.problem(split, parts=by, given="", algorithm="activation-patching", options=options)
+    problem = setting.problem(split, parts=by, algorithm="activation-patching", options=options)
     return PatchingEffects.of(
         measure_patches(problem, [patch for _, patch in patches], direction),
         names,

@@ -172,7 +172,7 @@ def ablate(
     """
     patches = _patches(setting.transformer, nodes, neurons, each)
     options = {"nodes": nodes, "neurons": neurons, "each": each}
-    problem = setting.problem(split, given="", algorithm="ablation", options=options)
+    problem = setting.problem(split, algorithm="ablation", options=options)
     measured = measure_patches(problem, [patch for _, patch in patches], NOISING)
     return AblationEffects.of(measured, [name for name, _ in patches], problem.metric.sign, problem.provenance)
 

@@ -148,7 +148,7 @@ def path_patch(
     routes = [read_route(graph, text) for text in texts]
     agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))
     options = {"paths": list(paths), "direction": direction}
-    problem = setting.problem(split, given="", algorithm="path-patch", options=options)
+    problem = setting.problem(split, algorithm="path-patch", options=options)
     values = np.empty((3, len(problem.pairs)))
 
     def measure(part: PathBatch) -> None:

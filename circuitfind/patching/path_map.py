@@ -178,7 +178,7 @@ def path_heat_map(
     graph = setting.transformer.graph
     stop = receiver_stop(graph, receiver)
     options = {"receiver": receiver, "through": through, "direction": direction}
-    problem = setting.problem(split, given="", algorithm="path-heat-map", options=options)
+    problem = setting.problem(split, algorithm="path-heat-map", options=options)
     groups = list(_groups(graph, stop, THROUGH[through]))
     effects, totals = np.full((graph.n_senders, len(problem.pairs)), np.nan), np.empty(len(problem.pairs))
     sign = problem.metric.sign

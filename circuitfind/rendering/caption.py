@@ -42,7 +42,7 @@ def compose_caption(
     how = "; ".join(filter(None, (found, metric and f"metric: {metric}", ablation and f"ablation: {ablation}")))
     lines += [f"{how[:1].upper()}{how[1:]}."] if how else []
     if evaluation is not None and evaluation["faithfulness"] is not None:
-        lines.append(_evidence(evaluation))
+        lines += [_evidence(evaluation), full_to_circuit(evaluation)]
     if n_drawn is not None:
         lines.append(f"Only the {n_drawn:,} strongest of the circuit's {n_edges:,} edges are drawn.")
     return tuple(lines)
@@ -57,12 +57,32 @@ def _evidence(evaluation: Mapping[str, Any]) -> str:
     low, high = evaluation["faithfulness_95_interval"]
     interval = f", 95 % interval {_plain(low)} to {_plain(high)}" if low is not None and low < high else ""
     where = f"on {evaluation['n_prompts']} {evaluation['split']} prompts{interval}"
-    sentence = f"Faithfulness {_plain(evaluation['faithfulness'])} ({where})"
+    sentence = f"Faithfulness in {evaluation['metric']['name']} {_plain(evaluation['faithfulness'])} ({where})"
     random = evaluation["random"]
     if random["mean"] is None:
         return f"{sentence}; no random baseline was measured."
     spread = f"\u00a0±\u00a0{_plain(random['std'])}" if random["std"] is not None else ""
     return f"{sentence}; {random['n']} random circuits of at least this size: {_plain(random['mean'])}{spread}."
+
+
+def full_to_circuit(evaluation: Mapping[str, Any]) -> str:
+    """What the circuit makes of the full model: accuracy, KL, and the task's metric with its faithfulness.
+
+    Args:
+        evaluation: as in ``evaluation.json``; from older files the metric measured stands for the task's.
+    """
+    share = "accuracy" if evaluation["accuracy_full"] is not None else "top1"
+    words = "accuracy" if share == "accuracy" else "correct answer first"
+    own = {**evaluation["metric"], "faithfulness": evaluation["faithfulness"]}
+    task = evaluation.get("task_metric", own)
+    parts = [f"{words} {evaluation[share + '_full']:.0%} -> {evaluation[share]:.0%}"]
+    if evaluation.get("kl") is not None:
+        parts.append(f"KL 0 -> {evaluation['kl']:.3g} nats")
+    if task["name"] not in ("kl", share):
+        parts.append(f"{task['name']} {task['full']:.3g} -> {task['circuit']:.3g}")
+    if task["faithfulness"] is not None:
+        parts.append(f"faithfulness in {task['name']} 100% -> {task['faithfulness']:.1%}")
+    return f"Full model -> circuit: {', '.join(parts)}."
 
 
 def _plain(value: float) -> str:

@@ -215,7 +215,9 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
     """Measure a circuit on the held-out split, next to random circuits of equal size.
 
     Args:
-        circuit: its metric, ablation and task options are used if the setting has none.
+        circuit: its metric, ablation and task options are used if the setting has none. The task's metric, KL and accuracy
+            are measured whatever the metric is.
+        split: ``"held-out"`` or ``"train"``. With ``pairs``, these are measured, and the result calls them ``"given"``.
         n_random: number of random circuits; 0 skips this control.
 
     Example:
@@ -235,10 +237,11 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
             circuit,
             setting.measure_of(circuit.provenance),
             ablation=setting.ablated_by,
-            split=split,
+            split=setting.called(split),
             n_random=n_random,
             seed=setting.seed,
             batch_size=setting.batch_size,
+            task_metric=as_metric(setting.behaviour.metric),
         )
 
 
@@ -263,7 +266,13 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
     metric = setting.measure_of(circuit.provenance)
     if setting.metric is None and metric.flat_at_clean:
         metric = setting.measure()
-    how = {"ablation": setting.ablation, "split": split, "seed": setting.seed, "batch_size": setting.batch_size, **how}
+    how = {
+        "ablation": setting.ablation,
+        "split": setting.called(split),
+        "seed": setting.seed,
+        "batch_size": setting.batch_size,
+        **how,
+    }
     with torch.inference_mode():
         return hypotheses_of(setting.transformer, setting.prompts(split), circuit, metric, **how)
 

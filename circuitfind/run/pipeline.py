@@ -143,7 +143,8 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
         check_size(model.graph, config.value)
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
-    say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
+    both = f"{len(train)} train and {len(held_out)} held-out" if setting.pairs is None else f"{len(train)} given"
+    say(f"task {task.name}: {both} pairs")
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
@@ -246,7 +247,8 @@ def _sentences(
     train, held_out = begun.setting.train, begun.setting.held_out
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
-        sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
+        there, own = ("is one prompt", "prompt") if len(train) == 1 else ("are no other prompts", "prompts")
+        sentences.append(f"Weak: there {there}, so the circuit was measured on the {own} it was found on.")
     elif len(train) < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
@@ -265,6 +267,8 @@ def _about_table(circuit: Circuit) -> list[str]:
 def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     """Sentences about an algorithm's own decisions and their pruning; none if it only ranks."""
     sentences = [line for log in scores.decisions for line in log.summary()]
+    if "remarks" not in circuit.selection:  # the scores' circuit brings its own
+        sentences += [f"Weak: {remark[0].lower()}{remark[1:]}" for remark in scores.remarks]
     chosen = circuit.selection
     dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
     if dropped and prunes_from_input(circuit.provenance.ablation):

@@ -20,6 +20,8 @@ from circuitfind.task import Task, TokenPairs
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
+GIVEN = "given"
+"""The split of prompts that were given as token pairs: whether the circuit was found on them is not known."""
 FRESH_SEED = 1_000_003
 """Added to the seed for the fresh prompts that a circuit is chosen on."""
 LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
@@ -125,8 +127,8 @@ class Setting:
         """JSON-ready values, as a run folder stores them."""
         metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
         return {
-            "task": str(self.task) if isinstance(self.task, str | Path) else self.behaviour.name,
-            "model": str(self.model_spec) if isinstance(self.model_spec, str | Path) else self.transformer.name,
+            "task": self._task_again(),
+            "model": self._model_again(),
             "ablation": self.ablated_by,
             "metric": metric,
             "n_prompts": self.n,
@@ -136,6 +138,19 @@ class Setting:
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
         }
+
+    def _task_again(self) -> str:
+        """What names the task from any working folder: its name, or the whole path of its file."""
+        if not isinstance(self.task, str | Path):
+            return self.behaviour.name
+        return str(self.task) if is_name(self.task) else str(Path(self.task).resolve())
+
+    def _model_again(self) -> str:
+        """What names the model from any working folder: its name, or the whole path of its folder."""
+        spec = self.model_spec
+        if not isinstance(spec, str | Path):
+            return self.transformer.name
+        return str(Path(spec).resolve()) if models.is_folder(spec) else str(spec)
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self._made:
@@ -209,6 +224,10 @@ class Setting:
             lambda: tokenized_pairs(self.transformer, self.behaviour, split=split, n=n, seed=seed, **options),
         )
 
+    def called(self, split: str) -> str:
+        """What a result calls the prompts of a split: ``given``, if :attr:`pairs` were given instead."""
+        return split if self.pairs is None else GIVEN
+
     @property
     def train(self) -> TokenPairs:
         """The prompts for finding scores."""
@@ -247,14 +266,12 @@ class Setting:
         *,
         metric: MetricLike | None = None,
         parts: str = "",
-        given: str | None = None,
         **about: Any,
     ) -> Problem:
         """Model, prompts and metric, with the provenance that is attached to results.
 
         Args:
             metric: used if the setting has none; the task's if None.
-            given: what the provenance calls the split if :attr:`pairs` were given; ``split`` if None.
             about: further fields of the provenance, such as ``algorithm`` and ``options``.
         """
         model, pairs, resolved = self.transformer, self.prompts(split), self.measure(metric)
@@ -262,7 +279,7 @@ class Setting:
             model=model.name,
             model_source=model.source,
             task=self.behaviour.name,
-            split=split if self.pairs is None or given is None else given,
+            split=self.called(split),
             n_prompts=len(pairs),
             pairs_hash=pairs.text.fingerprint if pairs.text else "",
             task_options=dict(self.task_options or {}),

@@ -14,6 +14,7 @@ from known_pairs import MODEL, PAIRS, ioi_pairs, sound
 import circuitfind as cf
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation import (
+    Measured,
     clean_accuracy,
     report_pairs,
     verdict,
@@ -23,10 +24,14 @@ from circuitfind.task import PromptPair, PromptPairs
 CHOSEN = Circuit(MODEL.graph, np.zeros(MODEL.graph.n_edges, bool), selection={"rule": "faithfulness", "target": 0.85})
 
 
-def test_sound_evidence_is_one_sentence_with_its_control():
-    (sentence,) = verdict(CHOSEN, sound())
+def test_sound_evidence_is_one_sentence_with_its_control_and_one_on_what_becomes_of_the_model():
+    sentence, changed = verdict(CHOSEN, sound())
+    assert changed == (
+        "Full model -> circuit: accuracy 100% -> 100%, KL 0 -> 0 nats, logit-diff 2.5 -> 2.25, faithfulness in logit-diff 100% "
+        "-> 90.0%."
+    )
     assert sentence.startswith("20 of 75 edges (26.7%)")
-    assert "90.0%" in sentence
+    assert "reach a faithfulness of 90.0% in logit-diff on" in sentence
     assert "on 40 held-out prompts (95 % interval 90% to 90%)" in sentence
     assert "20 random circuits of equal size" in sentence
     assert "10% +- 6%" in sentence
@@ -48,20 +53,57 @@ FULL = np.linspace(2.0, 3.0, 40)
         ({"accuracy_full": 0.5}, "the full model itself is right on 50% of these prompts"),
         ({"n_edges": 60}, "more than half of all edges are kept"),
         ({"top1_full": 0.02}, "the full model's first choice of all words on 2% of these prompts"),
+        ({"accuracy": 0.2}, "the full model is right on 100% of these prompts, the circuit on 20%"),
+        ({"accuracy_full": np.nan, "accuracy": np.nan, "top1": 0.8}, "puts a correct answer first on 100% .* on 80%"),
+        ({"circuit": 1.268 * FULL}, r"a faithfulness of 126\.8% in logit-diff is more than the full model's 100%"),
     ],
 )
 def test_every_weakness_of_the_evidence_is_said(changes, doubt):
-    first, *doubts = verdict(CHOSEN, sound(**changes))
+    first, changed, *doubts = verdict(CHOSEN, sound(**changes))
+    assert changed.startswith("Full model -> circuit: ")
     assert not first.startswith("Weak")
     assert len(doubts) == 1, doubts
     assert re.match(f"Weak: .*{doubt}", doubts[0])
 
 
 def test_an_undefined_faithfulness_is_said_and_nothing_is_claimed():
-    first, doubt = verdict(CHOSEN, sound(full=np.zeros(40)))
-    assert "their faithfulness on 40 held-out prompts is undefined" in first
+    first, changed, doubt = verdict(CHOSEN, sound(full=np.zeros(40)))
+    assert "their faithfulness in logit-diff on 40 held-out prompts is undefined" in first
+    assert changed.startswith("Full model -> circuit: accuracy 100% -> 100%, KL 0 -> 0 nats")
     assert doubt.startswith("Weak: full and empty model have the same mean logit difference")
     assert "nan" not in first + doubt
+
+
+def test_a_kl_run_is_told_by_the_task_s_own_metric_too():
+    """A circuit of 88.4 % in KL that is right on a fifth of the prompts."""
+    full = np.linspace(2.0, 3.0, 40)
+    by_task = Measured("logit-diff", "logit difference", full, np.zeros(40), 0.3 * full)
+    kl = {
+        "metric": "kl",
+        "unit": "KL in nats",
+        "full": np.zeros(40),
+        "empty": np.full(40, 35.0),
+        "circuit": np.full(40, 4.06),
+    }
+    found = sound(**kl, kl=kl["circuit"], accuracy=0.2, by_task=by_task)
+    first, changed, *doubts = verdict(replace(CHOSEN, selection={}), found)
+    assert "reach a faithfulness of 88.4% in kl on 40" in first
+    assert changed == (
+        "Full model -> circuit: accuracy 100% -> 20%, KL 0 -> 4.06 nats, logit-diff 2.5 -> 0.75, faithfulness in logit-diff "
+        "100% -> 30.0%."
+    )
+    assert len(doubts) == 1
+    assert found.to_json()["task_metric"]["faithfulness"] == pytest.approx(0.3)
+    too_much = replace(found, by_task=replace(by_task, circuit=1.2 * full), accuracy=0.95)
+    assert verdict(replace(CHOSEN, selection={}), too_much)[2].startswith(
+        "Weak: a faithfulness of 120.0% in logit-diff"
+    )
+
+
+@pytest.mark.parametrize(("fall", "weak"), [(0.1, False), (0.11, True)])
+def test_a_fall_of_the_accuracy_by_more_than_ten_points_is_a_weakness(fall, weak):
+    lines = verdict(CHOSEN, sound(accuracy=1 - fall))
+    assert any("the circuit on" in line for line in lines) == weak
 
 
 def test_without_a_control_the_sentence_says_so_and_one_control_has_no_spread():

@@ -30,6 +30,11 @@ def measured(faithfulness: float | None, mean: float | None = None, std: float |
         "n_prompts": 128,
         "faithfulness": faithfulness,
         "faithfulness_95_interval": [low, high],
+        "metric": {"name": "logit-diff", "unit": "logit difference", "full": 3.0, "empty": -1.0, "circuit": 2.5},
+        "task_metric": {"name": "logit-diff", "full": 3.0, "circuit": 2.5, "faithfulness": faithfulness},
+        "kl": 0.125,
+        "accuracy": 0.5,
+        "accuracy_full": 1.0,
         "random": {"mean": mean, "std": std, "n": 20},
     }
 
