@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from circuitfind.errors import OptionError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.task import Spans, TokenPairs
-from circuitfind.task.metrics import Metric, Targets
+from circuitfind.task.metrics import METRICS, Metric, Targets
+from circuitfind.task.tokens import AnswerSteps
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256
@@ -53,28 +54,44 @@ class Batch:
         return self._rows(slice(None, middle)), self._rows(slice(middle, None))
 
     def _rows(self, rows: slice) -> Batch:
-        t = self.targets
-        targets = Targets(t.correct[rows], t.incorrect[rows], None if t.clean_logits is None else t.clean_logits[rows])
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, targets, self.real[rows], self.rows[rows])
+        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows])
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
-    """Rows that have no incorrect answer."""
-    return np.flatnonzero(~(pairs.incorrect >= 0).any(1))
+    """Pairs that have no incorrect answer."""
+    has = (pairs.incorrect >= 0).any(1)
+    if pairs.steps is not None:
+        has = np.bincount(pairs.steps.pair, weights=has, minlength=pairs.n_pairs) > 0
+    return np.flatnonzero(~has)
 
 
-def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
-    """Refuse a metric that needs incorrect answers where a pair has none.
+def require_answers(metric: Metric, pairs: TokenPairs) -> None:
+    """Refuse a metric that the answers do not allow: one that needs incorrect answers where a pair has none, or one that is
+    undefined for answers of several tokens.
 
     Raises:
-        OptionError: the message says which pair.
+        OptionError: the message says which pair, or which metrics are defined.
     """
+    if pairs.steps is not None:
+        _require_over_tokens(metric, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == len(pairs) else f"pair {without[0] + 1} has none"
+        which = "these pairs have none" if len(without) == pairs.n_pairs else f"pair {without[0] + 1} has none"
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
+        )
+
+
+def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
+    defined = [other.name for other in METRICS if other.over_tokens is not None and other.over_tokens.adds_up]
+    way_out = f"use {', '.join(defined[:-1])} or {defined[-1]}, or the first tokens of the answers alone"
+    if metric.over_tokens is None:
+        raise OptionError(f"the metric {metric.name!r} is undefined where answers have several tokens; {way_out}")
+    if not metric.over_tokens.sets and len(several := np.flatnonzero(steps.right > 1)):
+        raise OptionError(
+            f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and pair "
+            f"{several[0] + 1} has {steps.right[several[0]]}; give one, or use logit-diff"
         )
 
 
@@ -116,7 +133,8 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     length = tensor(part.length)
     clean = tensor(part.clean)
     real = torch.arange(clean.shape[1], device=model.device) < length[:, None]
-    targets = Targets(tensor(part.correct), tensor(part.incorrect))
+    weight = None if part.steps is None else tensor(part.steps.weight).to(model.dtype)
+    targets = Targets(tensor(part.correct), tensor(part.incorrect), weight=weight)
     return Batch(clean, tensor(part.corrupted), tensor(part.answer_position), targets, real, rows)
 
 
@@ -139,8 +157,7 @@ def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, .
     if not any(metric.flat_at_clean for metric in metrics):
         return batch
     clean = model.logits(batch.clean, batch.answer)
-    targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
-    return Batch(batch.clean, batch.corrupted, batch.answer, targets, batch.real, batch.rows)
+    return replace(batch, targets=replace(batch.targets, clean_logits=clean))
 
 
 def parts_of(spans: Spans, batch: Batch) -> Tensor:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
 from circuitfind.task.pairs import PromptPair, PromptPairs
-from circuitfind.task.tokens import Tokenizer, find_problems
+from circuitfind.task.tokenization import find_problems
+from circuitfind.task.tokens import Tokenizer
 
 if TYPE_CHECKING:
     from circuitfind.graph import ComputationGraph

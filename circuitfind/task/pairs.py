@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
+
+Answer = str | int | tuple[int, ...]
+"""An answer: text that goes on from the prompt, or the id of a token, or the ids of several tokens."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,9 @@ class PromptPair:
     Attributes:
         clean: the prompt on which the model shows the behaviour.
         corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``.
-        correct: answers that are right for ``clean``, each one token *with* its leading space where it has one
-            (``" Mary"``). Several are allowed (every year after the first).
+        correct: answers that are right for ``clean``, each as the text that follows the prompt, *with* its leading space
+            where it has one (``" Mary"``), or as token ids, which are taken as they are. A set is allowed (every year after
+            the first), and so are answers of several tokens.
         incorrect: answers that are wrong for ``clean``, in the same form. May be empty for metrics that need none.
         combination: the words whose combination makes this prompt new (name pair, noun and year, ...). Decides the
             split, so that held-out prompts hold combinations never used for discovery. Empty: the clean text decides.
@@ -29,8 +33,8 @@ class PromptPair:
 
     clean: str
     corrupted: str
-    correct: tuple[str, ...]
-    incorrect: tuple[str, ...] = ()
+    correct: tuple[Answer, ...]
+    incorrect: tuple[Answer, ...] = ()
     combination: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
     answer_at: int = 0
@@ -39,7 +43,14 @@ class PromptPair:
         # One answer as plain text, or a list: what people write. Taken letter by letter, it would fail far from here.
         for name in ("correct", "incorrect", "combination"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(map(_plain, value)))
+
+
+def _plain(answer: Any) -> Any:
+    """An answer that can be hashed and written: lists of ids as tuples, numbers of numpy as numbers of Python."""
+    if isinstance(answer, str):
+        return answer
+    return tuple(int(token) for token in answer) if isinstance(answer, Iterable) else int(answer)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import PairsError
-from circuitfind.task.pairs import PromptPair, PromptPairs
+from circuitfind.task.pairs import Answer, PromptPair, PromptPairs
 from circuitfind.task.tables import Table
+from circuitfind.task.tokenization import following
 from circuitfind.task.tokens import Tokenizer
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -70,12 +71,14 @@ def leading_space(answer: str, prompt: str, tokenizer: Tokenizer | None = None) 
     2. It stays as written where no space belongs: it does not begin with a letter or digit; or the prompt ends in white
        space, in an opening bracket or quote, or in a sign inside a word (``"3+4="``); or digit meets digit
        (``"... 17"`` and ``"33"``).
-    3. Otherwise it gets one space, except when a tokenizer is given that knows it as one token only without the space.
+    3. Otherwise it gets one space, except when a tokenizer is given for which it is one token after the prompt only without
+       the space.
     """
     if not answer[:1].isalnum() or _goes_on_without_space(prompt) or (prompt[-1].isdigit() and answer[0].isdigit()):
         return answer
-    only_unspaced = tokenizer is not None and not _is_token(" " + answer, tokenizer) and _is_token(answer, tokenizer)
-    return answer if only_unspaced else " " + answer
+    if tokenizer is None or _is_token(prompt, " " + answer, tokenizer):
+        return " " + answer
+    return answer if _is_token(prompt, answer, tokenizer) else " " + answer
 
 
 def _goes_on_without_space(prompt: str) -> bool:
@@ -86,10 +89,10 @@ def _goes_on_without_space(prompt: str) -> bool:
     return not (last.isalnum() or last in CLOSING or stands_alone)
 
 
-def _is_token(text: str, tokenizer: Tokenizer) -> bool:
+def _is_token(prompt: str, answer: str, tokenizer: Tokenizer) -> bool:
     try:
-        return len(tokenizer.encode_answer(text)) == 1
-    except PairsError:  # a word the vocabulary does not have
+        return len(following(tokenizer, prompt, answer)) == 1
+    except PairsError:  # a word the vocabulary does not have, or no border between the two
         return False
 
 
@@ -237,11 +240,10 @@ def _text(cell: object, column: str) -> str:
     return cell
 
 
-def _answers(cell: Any, column: str, prompt: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
-    """The answers of a cell, each once: a list, or text with ``|`` between answers; token ids are decoded."""
+def _answers(cell: Any, column: str, prompt: str, tokenizer: Tokenizer | None) -> tuple[Answer, ...]:
+    """The answers of a cell, each once: a list, or text with ``|`` between answers; token ids stay what they are."""
     if column.endswith("_idx"):
-        assert tokenizer is not None
-        return tuple(dict.fromkeys(_decoded(number, column, tokenizer) for number in _token_ids(cell, column)))
+        return tuple(dict.fromkeys(_token_ids(cell, column)))
     texts = [_text(part, column).rstrip(" ") for part in _several(cell)]
     if not all(texts):
         raise PairsError(f"column {column!r} holds {cell!r}, with an empty answer in it; drop it")
@@ -254,28 +256,28 @@ def _several(cell: Any) -> list[Any]:
     return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) else [cell]
 
 
-def _token_ids(cell: Any, column: str) -> list[int]:
-    """Whole numbers out of ``464``, ``"464|314"``, ``"[464, 314]"`` or a list. Pandas may have made them floats."""
+def _token_ids(cell: Any, column: str) -> list[int | tuple[int, ...]]:
+    """Answers out of ``464``, ``"464|314"``, ``"[464, 314]"`` or a list: a set of tokens. A list in a list is one answer of
+    several tokens. Pandas may have made floats of them.
+    """
     try:
         in_json = isinstance(cell, str) and cell.lstrip().startswith("[")
-        numbers = [float(item) for item in _several(json.loads(cell) if in_json else cell)]
+        return [_id_or_ids(item) for item in _several(json.loads(cell) if in_json else cell)]
     except (TypeError, ValueError, OverflowError, RecursionError):
-        numbers = [math.nan]
-    if not all(number.is_integer() and number >= 0 for number in numbers):
-        raise PairsError(f"column {column!r} holds {cell!r}; token ids are whole numbers such as 464 or [464, 314]")
-    return [int(number) for number in numbers]
-
-
-def _decoded(number: int, column: str, tokenizer: Tokenizer) -> str:
-    """The text of a token id. It must lead back to the id: pairs are text, and the model will be given that text."""
-    try:
-        text = tokenizer.decode([number])
-        again = tokenizer.encode_answer(text)
-    except (PairsError, LookupError, ValueError, TypeError, OverflowError):
-        text, again = "", []
-    if again != [number]:
         raise PairsError(
-            f"token id {number} of column {column!r} is {text!r} for this model, and that text is not the token again; "
-            "the ids belong to another model's tokenizer, or the token is no text of its own"
-        )
-    return text
+            f"column {column!r} holds {cell!r}; token ids are whole numbers such as 464 or [464, 314]; an answer of several "
+            "tokens is a list in that list, [[464, 314]]"
+        ) from None
+
+
+def _id_or_ids(item: Any) -> int | tuple[int, ...]:
+    if isinstance(item, (list, tuple, np.ndarray)) and len(item):
+        return tuple(_whole(part) for part in item)
+    return _whole(item)
+
+
+def _whole(item: Any) -> int:
+    number = float(item)
+    if isinstance(item, bool) or not number.is_integer() or number < 0:
+        raise ValueError
+    return int(number)

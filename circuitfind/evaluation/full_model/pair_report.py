@@ -117,13 +117,13 @@ def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None
     """
     if len(without_incorrect(pairs)):
         return float("nan")
-    right = 0.0
+    metric, values = METRICS["accuracy"], np.empty(len(pairs))
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size):
             logits = model.logits(batch.clean, batch.answer)
             check_finite(model, batch, logits)
-            right += float(METRICS["accuracy"](logits, batch.targets).sum())
-    return right / len(pairs)
+            values[batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
+    return float(metric.of_pairs(values, pairs.steps).mean())
 
 
 def _judged(row: int, clean: str, values: dict[str, Any]) -> PairRow:
