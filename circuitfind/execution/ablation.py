@@ -3,8 +3,8 @@
 * ``corrupted``: the sender's output in the run on the corrupted prompt (resample ablation; the default).
 * ``zero``: nothing. Attention output biases belong to no sender, so they stay in the stream.
 * ``mean``: the sender's mean output over the corrupted prompts and all their real positions.
-* ``mean-positional``: its mean over the corrupted prompts, position by position.
-* ``optimal``: the constant that changes the model least on the clean prompts; see :mod:`.optimal`.
+* ``mean-positional``: its mean over the corrupted prompts, at each position separately.
+* ``optimal``: the constant that changes the model's output least on the clean prompts; see :mod:`.optimal`.
 
 The means are taken over the reference distribution, as in Wang et al. 2022, section 2.1 (mean ablation over p_ABC), and
 only over real tokens, never over padding.
@@ -34,7 +34,7 @@ class Ablation:
     Attributes:
         name: one of :data:`ABLATIONS`.
         model: the model it belongs to.
-        means: for the mean ablations and ``optimal``, (senders, 1, positions or 1, d_model).
+        means: the constants of the mean ablations and ``optimal``, (senders, 1, positions or 1, d_model).
     """
 
     name: str
@@ -62,7 +62,7 @@ class Ablation:
 
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:
-    """An ablation by name; the means and the optimal constants, where needed, are those of ``batches``."""
+    """An ablation by name; means and optimal constants, if needed, are computed on ``batches``."""
     if name not in ABLATIONS:
         raise UnknownNameError("ablation", name, ABLATIONS)
     if name == "optimal":
@@ -76,12 +76,12 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:
-    """Means (senders, positions, d_model) as the model's numbers, with an axis for prompts."""
+    """Means (senders, positions, d_model) in the model's dtype and on its device, with an axis for prompts."""
     return means.to(model.dtype).to(model.device)[:, None]
 
 
 def _sums_by_position(model: Transformer, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Summed outputs (senders, positions, d_model) over the corrupted prompts, and real tokens per position; on the CPU."""
+    """Outputs summed over the corrupted prompts (senders, positions, d_model), and real tokens per position; on the CPU."""
     longest = max(batch.clean.shape[1] for batch in batches)
     shape = (model.graph.n_senders, longest, model.config.d_model)
     sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(longest, dtype=torch.float64)

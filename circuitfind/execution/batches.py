@@ -1,4 +1,4 @@
-"""Micro-batches: prompt pairs on the model's device, few enough at a time that memory does not grow with their number."""
+"""Micro-batches: prompt pairs on the model's device, so few at a time that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Batch:
 
     Attributes:
         clean, corrupted: token ids (prompts, positions), right-padded.
-        answer: position whose logits are read (prompts,).
-        targets: what the logits are held against.
-        real: True at real tokens (prompts, positions).
-        rows: which of the original pairs these are (prompts,).
+        answer: position whose logits are read, (prompts,).
+        targets: what the logits are compared with.
+        real: True at real tokens, (prompts, positions).
+        rows: row numbers among the original pairs, (prompts,).
     """
 
     clean: Tensor
@@ -100,8 +100,8 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 
     Args:
         longest: tokens of the longest prompt.
-        numbers_per_token: what is held of every token; by default all senders' outputs, a share of which is as much again
-            for what is made of them.
+        numbers_per_token: numbers held per token; by default twice all senders' outputs, which leaves room for values
+            computed from them.
     """
     return prompts_at_a_time(model, numbers_per_token or 2 * dense_numbers(model), longest, MOST_PROMPTS)
 
@@ -109,11 +109,12 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 def make_batches(
     model: Transformer, pairs: TokenPairs, size: int | None = None, numbers_per_token: int = 0
 ) -> list[Batch]:
-    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row); of equal length where
-    attention is not causal, because padding would be seen.
+    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row).
+
+    If attention is not causal, lengths within a micro-batch are equal, because padding would be visible.
 
     Args:
-        size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
+        size: prompts per batch; by default :func:`default_size` for ``numbers_per_token``.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
@@ -139,7 +140,7 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
-    """What ``run`` makes of a step, or of its halves where memory is short and it is a micro-batch of several prompts."""
+    """Results of ``run`` on a step; on its halves if memory runs out and the step is a batch of several prompts."""
     try:
         return [run(step)]
     except (MemoryError, RuntimeError) as error:

@@ -14,7 +14,7 @@ Answer = str | int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One clean prompt, its corrupted twin, and the answers that tell them apart.
+    """A clean prompt, its corrupted counterpart, and the answers that distinguish them.
 
     Attributes:
         clean: the prompt on which the model shows the behaviour.
@@ -28,7 +28,7 @@ class PromptPair:
         labels: names of the positions that matter, each with the number of characters of ``clean`` up to and including
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
-            token the logits are read. 0 is the last token.
+            token the logits are read. 0 means the last token.
     """
 
     clean: str
@@ -40,7 +40,7 @@ class PromptPair:
     answer_at: int = 0
 
     def __post_init__(self) -> None:
-        # One answer as plain text, or a list: what people write. Taken letter by letter, it would fail far from here.
+        # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.
         for name in ("correct", "incorrect", "combination"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(map(_plain, value)))
@@ -80,6 +80,6 @@ class PromptPairs(Sequence[PromptPair]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the prompts, the answers and where these are read, for provenance."""
+        """SHA-256 of the prompts, the answers and the answer positions, for provenance."""
         rows = [[p.clean, p.corrupted, p.correct, p.incorrect] + [p.answer_at] * bool(p.answer_at) for p in self.pairs]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the columns of a table mean: one row to one prompt pair."""
+"""What the columns of a table mean: turns each row into a prompt pair."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "correct": ("correct", "answer", "answers", "correct_idx"),
     "incorrect": ("incorrect", "wrong_answer", "wrong_answers", "incorrect_idx"),
 }
-"""Each field with the column names it is accepted under: ours, AutoCircuit's, EAP-IG's. The first present counts."""
+"""Each field with its accepted column names: ours, AutoCircuit's, EAP-IG's; the first one present is used."""
 
 LABELS, ANSWER_AT = "labels", "answer_at"
-"""Columns that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``, and the one at which the
-answer is read.
+"""Optional columns: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``, and the answer position.
 """
 
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
@@ -38,8 +37,8 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
     """The pairs of a table.
 
     Raises:
-        PairsError: no rows, a column is missing, token ids without a tokenizer, or rows that cannot be used (the first
-            five are named).
+        PairsError: there are no rows, a column is missing, token ids come without a tokenizer, or rows cannot be used (the
+            first five are named).
     """
     has_columns = bool(table.columns) or any(isinstance(row, Mapping) for row in table.rows)
     columns = _columns(table) if has_columns else {}
@@ -65,11 +64,11 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
 
 
 def leading_space(answer: str, prompt: str, tokenizer: Tokenizer | None = None) -> str:
-    """``answer`` with the leading space it needs to follow ``prompt``; people and spreadsheets lose it.
+    """``answer`` with the leading space it needs to follow ``prompt``; people and spreadsheets drop it.
 
     1. An answer that begins with white space stays as written.
     2. It stays as written where no space belongs: it does not begin with a letter or digit; or the prompt ends in white
-       space, in an opening bracket or quote, or in a sign inside a word (``"3+4="``); or digit meets digit
+       space, in an opening bracket or quote, or in a symbol inside a word (``"3+4="``); or digit meets digit
        (``"... 17"`` and ``"33"``).
     3. Otherwise it gets one space, except when a tokenizer is given for which it is one token after the prompt only without
        the space.
@@ -141,7 +140,7 @@ def _missing_columns(missing: list[str], found: Mapping[str, str], table: Table)
 
 
 def _cell(row: Any, column: str) -> Any:
-    """A cell, or None for pairs that are ready and for records without that key."""
+    """A cell, or None for ready-made pairs and for records without that key."""
     return row.get(column) if isinstance(row, Mapping) else None
 
 
@@ -171,9 +170,9 @@ def _pair(row: Mapping[str, Any], columns: Mapping[str, str], tokenizer: Tokeniz
 
 
 def _labels(cell: Any, clean: str) -> dict[str, int]:
-    """Names with the number of characters up to a word's end, out of ``IO=5;S2=Mary#2`` or ``{"IO": 5, "S2": "Mary#2"}``.
+    """Names with character counts up to a word's end, from ``IO=5;S2=Mary#2`` or ``{"IO": 5, "S2": "Mary#2"}``.
 
-    A number counts the characters itself; a word is looked for in the prompt, its second occurrence with ``#2``.
+    A number is the character count itself. A word is looked up in the prompt; ``#2`` means its second occurrence.
     """
     if _is_missing(cell) or cell == {}:
         return {}
@@ -185,8 +184,9 @@ def _labels(cell: Any, clean: str) -> dict[str, int]:
 
 
 def _answer_at(cell: Any, clean: str) -> int:
-    """The characters up to the end of the word at which the answer is read, out of ``5``, ``Mary`` or ``Mary#2``; 0, which is
-    the end, where the cell is empty.
+    """The number of characters up to the end of the answer's word, from ``5``, ``Mary`` or ``Mary#2``.
+
+    An empty cell gives 0, which means the last token.
     """
     if _is_missing(cell):
         return 0
@@ -196,7 +196,7 @@ def _answer_at(cell: Any, clean: str) -> int:
             f"column {ANSWER_AT!r} holds {cell!r}; write a number of characters or a word, such as 5 or Mary#2"
         )
     text = cell.strip() if isinstance(cell, str) else str(int(cell))
-    whole_float = re.fullmatch(r"(\d+)\.0", text)  # a column with empty cells, as spreadsheets and pandas write it
+    whole_float = re.fullmatch(r"(\d+)\.0", text)  # how spreadsheets and pandas write a column with empty cells
     return _end_of(whole_float[1] if whole_float else text, ANSWER_AT, clean, "")
 
 
@@ -211,7 +211,7 @@ def _entry(part: str, cell: Any) -> tuple[str, str]:
 
 
 def _end_of(where: str, label: str, clean: str, kind: str = "label ") -> int:
-    """The number of characters of the prompt up to and including the word that a label is for."""
+    """The number of characters of the prompt up to and including a label's word."""
     if where.isdecimal() or (where[:1] == "-" and where[1:].isdecimal()):
         return int(where)
     word, mark, count = where.rpartition("#")

@@ -1,6 +1,6 @@
-"""Rows with named columns, out of every form prompt pairs are kept in: files, DataFrames, lists of records.
+"""Rows with named columns, from every form of prompt pairs: files, DataFrames, lists of records.
 
-Nothing here knows what the columns mean (that is :mod:`circuitfind.task.records`); what cannot be read at all is
+Nothing here knows what the columns mean (that is in :mod:`circuitfind.task.records`). What cannot be read at all is
 refused here, with the place where reading stopped.
 """
 
@@ -31,10 +31,10 @@ class Table:
     """Rows as they were found.
 
     Attributes:
-        source: what error messages call it; for a file its name.
-        columns: column names in lower case, without spaces around them, in the order of the source.
-        rows: one mapping from those names to cells each, or a pair that is ready.
-        places: where each row stands, for people: ``"row 1 (line 2)"``. Rows count from 1, the header is none.
+        source: its name in error messages; for a file, the file name.
+        columns: column names in lower case, stripped, in the order of the source.
+        rows: for each row, a mapping from those names to cells, or a ready-made pair.
+        places: where each row is, for messages: ``"row 1 (line 2)"``. Rows count from 1, without the header.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Table:
 
 def table_from_file(path: Path) -> Table:
     """The rows of a CSV, TSV, JSONL or JSON file; the suffix decides which."""
-    if os.path.isdir(path):  # not path.is_dir(), which fails on names that no file can have
+    if os.path.isdir(path):  # not path.is_dir(), which fails on invalid file names
         raise PairsError(f"{str(path)!r} is a folder; give one of the files in it")
     suffix = path.suffix.lower()
     if suffix in PICKLED:
@@ -82,7 +82,7 @@ def table_from_records(records: object, source: str) -> Table:
 
 
 def is_frame(source: object) -> bool:
-    """Whether ``source`` is a pandas DataFrame. pandas is not imported: who has a DataFrame has done that."""
+    """Whether ``source`` is a pandas DataFrame; pandas is not imported, because a DataFrame implies that it is."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(source, pandas.DataFrame)
 
@@ -121,7 +121,7 @@ def _table_from_rows(rows: Sequence[object], places: Sequence[str], source: str)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file that must exist; if it does not, its neighbours with a similar name are suggested."""
+    """The bytes of a file that must exist; if it does not, files with similar names are suggested."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def _text_of(path: Path) -> str:
 
 
 def _table_from_csv(text: str, source: str, separator: str | None) -> Table:
-    """Rows of CSV text. Without a given separator it is the first of comma, semicolon, tab that the header line has."""
+    """Rows of CSV text; the default separator is the first of comma, semicolon, tab found in the header line."""
     if separator is None:
         header_line = text.strip().split("\n", 1)[0]
         separator = next((sign for sign in ",;\t" if sign in header_line), ",")
@@ -177,7 +177,7 @@ def _table_from_csv(text: str, source: str, separator: str | None) -> Table:
 
 
 def _csv_records(text: str, source: str, separator: str) -> list[tuple[int, list[str]]]:
-    """The records that are not blank, each with the line it starts in (a quoted cell may hold line breaks)."""
+    """The records that are not blank, each with the line it starts on (a quoted cell may contain line breaks)."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     records = []
     start = 1
@@ -194,14 +194,14 @@ def _csv_records(text: str, source: str, separator: str) -> list[tuple[int, list
 
 
 def _table_from_jsonl(text: str, source: str) -> Table:
-    # Not splitlines(): it also breaks at signs that JSON allows inside a string, such as U+2028.
+    # Not splitlines(): it also breaks at characters that JSON allows inside a string, such as U+2028.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows = [_parsed(line, source, number) for number, line in lines]
     return _table_from_rows(rows, [f"row {row} (line {line})" for row, (line, _) in enumerate(lines, 1)], source)
 
 
 def _parsed(text: str, source: str, line: int) -> object:
-    """JSON ``text`` that starts in ``line`` of ``source``."""
+    """Parse JSON ``text`` that starts on ``line`` of ``source``."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

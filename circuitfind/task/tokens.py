@@ -17,7 +17,7 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Tokenizer(Protocol):
-    """What circuitfind asks of a tokenizer: text to ids (special tokens as the model wants them) and back."""
+    """What circuitfind needs from a tokenizer: text to ids (with the model's special tokens) and back."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt."""
@@ -77,13 +77,15 @@ class AnswerSteps:
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
-    """Prompt pairs as integer arrays, right-padded: causal attention never sees padding, and prompts of different lengths are
-    kept apart (:func:`circuitfind.execution.make_batches`) where attention is not causal.
+    """Prompt pairs as integer arrays, right-padded.
+
+    Causal attention never sees padding. If attention is not causal, prompts of different lengths are kept in separate batches
+    (:func:`circuitfind.execution.make_batches`).
 
     Attributes:
         clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``.
         length: real tokens of each prompt, shape (prompts,).
-        answer_position: position whose logits are read, shape (prompts,); the last real token, or that of
+        answer_position: position whose logits are read, shape (prompts,); the last real token, or the one at
             :attr:`PromptPair.answer_at`.
         correct, incorrect: ids of the answers, shape (prompts, most answers), filled up with -1.
         text: the pairs these ids came from, one for each row, or None.
@@ -111,17 +113,17 @@ class TokenPairs:
     def from_ids(
         cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None, answer_at: Any = None
     ) -> TokenPairs:
-        """Pairs that are ids already, padded on either side.
+        """Pairs that are already token ids, padded on either side.
 
         Args:
-            clean, corrupted: ids (prompts, positions), arrays or tensors.
-            correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
-                metrics that use none.
-            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
-            answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
+            clean, corrupted: token ids (prompts, positions), arrays or tensors.
+            correct, incorrect: token ids of the answers, (prompts, answers), padded with -1; some metrics need no incorrect
+                answers.
+            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers return it; None means no padding.
+            answer_at: column of the token whose logits are read, (prompts,), counting padding; the last token if None.
 
         Raises:
-            PairsError: shapes that do not fit, a mask whose tokens do not stand together, or an answer read outside them.
+            PairsError: shapes do not match, a mask's tokens are not contiguous, or an answer is read outside them.
         """
         ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
@@ -137,7 +139,7 @@ class TokenPairs:
         return cls(ids[rows, take] * inside, other[rows, take] * inside, length, answer, right, wrong)
 
     def checksum(self) -> str:
-        """SHA-256 of the ids and of where answers are read, for provenance."""
+        """SHA-256 of the ids and the answer positions, for provenance."""
         digest = hashlib.sha256()
         elsewhere = (self.answer_position,) if (self.answer_position != self.length - 1).any() else ()
         for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect, *elsewhere):
@@ -147,7 +149,7 @@ class TokenPairs:
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> TokenPairs:
-        """The pairs at ``rows`` (indices, or one truth value per pair), cut to the longest prompt among them."""
+        """The pairs at ``rows`` (indices, or one boolean per pair), cut to the longest prompt among them."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
         longest = int(self.length[rows].max(initial=1))

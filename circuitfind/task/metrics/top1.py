@@ -13,7 +13,7 @@ from circuitfind.task.tokens import AnswerSteps
 
 
 def top1(logits: Tensor, targets: Targets) -> Tensor:
-    """1 where the likeliest token of the whole vocabulary is a correct answer."""
+    """1 where the most likely token of the whole vocabulary is a correct answer."""
     return (best_of(logits, targets.correct) >= logits.amax(-1)).to(logits.dtype)
 
 
