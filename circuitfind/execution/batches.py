@@ -60,9 +60,7 @@ class Batch:
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
     """Pairs that have no incorrect answer."""
-    has = (pairs.incorrect >= 0).any(1)
-    if pairs.steps is not None:
-        has = np.bincount(pairs.steps.pair, weights=has, minlength=pairs.n_pairs) > 0
+    has = (pairs.incorrect >= 0).any(1) if pairs.steps is None else pairs.steps.wrong > 0
     return np.flatnonzero(~has)
 
 

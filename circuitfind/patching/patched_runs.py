@@ -41,6 +41,11 @@ class Measured:
     corrupted: Values
     patched: Values
 
+    def of_pairs(self, problem: Problem) -> Measured:
+        """The same for pairs, whose answers may have several tokens with a row for each."""
+        of, steps = problem.metric.of_pairs, problem.pairs.steps
+        return Measured(of(self.clean, steps), of(self.corrupted, steps), of(self.patched, steps))
+
 
 def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) -> Measured:
     """Measure every patch at every part of the prompts, on every prompt.
@@ -66,7 +71,7 @@ def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) 
         means = hidden_means(problem.ablation, problem.model, batches, layers)
         for batch in batches:
             in_pieces(batch, lambda part: _measure(problem, part, patches, direction, ablation, means, found))
-    return found
+    return found.of_pairs(problem)
 
 
 def _measure(

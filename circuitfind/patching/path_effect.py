@@ -156,7 +156,7 @@ def path_patch(
         values[:, part.batch.rows] = rows.cpu().double().numpy()
 
     for_batches(problem, direction, len(agenda.stages), measure)
-    clean, ablated, patched = values
+    clean, ablated, patched = problem.metric.of_pairs(values, problem.pairs.steps)
     larger = problem.metric.larger_is_better
     return PathEffect(paths, direction, clean, ablated, patched, larger, problem.provenance)
 

@@ -192,6 +192,7 @@ def path_heat_map(
             effects[np.asarray(senders)[:, None], part.batch.rows] = values.cpu().double().numpy()
 
     for_batches(problem, direction, len(groups[0][0].stages), measure)
+    effects, totals = (problem.metric.of_pairs(values, problem.pairs.steps) for values in (effects, totals))
     kept = effects if per_example else None
     mean, total = effects.mean(1), float(totals.mean())
     return PathHeatMap(graph, receiver, through, direction, mean, total, problem.provenance, kept)

@@ -143,7 +143,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
         check_size(model.graph, config.value)
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
-    say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
+    say(f"task {task.name}: {train.n_pairs} train and {held_out.n_pairs} held-out pairs{_rows(train)}")
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
@@ -177,8 +177,8 @@ def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], No
     if not share <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
         return
     message = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {len(train)} train prompts, which is no "
-        "better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
+        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts, which is "
+        "no better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
     )
     if not config.anyway:
         raise PairsError(message + "; --anyway continues regardless")
@@ -247,8 +247,8 @@ def _sentences(
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
-    elif len(train) < FEW_PROMPTS:
-        sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
+    elif train.n_pairs < FEW_PROMPTS:
+        sentences.append(f"Weak: found on only {train.n_pairs} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
     return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
@@ -323,3 +323,12 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - begun, 3)
+
+
+def _rows(pairs: Any) -> str:
+    """How many rows pairs are whose answers have several tokens."""
+    if pairs.steps is None:
+        return ""
+    return (
+        f"; answers have several tokens, so the {pairs.n_pairs} train pairs are {len(pairs)} rows, one for each token"
+    )

@@ -62,4 +62,5 @@ def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed:
     """Prompts of one split of a task, tokenised for the model."""
     if model.tokenizer is None:
         raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
-    return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)
+    pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
+    return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx)

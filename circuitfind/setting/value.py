@@ -263,7 +263,7 @@ class Setting:
             model_source=model.source,
             task=self.behaviour.name,
             split=split if self.pairs is None or given is None else given,
-            n_prompts=len(pairs),
+            n_prompts=pairs.n_pairs,
             pairs_hash=pairs.text.fingerprint if pairs.text else "",
             task_options=dict(self.task_options or {}),
             metric=resolved.name,

@@ -241,26 +241,48 @@ def _place(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> int:
 # --- many pairs -------------------------------------------------------------------------------------------------------
 
 
-def read_pairs(pairs: Iterable[PromptPair], tokenizer: Tokenizer) -> list[Reading | PairProblem]:
-    """Every pair as ids, or why it cannot be read, in order."""
+def read_pairs(
+    pairs: Iterable[PromptPair], tokenizer: Tokenizer, longest: int | None = None
+) -> list[Reading | PairProblem]:
+    """Every pair as ids, or why it cannot be read, in order.
+
+    Args:
+        longest: how many tokens the model reads at most; any number if None.
+    """
     found: list[Reading | PairProblem] = []
     for row, pair in enumerate(pairs):
         try:
-            found.append(_read(pair, tokenizer))
+            reading = _read(pair, tokenizer)
+            _check_length(reading, longest)
+            found.append(reading)
         except _FaultError as fault:
             found.append(PairProblem(row, fault.fault, f"pair {row + 1}: {fault}"))
     return found
 
 
-def find_problems(pairs: PromptPairs, tokenizer: Tokenizer) -> list[PairProblem]:
+def _check_length(reading: Reading, longest: int | None) -> None:
+    answer = max(len(ids) for ids in (*reading.correct, *reading.incorrect))
+    tokens = max(len(reading.clean), reading.place + answer)
+    if longest is not None and tokens > longest:
+        with_answer = " with the answer" if tokens > len(reading.clean) else ""
+        raise _FaultError(
+            "too-long",
+            f"the prompt has {tokens} tokens{with_answer}, but the model reads at most {longest}; shorten it",
+        )
+
+
+def find_problems(pairs: PromptPairs, tokenizer: Tokenizer, longest: int | None = None) -> list[PairProblem]:
     """Every pair that cannot be used with this tokenizer, one problem each, in order."""
-    return [found for found in read_pairs(pairs, tokenizer) if isinstance(found, PairProblem)]
+    return [found for found in read_pairs(pairs, tokenizer, longest) if isinstance(found, PairProblem)]
 
 
-def tokenize(pairs: PromptPairs, tokenizer: Tokenizer, *, answers: str = "all") -> TokenPairs:
+def tokenize(
+    pairs: PromptPairs, tokenizer: Tokenizer, *, answers: str = "all", longest: int | None = None
+) -> TokenPairs:
     """Token ids of all pairs.
 
     Args:
+        longest: how many tokens the model reads at most; any number if None.
         answers: ``"all"`` tokens of an answer count, or the ``"first"`` alone.
 
     Raises:
@@ -268,7 +290,7 @@ def tokenize(pairs: PromptPairs, tokenizer: Tokenizer, *, answers: str = "all") 
     """
     if not len(pairs):
         raise PairsError(f"no prompt pairs in {pairs.source}; at least one is needed")
-    found = read_pairs(pairs, tokenizer)
+    found = read_pairs(pairs, tokenizer, longest)
     if problems := [one for one in found if isinstance(one, PairProblem)]:
         lines = [problem.message for problem in problems[:5]]
         if len(problems) > 5:

@@ -57,13 +57,16 @@ class AnswerSteps:
         answer: which of the pair's answers, the correct ones first, (rows,).
         weight: what a row's log-probability counts in the mean over rows, (rows,): the number of rows per pair, divided by
             the number of correct (or incorrect) answers of the pair. So the mean over rows is the mean over pairs.
-        right: how many answers of every pair are correct, (pairs,).
+        right, wrong: how many answers of every pair are correct and incorrect, (pairs,).
+        rows_per_pair: the number of rows, divided by that of pairs.
     """
 
     pair: Ids
     answer: Ids
     weight: np.ndarray[Any, np.dtype[np.float64]]
     right: Ids
+    wrong: Ids
+    rows_per_pair: float
 
     @property
     def n_pairs(self) -> int:
@@ -72,7 +75,9 @@ class AnswerSteps:
 
     def take(self, rows: np.ndarray[Any, Any]) -> AnswerSteps:
         """Those of some rows. Their weights stay what they are."""
-        return AnswerSteps(self.pair[rows], self.answer[rows], self.weight[rows], self.right)
+        return AnswerSteps(
+            self.pair[rows], self.answer[rows], self.weight[rows], self.right, self.wrong, self.rows_per_pair
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +261,9 @@ def _by_steps(readings: Sequence[Reading], pairs: PromptPairs) -> TokenPairs:
         np.array(columns[name], dtype=np.int64) for name in ("pair", "answer", "place", "right", "wrong")
     )
     n_right = np.array([len(reading.correct) for reading in readings], dtype=np.int64)
-    steps = AnswerSteps(pair, answer, np.array(share) * len(pair) / len(readings), n_right)
+    n_wrong = np.array([len(reading.incorrect) for reading in readings], dtype=np.int64)
+    per_pair = len(pair) / len(readings)
+    steps = AnswerSteps(pair, answer, np.array(share) * per_pair, n_right, n_wrong, per_pair)
     return TokenPairs(
         clean=_padded(columns["clean"], 0),
         corrupted=_padded(columns["corrupted"], 0),

@@ -149,7 +149,8 @@ class Problem:
         spans = len(self.spans or ())
         rows = {"": 1, "prompt": self.pairs.n_pairs, "position": spans, "span": spans}[self.parts]
         sums = self._sums(steps, contribute, (rows, self.graph.n_edges))
-        parts = None if not self.parts else (sums * self.pairs.n_pairs / len(self.pairs)).astype(np.float32)
+        per_pair = 1.0 if self.pairs.steps is None else self.pairs.steps.rows_per_pair
+        parts = None if not self.parts else (sums / per_pair).astype(np.float32)
         return self.scores(sums.sum(0) / len(self.pairs), parts)
 
     def add_up_nodes(self, steps: Sequence[Any], contribute: Callable[[Any], Contribution]) -> Floats:

@@ -85,7 +85,7 @@ def hypotheses_of(
     )
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
-    return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+    return Hypotheses(decided, table, circuit, metric.name, ablation, split, pairs.n_pairs, alpha, correction, seed)
 
 
 def _check_names(correction: str, reference: str) -> None:

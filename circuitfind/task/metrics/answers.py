@@ -54,7 +54,7 @@ def sum_of_steps(values: Floats, steps: AnswerSteps) -> Floats:
     """The sum over the tokens of all answers of a pair, (..., pairs), of values that hold the rows' weights."""
     total = np.zeros((*values.shape[:-1], steps.n_pairs))
     _add(total, (..., steps.pair), values)
-    return total * steps.n_pairs / len(steps.pair)
+    return total / steps.rows_per_pair
 
 
 def mean_of_steps(values: Floats, steps: AnswerSteps) -> Floats:
