@@ -15,6 +15,7 @@ import typer
 
 from circuitfind.cli.options import (
     Ablation,
+    Answers,
     BatchSize,
     Bos,
     Device,
@@ -54,6 +55,7 @@ def setting_named(
     memory: Memory = None,
     bos: Bos = None,
     kv_ports: KvPorts = "head",
+    answers: Answers = "all",
 ) -> Setting:
     """The setting given by the options; nothing is loaded."""
     from circuitfind.setting.value import Setting
@@ -73,22 +75,23 @@ def setting_named(
         dtype=dtype,
         bos=bos,
         kv_ports=kv_ports,
+        answers=answers,
     )
 
 
 def setting_of_circuit(
-    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
-    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task or file of pairs (default: the circuit's task).")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="(default: the circuit's model)")] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
+    ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
     task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
     ] = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
     bos: Bos = None,
 ) -> Callable[..., Setting]:
@@ -114,6 +117,7 @@ def setting_of_circuit(
             dtype=dtype or run.get("dtype") or "float32",
             bos=run.get("bos") if bos is None else bos,
             kv_ports="group" if circuit.graph.n_kv_groups else "head",
+            answers=run.get("answers") or "all",
         )
 
     return setting

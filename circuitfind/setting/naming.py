@@ -58,9 +58,11 @@ def is_whole(spec: TaskLike) -> bool:
     return own or is_name(spec) or isinstance(spec, Task)
 
 
-def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
+def tokenized_pairs(
+    model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, answers: str = "all", **options: str
+) -> TokenPairs:
     """Prompts of one split of a task, tokenised for the model."""
     if model.tokenizer is None:
         raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
     pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
-    return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx)
+    return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)

@@ -18,6 +18,7 @@ from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
+from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
 FRESH_SEED = 1_000_003
@@ -47,6 +48,7 @@ class Setting:
         pairs: token pairs to use instead of the task's, for every split.
         batch_size: prompts at a time; if None, as many as memory allows.
         memory: what a call may use in addition to the weights, such as ``"8GB"``; if None, what the device allows.
+        answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
 
     Raises:
@@ -72,6 +74,7 @@ class Setting:
     pairs: TokenPairs | None = None
     batch_size: int | None = None
     memory: str | None = None
+    answers: str = "all"
     device: str | None = None
     dtype: str = "float32"
     bos: bool | None = None
@@ -81,6 +84,8 @@ class Setting:
     def __post_init__(self) -> None:
         if self.metric is not None:
             as_metric(self.metric)
+        if self.answers not in ANSWERS:
+            raise UnknownNameError("answers", self.answers, ANSWERS)
         if self.ablation is not None and self.ablation not in ABLATIONS:
             raise UnknownNameError("ablation", self.ablation, ABLATIONS)
 
@@ -133,6 +138,7 @@ class Setting:
             "n_held_out": self.n_held_out,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "answers": self.answers,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
         }
@@ -205,8 +211,10 @@ class Setting:
         n = self.n_held_out if split == "held-out" else self.n
         seed, options = self.seed + FRESH_SEED * fresh, dict(self.task_options or {})
         return self._once(
-            (split, n, seed, *sorted(options.items())),
-            lambda: tokenized_pairs(self.transformer, self.behaviour, split=split, n=n, seed=seed, **options),
+            (split, n, seed, self.answers, *sorted(options.items())),
+            lambda: tokenized_pairs(
+                self.transformer, self.behaviour, split=split, n=n, seed=seed, answers=self.answers, **options
+            ),
         )
 
     @property

@@ -13,6 +13,8 @@ from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPairs
 
 NO_TOKEN = -1
+ANSWERS = ("all", "first")
+"""Which tokens of an answer count."""
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -207,7 +209,7 @@ def from_readings(readings: Sequence[Reading], pairs: PromptPairs, answers: str 
     Raises:
         PairsError: the first tokens of a correct and an incorrect answer are the same, and no others count.
     """
-    if answers not in ("all", "first"):
+    if answers not in ANSWERS:
         raise PairsError(f"answers={answers!r}: use 'all' tokens of an answer, or the 'first' alone")
     if answers == "first":
         readings = [_first_tokens(row, reading) for row, reading in enumerate(readings)]
