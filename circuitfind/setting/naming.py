@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitfind.errors import OptionError
 from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
+from circuitfind.task.files import DEFAULT_METRIC
 from circuitfind.transformer import Transformer
 
 TaskLike = Any
@@ -18,7 +19,8 @@ def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str |
 
     Args:
         model: lets answers without their leading space, and answers given as token ids, be read as the model does.
-        metric: for one's own pairs; the logit difference if None.
+        metric: for one's own pairs; if None, as their layout says (a year above another: ``prob-diff``), or else the logit
+            difference.
 
     Example:
         >>> import circuitfind as cf
@@ -34,7 +36,7 @@ def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str |
     if is_name(spec):
         return TASKS[spec]
     if isinstance(spec, str | Path):
-        return task_from_file(spec, tokenizer=tokenizer, **({"metric": metric} if metric else {}))
+        return task_from_file(spec, tokenizer, metric)
     pairs = spec if isinstance(spec, PromptPairs) else load_pairs(spec, tokenizer)
     return Task(
         name="own-pairs",
@@ -42,7 +44,7 @@ def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str |
         source=pairs.source,
         clean_rule="as given",
         corrupted_rule="as given",
-        metric=metric or "logit-diff",
+        metric=metric or pairs.metric or DEFAULT_METRIC,
         fixed=pairs,
     )
 

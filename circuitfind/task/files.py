@@ -19,21 +19,25 @@ from circuitfind.task.tokens import Tokenizer
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULT_METRIC = "logit-diff"
+
 
 def load_pairs(
     source: str | Path | pd.DataFrame | Sequence[Mapping[str, Any] | PromptPair],
     tokenizer: Tokenizer | None = None,
 ) -> PromptPairs:
-    """Prompt pairs from a file, a DataFrame or a list of records.
+    r"""Prompt pairs from a file, a DataFrame or a list of records.
 
     Columns (upper and lower case are the same, extra ones are ignored):
 
-    - ``clean`` and ``corrupted`` (or ``corrupt``): the prompts, used as written.
+    - ``clean`` and ``corrupted`` (or ``corrupt``): the prompts, used as written. ``corrupted`` may be left out where nothing
+      needs corrupted prompts: under zero, mean or optimal ablation.
     - ``correct`` (or ``answer``, ``answers``) and ``incorrect`` (or ``wrong_answer``, ``wrong_answers``): one answer,
-      or several: a list, or text with ``|`` between them. Spaces after an answer are dropped. ``incorrect`` may be
-      left empty in all rows, for metrics that need no wrong answer.
+      or several: a list, text with ``|`` between them (``\|`` is a bar that belongs to the answer), or a list as text
+      (``[" Ann", " Eve"]``, as JSON or pandas writes it). Spaces after an answer are dropped. ``incorrect`` may be left out
+      for metrics that need no wrong answer.
     - ``correct_idx`` and ``incorrect_idx`` instead: token ids as in EAP-IG's files, one, several with ``|``, or a JSON
-      list. They need ``tokenizer``. If both forms are there, the text counts.
+      list. They need ``tokenizer``. If both forms are there, the text counts; ids that are another tokenizer's are said.
 
     - ``labels``, which may be missing: names of positions in the clean prompt, ``IO=5;S2=Mary#2`` or a mapping. A number
       counts characters up to and including the word; a word stands for the end of its first occurrence, ``#2`` its second.
@@ -45,15 +49,24 @@ def load_pairs(
     inside a word (``"3+4="``), not between two digits (``"... 17"`` and ``"33"``), and not if ``tokenizer`` knows the
     answer as one token only without the space. :class:`PromptPair` objects are never changed.
 
+    The pair files of other tools are recognised by their columns (:mod:`circuitfind.task.layouts`).
+
     Args:
-        source: a path to ``.csv`` (comma, semicolon or tab), ``.tsv``, ``.jsonl`` or ``.json`` in UTF-8; JSON is a list
-            of records, or an object with that list under ``"prompts"`` (AutoCircuit; its other keys are ignored). Or a
-            pandas DataFrame, or a sequence of mappings and pairs.
+        source: a path to ``.csv`` (comma, semicolon or tab), ``.tsv``, ``.jsonl`` or ``.json`` in UTF-8 or UTF-16; JSON is a
+            list of records, a record in every line, or an object with a list under ``"prompts"`` (AutoCircuit; its other
+            keys are ignored). Or a pandas DataFrame, a ``datasets.Dataset``, or a sequence of mappings and pairs.
         tokenizer: the model's; see above.
 
     Raises:
         PairsError: the source cannot be read, lacks a column, or has rows that cannot be used. What depends on how the
             prompts are split into tokens is checked later, by :func:`circuitfind.task.tokenize`.
+
+    Example:
+        >>> import circuitfind as cf
+        >>> row = {"clean": "Ann met", "corrupted": "Eve met", "correct": "[' Bob', ' Tom']", "incorrect": " Sue|Max"}
+        >>> pair = cf.load_pairs([row])[0]
+        >>> pair.correct, pair.incorrect
+        ((' Bob', ' Tom'), (' Sue', ' Max'))
     """
     if isinstance(source, PromptPairs):
         return source
@@ -66,7 +79,7 @@ def load_pairs(
     return pairs_from_table(table, tokenizer)
 
 
-def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric: str = "logit-diff") -> Task:
+def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric: str | None = None) -> Task:
     """A task made of a file's prompt pairs, or the one task that a Python file defines.
 
     A Python file is executed. It may end with ``TASKS.add(Task(...))`` like the files in ``tasks/`` or bind the task to
@@ -75,7 +88,8 @@ def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric:
     Args:
         path: a file that :func:`load_pairs` reads, or ``.py``.
         tokenizer: passed to :func:`load_pairs`.
-        metric: how the pairs are measured. A Python file says that itself.
+        metric: how the pairs are measured; if None, as their layout says, or else by the logit difference. A Python file says
+            that itself.
 
     Raises:
         PairsError: see :func:`load_pairs`; or the Python file fails, or does not define exactly one task.
@@ -83,14 +97,15 @@ def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric:
     path = Path(path)
     if path.suffix == ".py":
         return _task_from_python(path)
+    pairs = load_pairs(path, tokenizer)
     return Task(
         name=re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs",
         description=f"The rows of {path.name}.",
         source=path.name,
         clean_rule=f"the column of clean prompts of {path.name}, as written",
         corrupted_rule=f"the column of corrupted prompts of {path.name}, as written",
-        metric=metric,
-        fixed=load_pairs(path, tokenizer),
+        metric=metric or pairs.metric or DEFAULT_METRIC,
+        fixed=pairs,
     )
 
 

@@ -44,10 +44,17 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class PromptPairs(Sequence[PromptPair]):
-    """An ordered set of prompt pairs and where it came from."""
+    """An ordered set of prompt pairs and where it came from.
+
+    Attributes:
+        notes: what should be known about how they were read or made, in sentences.
+        metric: how they are measured where nothing else is said; "" for the logit difference.
+    """
 
     pairs: tuple[PromptPair, ...]
     source: str = "given"
+    notes: tuple[str, ...] = ()
+    metric: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))
@@ -58,7 +65,7 @@ class PromptPairs(Sequence[PromptPair]):
     def __getitem__(self, index: slice) -> PromptPairs: ...
     def __getitem__(self, index: int | slice) -> PromptPair | PromptPairs:
         if isinstance(index, slice):
-            return PromptPairs(self.pairs[index], self.source)
+            return PromptPairs(self.pairs[index], self.source, self.notes, self.metric)
         return self.pairs[index]
 
     def __len__(self) -> int:

@@ -1,47 +1,54 @@
-"""What the columns of a table mean: one row to one prompt pair."""
+"""What the cells of a table mean: one row to one prompt pair."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from circuitfind.errors import PairsError
+from circuitfind.task.columns import ANSWER_AT, LABELS, NAMES, columns_of
+from circuitfind.task.layouts import in_our_columns, value_of
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.tables import Table
 from circuitfind.task.tokens import Tokenizer
-
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "clean": ("clean",),
-    "corrupted": ("corrupted", "corrupt"),
-    "correct": ("correct", "answer", "answers", "correct_idx"),
-    "incorrect": ("incorrect", "wrong_answer", "wrong_answers", "incorrect_idx"),
-}
-"""Each field with the column names it is accepted under: ours, AutoCircuit's, EAP-IG's. The first present counts."""
-
-LABELS, ANSWER_AT = "labels", "answer_at"
-"""Columns that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``, and the one at which the
-answer is read.
-"""
 
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
 CLOSING = frozenset(".,;:!?)]}>%’”»…")
 
 
+@dataclass
+class _Reading:
+    """What rows are read by, and what was found out about their token ids.
+
+    Attributes:
+        table: where the rows are from.
+        columns: the column of each field; ``correct_ids`` and ``incorrect_ids`` beside text.
+        tokenizer: the model's.
+        foreign: for rows whose ids are another tokenizer's than the text, what to say.
+    """
+
+    table: Table
+    columns: Mapping[str, str]
+    tokenizer: Tokenizer | None
+    foreign: list[str] = field(default_factory=list)
+
+
 def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
-    """The pairs of a table.
+    """The pairs of a table, in our columns or in a layout that is known.
 
     Raises:
         PairsError: no rows, a column is missing, token ids without a tokenizer, or rows that cannot be used (the first
             five are named).
     """
+    table = in_our_columns(table)
     has_columns = bool(table.columns) or any(isinstance(row, Mapping) for row in table.rows)
-    columns = _columns(table) if has_columns else {}
+    columns = columns_of(table) if has_columns else {}
     if not table.rows:
         headed = " below its header" if has_columns else ""
         raise PairsError(f"{table.source} holds no prompt pairs{headed}; at least one row is needed")
@@ -50,17 +57,34 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
             f"{table.source} gives answers as token ids (column {by_id[0]!r}), which mean nothing without a tokenizer; "
             "name the model they are from, or write the answers as text"
         )
-    if has_columns and all(_is_missing(_cell(row, columns["incorrect"])) for row in table.rows):
-        columns = {field: name for field, name in columns.items() if field != "incorrect"}
+    empty = [name for name in ("corrupted", "incorrect") if name in columns and _is_empty(table, columns[name])]
+    columns = {field: name for field, name in columns.items() if field not in empty}
+    ids = {f"{name}_ids": f"{name}_idx" for name in ("correct", "incorrect") if f"{name}_idx" in table.columns}
+    reading = _Reading(table, columns | {name: at for name, at in ids.items() if at not in columns.values()}, tokenizer)
     pairs, problems = [], []
     for row, place in zip(table.rows, table.places, strict=True):
         try:
-            pairs.append(row if isinstance(row, PromptPair) else _pair(row, columns, tokenizer))
+            pairs.append(row if isinstance(row, PromptPair) else _pair(row, reading))
         except PairsError as error:
             problems.append(f"{place}: {error}")
     if problems:
         raise PairsError(_summary(problems, table))
-    return PromptPairs(tuple(pairs), table.source)
+    return PromptPairs(tuple(pairs), table.source, _notes(reading), table.metric)
+
+
+def _is_empty(table: Table, column: str) -> bool:
+    return all(_is_missing(value_of(_cell(row, column))) for row in table.rows)
+
+
+def _notes(reading: _Reading) -> tuple[str, ...]:
+    """What should be known about how a table was read."""
+    table = reading.table
+    notes = [f"{table.source} was read as {table.layout}"] if table.layout else []
+    if reading.foreign:
+        text = f"{reading.foreign[0]} ({len(reading.foreign)} of {len(table.rows)} rows); the text was used"
+        warnings.warn(text, stacklevel=2)
+        notes.append(text)
+    return tuple(notes)
 
 
 def leading_space(answer: str, prompt: str, tokenizer: Tokenizer | None = None) -> str:
@@ -101,39 +125,6 @@ def _summary(problems: list[str], table: Table) -> str:
     return f"{len(problems)} of {len(table.rows)} rows of {table.source} cannot be used:\n  {lines}"
 
 
-# --- columns ----------------------------------------------------------------------------------------------------------
-
-
-def _columns(table: Table) -> dict[str, str]:
-    """The column that holds each field."""
-    found = {
-        field: next(name for name in names if name in table.columns)
-        for field, names in NAMES.items()
-        if any(name in table.columns for name in names)
-    }
-    found |= {name: name for name in (LABELS, ANSWER_AT) if name in table.columns}
-    if missing := [field for field in NAMES if field not in found]:
-        raise PairsError(_missing_columns(missing, found, table))
-    for name in found.values():
-        if table.columns.count(name) > 1:
-            raise PairsError(f"{table.source} has more than one column {name!r}; keep one of them")
-    return found
-
-
-def _missing_columns(missing: list[str], found: Mapping[str, str], table: Table) -> str:
-    wanted = " and ".join(repr(field) for field in missing)
-    shown = ", ".join(repr(name if len(name) <= 40 else name[:37] + "...") for name in table.columns)
-    message = (
-        f"{table.source} has no column {wanted}. Its columns: {shown or 'none'}; needed: {', '.join(NAMES)}"
-        " (extra columns are ignored)."
-    )
-    allowed = [name for field in missing for name in NAMES[field]]
-    for column in table.columns:
-        if column not in found.values() and (near := get_close_matches(column, allowed, n=1)):
-            message += f" Did you mean {near[0]!r} by {column!r}?"
-    return message
-
-
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
@@ -150,16 +141,18 @@ def _is_missing(cell: object) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _pair(row: Mapping[str, Any], columns: Mapping[str, str], tokenizer: Tokenizer | None) -> PromptPair:
-    for column in (columns[field] for field in NAMES if field in columns):
+def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
+    columns = reading.columns
+    for column in (columns[name] for name in NAMES if name in columns):
         if _is_missing(_cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
-    clean, corrupted = (_text(row[columns[side]], columns[side]) for side in ("clean", "corrupted"))
+    clean, corrupted = (
+        _text(row[columns[side]], columns[side]) if side in columns else "" for side in ("clean", "corrupted")
+    )
     end = _answer_at(_cell(row, ANSWER_AT), clean)
     prompt = clean[:end] if end else clean
     correct, incorrect = (
-        _answers(row[columns[field]], columns[field], prompt, tokenizer) if field in columns else ()
-        for field in ("correct", "incorrect")
+        _answers(row, name, prompt, reading) if name in columns else () for name in ("correct", "incorrect")
     )
     if shared := [answer for answer in correct if answer in incorrect]:
         raise PairsError(f"{shared[0]!r} is both a correct and an incorrect answer; they must differ")
@@ -237,28 +230,80 @@ def _text(cell: object, column: str) -> str:
     return cell
 
 
-def _answers(cell: Any, column: str, prompt: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
-    """The answers of a cell, each once: a list, or text with ``|`` between answers; token ids are decoded."""
+def _answers(row: Mapping[str, Any], name: str, prompt: str, reading: _Reading) -> tuple[str, ...]:
+    """The answers of a cell, each once, as text or decoded from token ids; where both are there, see :func:`_agreed`."""
+    column, tokenizer = reading.columns[name], reading.tokenizer
     if column.endswith("_idx"):
-        assert tokenizer is not None
-        return tuple(dict.fromkeys(_decoded(number, column, tokenizer) for number in _token_ids(cell, column)))
+        answers = _answers_by_id(row[column], column, tokenizer)
+        if reading.table.answers_in_prompt:
+            _require_in_prompt(answers, prompt, row[column], column)
+        return answers
+    cell = row[column]
     texts = [_text(part, column).rstrip(" ") for part in _several(cell)]
     if not all(texts):
         raise PairsError(f"column {column!r} holds {cell!r}, with an empty answer in it; drop it")
-    return tuple(dict.fromkeys(leading_space(text, prompt, tokenizer) for text in texts))
+    answers = tuple(dict.fromkeys(leading_space(text, prompt, tokenizer) for text in texts))
+    by_id = reading.columns.get(f"{name}_ids")
+    if by_id is None or tokenizer is None or _is_missing(_cell(row, by_id)):
+        return answers
+    return _agreed(answers, row[by_id], by_id, name, reading)
+
+
+def _agreed(answers: tuple[str, ...], ids: Any, by_id: str, name: str, reading: _Reading) -> tuple[str, ...]:
+    """The answers as text, or those that the ids name where they agree and the layout is one of ids.
+
+    An id agrees with an answer that begins with its text: EAP-IG's files hold the first token of longer answers. Ids that
+    do not agree are another tokenizer's, and are noted.
+    """
+    try:
+        decoded = _answers_by_id(ids, by_id, reading.tokenizer)
+    except PairsError:
+        decoded = ()
+    wanted = [answer.strip() for answer in answers]
+    if decoded and all(text.strip() and any(one.startswith(text.strip()) for one in wanted) for text in decoded):
+        return decoded if reading.table.ids_first else answers
+    shown = f"is {decoded[0]!r} for this model" if decoded else "is no text of this model"
+    reading.foreign.append(
+        f"{reading.table.source}: the token ids beside the {name} answers belong to another model's tokenizer: {ids} {shown}, "
+        f"but the text is {answers[0]!r}"
+    )
+    return answers
+
+
+def _answers_by_id(cell: Any, column: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    assert tokenizer is not None
+    return tuple(dict.fromkeys(_decoded(number, column, tokenizer) for number in _token_ids(cell, column)))
+
+
+def _require_in_prompt(answers: tuple[str, ...], prompt: str, cell: Any, column: str) -> None:
+    """Refuse ids whose text should stand in the prompt and does not: they are another tokenizer's."""
+    if missing := [answer for answer in answers if not answer.strip() or answer.strip() not in prompt]:
+        raise PairsError(
+            f"token id {cell} of column {column!r} is {missing[0]!r} for this model, which is not in the prompt, though "
+            "it should be one of its names; the ids belong to another model's tokenizer: write the answers as text, in "
+            "columns 'correct' and 'incorrect'"
+        )
 
 
 def _several(cell: Any) -> list[Any]:
+    r"""The parts of a cell: of a list, of a list that was written as text (JSON, pandas), or between ``|``.
+
+    ``\|`` is a bar that belongs to the answer.
+    """
+    written = value_of(cell)
+    if isinstance(written, (list, tuple)) and (
+        not isinstance(cell, str) or all(isinstance(one, str) for one in written)
+    ):
+        return list(written)
     if isinstance(cell, str):
-        return cell.split("|")
-    return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) else [cell]
+        return [part.replace("\\|", "|") for part in re.split(r"(?<!\\)\|", cell)]
+    return list(cell) if isinstance(cell, np.ndarray) else [cell]
 
 
 def _token_ids(cell: Any, column: str) -> list[int]:
     """Whole numbers out of ``464``, ``"464|314"``, ``"[464, 314]"`` or a list. Pandas may have made them floats."""
     try:
-        in_json = isinstance(cell, str) and cell.lstrip().startswith("[")
-        numbers = [float(item) for item in _several(json.loads(cell) if in_json else cell)]
+        numbers = [float(item) for item in _several(value_of(cell))]
     except (TypeError, ValueError, OverflowError, RecursionError):
         numbers = [math.nan]
     if not all(number.is_integer() and number >= 0 for number in numbers):
