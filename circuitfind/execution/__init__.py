@@ -11,7 +11,7 @@
 """
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation
-from circuitfind.execution.batches import Batch, make_batches, require_incorrect
+from circuitfind.execution.batches import Batch, make_batches, require_corrupted, require_incorrect
 from circuitfind.execution.gradients.by_masks import MaskedRun
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.masks.dense import run_masked
@@ -31,6 +31,7 @@ __all__ = [
     "make_batches",
     "measure_circuits",
     "prepare_ablation",
+    "require_corrupted",
     "require_incorrect",
     "run_circuit",
     "run_masked",

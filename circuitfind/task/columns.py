@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from circuitfind.errors import PairsError
+from circuitfind.errors import OptionError, PairsError
 from circuitfind.task.tables import Table
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -29,9 +29,13 @@ LABELS, ANSWER_AT = "labels", "answer_at"
 """Columns that may be missing: names of positions in the clean prompt, such as ``IO=5;S2=Mary#2``, and the one at which the
 answer is read.
 """
+GROUP = "\x1fgroup"
+"""A field of our own, for the group that a row belongs to."""
 
 WRONG_SIDE = tuple("corrupt patch source src counterfactual cf incorrect wrong false bad foil distractor neg".split())
 RIGHT_SIDE = tuple("clean original orig base correct right true good gold pos".split())
+ALONE = dict.fromkeys(("wrong", "bad", "foil", "distractor"), "incorrect") | {"counterfactual": "corrupted"}
+"""Words that name a field without another word."""
 PROMPT_WORDS = tuple("prompt prefix text sentence input context question".split())
 ANSWER_WORDS = tuple("answer ans label target token completion output word".split())
 
@@ -56,6 +60,26 @@ def columns_of(table: Table) -> dict[str, str]:
         if table.columns.count(name) > 1:
             raise PairsError(f"{table.source} has more than one column {name!r}; keep one of them")
     return found
+
+
+def group_column(table: Table, name: str) -> list[str]:
+    """The text of a column in every row, by which rows are grouped.
+
+    Raises:
+        OptionError: there is no such column, or rows without a cell in it.
+    """
+    known = [column for column in table.columns if column]
+    if name.strip().lower() not in known:
+        raise OptionError(
+            f"group_by={name!r}: {table.source} has no such column; its columns: {', '.join(known) or 'none'}"
+        )
+    cells = [row.get(name.strip().lower()) if isinstance(row, Mapping) else None for row in table.rows]
+    texts = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
+    if "" in texts:
+        raise OptionError(
+            f"group_by={name!r}: {table.source}, {table.places[texts.index('')]} has no cell in that column"
+        )
+    return texts
 
 
 def _missing_columns(missing: list[str], advice: Mapping[str, str], table: Table) -> str:
@@ -87,6 +111,8 @@ def meant_field(column: str) -> str | None:
         return {("right", "prompt"): "clean", ("wrong", "prompt"): "corrupted", ("right", "answer"): "correct"}.get(
             (side, kind), "incorrect"
         )
+    if column in ALONE:
+        return ALONE[column]
     fields = {name: field for field, names in NAMES.items() for name in names}
     near = get_close_matches(column, fields, n=1, cutoff=0.7)
     as_long = bool(near) and len(_words(column)) == len(_words(near[0]))  # a further word could turn its meaning round

@@ -15,7 +15,8 @@ class PromptPair:
 
     Attributes:
         clean: the prompt on which the model shows the behaviour.
-        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``.
+        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``. Pairs of
+            which none has one (``""``) serve where nothing needs corrupted prompts.
         correct: answers that are right for ``clean``, each one token *with* its leading space where it has one
             (``" Mary"``). Several are allowed (every year after the first).
         incorrect: answers that are wrong for ``clean``, in the same form. May be empty for metrics that need none.
@@ -25,15 +26,17 @@ class PromptPair:
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
             token the logits are read. 0 is the last token.
+        label_starts: where labelled words begin, for those of which that is known (words of a file's column ``labels``).
     """
 
     clean: str
-    corrupted: str
-    correct: tuple[str, ...]
+    corrupted: str = ""
+    correct: tuple[str, ...] = ()
     incorrect: tuple[str, ...] = ()
     combination: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
     answer_at: int = 0
+    label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         # One answer as plain text, or a list: what people write. Taken letter by letter, it would fail far from here.

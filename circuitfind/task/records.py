@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from circuitfind.errors import PairsError
-from circuitfind.task.columns import ANSWER_AT, LABELS, NAMES, columns_of
+from circuitfind.task.columns import ANSWER_AT, GROUP, LABELS, NAMES, columns_of, group_column
 from circuitfind.task.layouts import in_our_columns, value_of
 from circuitfind.task.pairs import PromptPair, PromptPairs
+from circuitfind.task.places import answer_at, is_missing, labelled_spans
 from circuitfind.task.tables import Table
 from circuitfind.task.tokens import Tokenizer
 
@@ -39,14 +39,33 @@ class _Reading:
     foreign: list[str] = field(default_factory=list)
 
 
-def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
+def pairs_from_table(table: Table, tokenizer: Tokenizer | None, group_by: str = "") -> PromptPairs:
     """The pairs of a table, in our columns or in a layout that is known.
+
+    Args:
+        group_by: a column; rows with the same text in it belong to one split.
 
     Raises:
         PairsError: no rows, a column is missing, token ids without a tokenizer, or rows that cannot be used (the first
             five are named).
     """
-    table = in_our_columns(table)
+    reading = _reading_of(table, tokenizer, group_by)
+    table = reading.table
+    pairs, problems = [], []
+    for row, place in zip(table.rows, table.places, strict=True):
+        try:
+            pairs.append(row if isinstance(row, PromptPair) else _pair(row, reading))
+        except PairsError as error:
+            problems.append(f"{place}: {error}")
+    if problems:
+        raise PairsError(_summary(problems, table))
+    return PromptPairs(tuple(pairs), table.source, _notes(reading), table.metric)
+
+
+def _reading_of(given: Table, tokenizer: Tokenizer | None, group_by: str) -> _Reading:
+    """Which column holds what."""
+    group = group_column(given, group_by) if group_by else ()
+    table = in_our_columns(given)
     has_columns = bool(table.columns) or any(isinstance(row, Mapping) for row in table.rows)
     columns = columns_of(table) if has_columns else {}
     if not table.rows:
@@ -60,20 +79,18 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None) -> PromptPairs:
     empty = [name for name in ("corrupted", "incorrect") if name in columns and _is_empty(table, columns[name])]
     columns = {field: name for field, name in columns.items() if field not in empty}
     ids = {f"{name}_ids": f"{name}_idx" for name in ("correct", "incorrect") if f"{name}_idx" in table.columns}
-    reading = _Reading(table, columns | {name: at for name, at in ids.items() if at not in columns.values()}, tokenizer)
-    pairs, problems = [], []
-    for row, place in zip(table.rows, table.places, strict=True):
-        try:
-            pairs.append(row if isinstance(row, PromptPair) else _pair(row, reading))
-        except PairsError as error:
-            problems.append(f"{place}: {error}")
-    if problems:
-        raise PairsError(_summary(problems, table))
-    return PromptPairs(tuple(pairs), table.source, _notes(reading), table.metric)
+    columns |= {name: at for name, at in ids.items() if at not in columns.values()}
+    if group:
+        rows = [
+            {**row, GROUP: cell} if isinstance(row, Mapping) else row
+            for row, cell in zip(table.rows, group, strict=True)
+        ]
+        table, columns = replace(table, rows=tuple(rows)), columns | {GROUP: GROUP}
+    return _Reading(table, columns, tokenizer)
 
 
 def _is_empty(table: Table, column: str) -> bool:
-    return all(_is_missing(value_of(_cell(row, column))) for row in table.rows)
+    return all(is_missing(value_of(_cell(row, column))) for row in table.rows)
 
 
 def _notes(reading: _Reading) -> tuple[str, ...]:
@@ -133,87 +150,26 @@ def _cell(row: Any, column: str) -> Any:
     return row.get(column) if isinstance(row, Mapping) else None
 
 
-def _is_missing(cell: object) -> bool:
-    if isinstance(cell, str):
-        return not cell.strip(" ")
-    if isinstance(cell, (list, tuple, np.ndarray)):
-        return len(cell) == 0
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
-
-
 def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     columns = reading.columns
     for column in (columns[name] for name in NAMES if name in columns):
-        if _is_missing(_cell(row, column)):
+        if is_missing(_cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (
         _text(row[columns[side]], columns[side]) if side in columns else "" for side in ("clean", "corrupted")
     )
-    end = _answer_at(_cell(row, ANSWER_AT), clean)
+    end = answer_at(_cell(row, ANSWER_AT), clean)
     prompt = clean[:end] if end else clean
     correct, incorrect = (
         _answers(row, name, prompt, reading) if name in columns else () for name in ("correct", "incorrect")
     )
     if shared := [answer for answer in correct if answer in incorrect]:
         raise PairsError(f"{shared[0]!r} is both a correct and an incorrect answer; they must differ")
-    labels = _labels(_cell(row, LABELS), clean) if LABELS in columns else {}
-    return PromptPair(clean, corrupted, correct, incorrect, labels=labels, answer_at=end)
-
-
-def _labels(cell: Any, clean: str) -> dict[str, int]:
-    """Names with the number of characters up to a word's end, out of ``IO=5;S2=Mary#2`` or ``{"IO": 5, "S2": "Mary#2"}``.
-
-    A number counts the characters itself; a word is looked for in the prompt, its second occurrence with ``#2``.
-    """
-    if _is_missing(cell) or cell == {}:
-        return {}
-    entries = list(cell.items()) if isinstance(cell, Mapping) else [_entry(part, cell) for part in str(cell).split(";")]
-    labels = {str(name).strip(): _end_of(str(where).strip(), str(name).strip(), clean) for name, where in entries}
-    if len(labels) < len(entries) or not all(labels):
-        raise PairsError(f"column {LABELS!r} holds {cell!r}, with a name that is empty or there twice; name each once")
-    return labels
-
-
-def _answer_at(cell: Any, clean: str) -> int:
-    """The characters up to the end of the word at which the answer is read, out of ``5``, ``Mary`` or ``Mary#2``; 0, which is
-    the end, where the cell is empty.
-    """
-    if _is_missing(cell):
-        return 0
-    whole = isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer()
-    if not whole and not isinstance(cell, str):
-        raise PairsError(
-            f"column {ANSWER_AT!r} holds {cell!r}; write a number of characters or a word, such as 5 or Mary#2"
-        )
-    text = cell.strip() if isinstance(cell, str) else str(int(cell))
-    whole_float = re.fullmatch(r"(\d+)\.0", text)  # a column with empty cells, as spreadsheets and pandas write it
-    return _end_of(whole_float[1] if whole_float else text, ANSWER_AT, clean, "")
-
-
-def _entry(part: str, cell: Any) -> tuple[str, str]:
-    name, equals, where = part.partition("=")
-    if not equals or not where.strip():
-        raise PairsError(
-            f"column {LABELS!r} holds {cell!r}; write names with a number of characters or a word, such as IO=5;S2=Mary#2 "
-            "(or call the column something else)"
-        )
-    return name, where
-
-
-def _end_of(where: str, label: str, clean: str, kind: str = "label ") -> int:
-    """The number of characters of the prompt up to and including the word that a label is for."""
-    if where.isdecimal() or (where[:1] == "-" and where[1:].isdecimal()):
-        return int(where)
-    word, mark, count = where.rpartition("#")
-    word, number = (word, int(count)) if mark and word and count.isdecimal() else (where, 1)
-    before, after = r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else ""
-    ends = [match.end() for match in re.finditer(before + re.escape(word) + after, clean)]
-    if not 1 <= number <= len(ends):
-        times = f"{len(ends)} time{'s' * (len(ends) != 1)}"
-        raise PairsError(
-            f"{kind}{label}={where}: {word!r} is in the clean prompt {times}; correct the word or its number"
-        )
-    return ends[number - 1]
+    spans = labelled_spans(_cell(row, LABELS), clean) if LABELS in columns else {}
+    ends = {label: stop for label, (_, stop) in spans.items()}
+    starts = {label: start for label, (start, _) in spans.items() if start is not None}
+    group = (str(row.get(columns[GROUP])).strip(),) if GROUP in columns else ()
+    return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts)
 
 
 def _text(cell: object, column: str) -> str:
@@ -244,7 +200,7 @@ def _answers(row: Mapping[str, Any], name: str, prompt: str, reading: _Reading) 
         raise PairsError(f"column {column!r} holds {cell!r}, with an empty answer in it; drop it")
     answers = tuple(dict.fromkeys(leading_space(text, prompt, tokenizer) for text in texts))
     by_id = reading.columns.get(f"{name}_ids")
-    if by_id is None or tokenizer is None or _is_missing(_cell(row, by_id)):
+    if by_id is None or tokenizer is None or is_missing(_cell(row, by_id)):
         return answers
     return _agreed(answers, row[by_id], by_id, name, reading)
 
@@ -305,7 +261,7 @@ def _token_ids(cell: Any, column: str) -> list[int]:
     try:
         numbers = [float(item) for item in _several(value_of(cell))]
     except (TypeError, ValueError, OverflowError, RecursionError):
-        numbers = [math.nan]
+        numbers = [float("nan")]
     if not all(number.is_integer() and number >= 0 for number in numbers):
         raise PairsError(f"column {column!r} holds {cell!r}; token ids are whole numbers such as 464 or [464, 314]")
     return [int(number) for number in numbers]

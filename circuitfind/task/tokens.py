@@ -38,7 +38,8 @@ class TokenPairs:
     kept apart (:func:`circuitfind.execution.make_batches`) where attention is not causal.
 
     Attributes:
-        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``.
+        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``; without corrupted prompts
+            ``corrupted`` has no positions.
         length: real tokens of each prompt, shape (prompts,).
         answer_position: position whose logits are read, shape (prompts,); the last real token, or that of
             :attr:`PromptPair.answer_at`.
@@ -57,6 +58,11 @@ class TokenPairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether there are corrupted prompts."""
+        return bool(self.corrupted.shape[1])
+
     @classmethod
     def from_ids(
         cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None, answer_at: Any = None
@@ -64,7 +70,7 @@ class TokenPairs:
         """Pairs that are ids already, padded on either side.
 
         Args:
-            clean, corrupted: ids (prompts, positions), arrays or tensors.
+            clean, corrupted: ids (prompts, positions), arrays or tensors; ``corrupted`` is None where there are none.
             correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
                 metrics that use none.
             mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
@@ -73,7 +79,7 @@ class TokenPairs:
         Raises:
             PairsError: shapes that do not fit, a mask whose tokens do not stand together, or an answer read outside them.
         """
-        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
+        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, clean if corrupted is None else corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
         _check_shapes(ids, other, real)
         start, length = real.argmax(1), real.sum(1)
@@ -84,7 +90,8 @@ class TokenPairs:
         answer = length - 1 if answer_at is None else np.asarray(answer_at, dtype=np.int64) - start
         if answer.shape != length.shape or ((answer < 0) | (answer >= length)).any():
             raise PairsError("answer_at must name a column that holds a token, one for every prompt")
-        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, answer, right, wrong)
+        corrupted = (other[rows, take] * inside)[:, : take.shape[1] * (corrupted is not None)]
+        return cls(ids[rows, take] * inside, corrupted, length, answer, right, wrong)
 
     def checksum(self) -> str:
         """SHA-256 of the ids and of where answers are read, for provenance."""
@@ -146,19 +153,19 @@ def _shown(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return "|".join(tokenizer.decode([token]) for token in ids)
 
 
-def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProblem | None:
-    """The first reason why ``pair`` cannot be tokenised as one, or None."""
+def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer, bare: bool = False) -> PairProblem | None:
+    """The first reason why ``pair`` cannot be tokenised as one, or None; ``bare`` where no pair has a corrupted prompt."""
 
     def problem(fault: str, message: str) -> PairProblem:
         return PairProblem(row, fault, f"pair {row + 1}: {message}")
 
     for side, text in (("clean", pair.clean), ("corrupted", pair.corrupted)):
-        if not text.strip():
+        if not text.strip() and not (bare and side == "corrupted"):
             return problem("empty-prompt", f"the {side} prompt is empty; write a prompt or drop the row")
     if not pair.correct:
         return problem("no-answer", "no correct answer is given; fill the column 'correct'")
     try:
-        clean, corrupted = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupted)
+        clean, corrupted = (tokenizer.encode(text) for text in (pair.clean, pair.clean if bare else pair.corrupted))
         answers = {text: tokenizer.encode_answer(text) for text in (*pair.correct, *pair.incorrect)}
     except PairsError as error:
         return problem("unknown-word", str(error))
@@ -223,7 +230,8 @@ def _answer_place_problem(pair: PromptPair, clean: Sequence[int], tokenizer: Tok
 
 def find_problems(pairs: PromptPairs, tokenizer: Tokenizer) -> list[PairProblem]:
     """Every pair that cannot be used with this tokenizer, one problem each, in order."""
-    found = (_pair_problem(row, pair, tokenizer) for row, pair in enumerate(pairs))
+    bare = not any(pair.corrupted for pair in pairs)
+    found = (_pair_problem(row, pair, tokenizer, bare) for row, pair in enumerate(pairs))
     return [problem for problem in found if problem is not None]
 
 
@@ -258,7 +266,7 @@ def tokenize(pairs: PromptPairs, tokenizer: Tokenizer) -> TokenPairs:
     length = np.array([len(row) for row in clean], dtype=np.int64)
     return TokenPairs(
         clean=_padded(clean, 0),
-        corrupted=_padded([tokenizer.encode(pair.corrupted) for pair in pairs], 0),
+        corrupted=_padded([tokenizer.encode(pair.corrupted) if pair.corrupted else [] for pair in pairs], 0),
         length=length,
         answer_position=np.array(
             [len(tokenizer.encode(p.clean[: p.answer_at] if p.answer_at else p.clean)) - 1 for p in pairs],

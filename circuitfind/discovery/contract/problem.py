@@ -11,7 +11,7 @@ import torch
 
 from circuitfind.discovery.contract.sums import Contribution, sum_over
 from circuitfind.errors import OptionError
-from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
+from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_corrupted, require_incorrect
 from circuitfind.execution.batches import default_size, with_clean_logits
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.progress import Checkpoint
@@ -62,6 +62,8 @@ class Problem:
         if not len(self.pairs):
             raise OptionError("there are no prompt pairs; give at least one")
         require_incorrect(self.metric, self.pairs)
+        if self.ablation == "corrupted":
+            require_corrupted(self.pairs.has_corrupted, "corrupted ablation")
         if self.parts in ("position", "span") and self.spans is None:
             object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
 

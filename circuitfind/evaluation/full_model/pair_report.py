@@ -138,16 +138,17 @@ def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
     tokens = tokenize(pairs, model.tokenizer)
     out: list[dict[str, Any]] = [{} for _ in range(len(tokens))]
     has_incorrect = tokens.incorrect.shape[1] > 0
+    has_corrupted = has_incorrect and tokens.has_corrupted
     with torch.inference_mode():
         for batch in make_batches(model, tokens):
-            clean, corrupted = (model.logits(side, batch.answer) for side in (batch.clean, batch.corrupted))
+            clean, corrupted = (model.logits(side, batch.answer) for side in (batch.clean, batch.reference))
             wins = METRICS["accuracy"](clean, batch.targets)
             diffs = [METRICS["logit-diff"](logits, batch.targets) for logits in (clean, corrupted)]
             for place, row in enumerate(batch.rows):
                 out[int(row)] = {
                     "tokens": int(tokens.length[row]),
                     "logit_diff": float(diffs[0][place]) if has_incorrect else float("nan"),
-                    "corrupted_logit_diff": float(diffs[1][place]) if has_incorrect else float("nan"),
+                    "corrupted_logit_diff": float(diffs[1][place]) if has_corrupted else float("nan"),
                     "correct_first": bool(wins[place] > 0),
                     "likeliest": model.tokenizer.decode([int(clean[place].argmax())]),
                 }
