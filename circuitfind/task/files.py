@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +119,8 @@ def lacks_corrupted(source: Any) -> bool:
     Raises:
         PairsError: the source cannot be read, or lacks a column.
     """
+    if isinstance(source, Iterator):  # can be read once only, and not yet
+        return False
     if isinstance(source, PromptPairs):
         return not any(pair.corrupted for pair in source)
     table = in_our_columns(_table(source))

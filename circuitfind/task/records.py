@@ -18,6 +18,7 @@ from circuitfind.task.places import answer_at, is_missing, labelled_spans
 from circuitfind.task.tables import Table
 from circuitfind.task.tokens import Tokenizer
 
+PROMPTS = (*NAMES["clean"], *NAMES["corrupted"])
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
 CLOSING = frozenset(".,;:!?)]}>%’”»…")
 
@@ -153,7 +154,7 @@ def _cell(row: Any, column: str) -> Any:
 def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     columns = reading.columns
     for column in (columns[name] for name in NAMES if name in columns):
-        if is_missing(_cell(row, column)):
+        if is_missing(value_of(_cell(row, column)) if column not in PROMPTS else _cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (
         _text(row[columns[side]], columns[side]) if side in columns else "" for side in ("clean", "corrupted")
@@ -174,7 +175,7 @@ def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
 
 def _text(cell: object, column: str) -> str:
     if not isinstance(cell, str):
-        number = isinstance(cell, (int, float)) and column not in ("clean", *NAMES["corrupted"])
+        number = isinstance(cell, (int, float)) and column not in PROMPTS
         advice = "; put quotes around it (pandas: dtype=str). Token ids belong in 'correct_idx' and 'incorrect_idx'"
         raise PairsError(
             f"column {column!r} holds {cell!r}, which is a {type(cell).__name__} and not text{advice if number else ''}"

@@ -115,23 +115,6 @@ def test_rules_are_refused_early(refused, bare, nothing_loads):
     )
 
 
-def test_scores_without_corrupted_prompts_are_those_of_the_clean_prompts():
-    tokenizer_model = cf.load_model("tasks-4l", dtype="float64")
-    bare = cf.PromptPairs(tuple(replace(pair, corrupted="") for pair in PAIRS))
-    same = cf.PromptPairs(tuple(replace(pair, corrupted=pair.clean) for pair in PAIRS))
-    for ablation in ("mean", "mean-positional", "zero"):
-        found, wanted = (
-            cf.discover(tokenizer_model, pairs, algorithm="eap", ablation=ablation, n=8).values
-            for pairs in (bare, same)
-        )
-        assert np.abs(found).max() > 0
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    routes = cf.discover(tokenizer_model, bare, algorithm="information-flow-routes", n=8)
-    wanted = cf.discover(tokenizer_model, same, algorithm="information-flow-routes", n=8)
-    assert routes.provenance.ablation == "mean"
-    np.testing.assert_allclose(routes.values, wanted.values, rtol=1e-12)
-
-
 def test_from_python_the_pairs_are_demanded_too():
     bare = cf.PromptPairs(tuple(replace(pair, corrupted="") for pair in PAIRS))
     with pytest.raises(cf.CircuitfindError, match="these pairs have no corrupted prompts, which corrupted ablation"):

@@ -67,6 +67,12 @@ def test_incorrect_answers_may_be_empty_lists(tmp_path: Path) -> None:
     assert load_csv(tmp_path, HEADER + "a b,a c, d,[]\na d,a c, d,[]\n")[1].incorrect == ()
 
 
+def test_an_empty_list_is_an_empty_cell(tmp_path: Path) -> None:
+    for row in ("a b,a c, d,[]", "a b,a c,[], d"):
+        with pytest.raises(PairsError, match=r"row 2 .*: the cell of column '(in)?correct' is empty"):
+            load_csv(tmp_path, HEADER + f"a b,a c, d, e\n{row}\n")
+
+
 def test_a_list_of_numbers_is_no_set_of_answers() -> None:
     with pytest.raises(PairsError, match="holds 3, which is a int and not text"):
         load_pairs([{"clean": "a b", "corrupted": "a c", "correct": [3, 4], "incorrect": " c"}])

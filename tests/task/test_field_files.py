@@ -50,6 +50,19 @@ def test_the_year_of_greater_than_is_no_token_id(tmp_path: Path, column: str, em
     assert task_from_file(path, metric="logit-diff").metric == "logit-diff"
 
 
+def test_a_column_of_whole_years_is_greater_than_too() -> None:
+    rows = [
+        {name: row[name] for name in ("clean", "corrupted")} | {"year": year}
+        for row, year in zip(field.YEAR_ROWS, field.YEARS, strict=True)
+    ]
+    assert [pair.correct for pair in load_pairs(rows)] == [pair.correct for pair in load_pairs(field.YEAR_ROWS)]
+
+
+def test_ids_of_numbers_are_ids_where_no_prompt_ends_within_a_year() -> None:
+    row = {"clean": "Ann is 52 and", "corrupted": "Ann is 51 and", "correct_idx": 1, "incorrect_idx": 0}
+    assert load_pairs([row], TOKENIZER)[0].correct == (" Bob",)
+
+
 def test_a_small_number_that_is_no_year_of_the_prompt_is_refused(tmp_path: Path) -> None:
     rows = [*field.YEAR_ROWS[:4], field.YEAR_ROWS[4] | {"correct_idx": 77}]
     with pytest.raises(
