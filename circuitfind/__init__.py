@@ -58,7 +58,7 @@ _PUBLIC = {
     "FORMATS": "formats",
     "CircuitfindError": "errors",
 }
-"""Public names, each with its module, and its name there where that is another one."""
+"""Public names, each with its module, and its name there if that differs."""
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
 

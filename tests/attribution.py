@@ -8,7 +8,7 @@ from circuitfind.scores import EdgeScores
 from circuitfind.task.metrics import METRICS, Targets, as_metric
 
 MODEL = small_model()
-PAIRS = random_pairs(MODEL, 4)
+PAIRS = random_pairs(MODEL, 5)
 
 
 def problem_for(algorithm: Algorithm, **changes) -> Problem:

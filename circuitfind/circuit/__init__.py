@@ -1,4 +1,4 @@
-"""A circuit: the edges that are kept, with or without parts of prompts; pruning; its JSON; as text."""
+"""A circuit: its kept edges, with or without parts of prompts; pruning; its JSON; its text form."""
 
 from circuitfind.circuit.circuit import Circuit
 from circuitfind.circuit.layout import Layout, layout_of

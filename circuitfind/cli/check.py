@@ -1,4 +1,4 @@
-"""Commands that check before anything is computed: check-model, check-pairs."""
+"""Commands that check a model or prompts before a run: check-model, check-pairs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def check_model(
     tokens: Annotated[int, typer.Option(help="Length of the prompt whose memory is estimated.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """What a model is, that it is read right (logits, decomposition of the stream, all edges cut), and what it takes."""
+    """Show a model's architecture and memory, and check that it is read right (logits, residual stream, all edges cut)."""
     from circuitfind import models
     from circuitfind.run.estimate import memory_per_prompt
 
     model, source = models.open_model(spec, device=device, dtype=dtype, kv_ports=kv_ports)
-    if source is None and model.config.causal:  # no bridge reads in both directions
+    if source is None and model.config.causal:  # no bridge supports bidirectional attention
         source = models.open_bridge(spec)
     checks = models.check_model(model, source)
     passed = all(check.passed for check in checks)
     what, memory = models.architecture(model.config), memory_per_prompt(model, tokens)
     lines = [repr(model), what, *map(str, checks)]
-    lines.append(f"weights {model.n_bytes / 2**20:,.0f} MB; beside them, one prompt of {tokens} tokens takes")
+    lines.append(f"weights {model.n_bytes / 2**20:,.0f} MB; in addition, one prompt of {tokens} tokens takes")
     lines += [f"  {megabytes:10,.1f} MB  {use}" for use, megabytes in memory.items()]
     rows = [{"claim": c.claim, "error": c.error, "tolerance": c.tolerance, "passed": c.passed} for c in checks]
     values = {
@@ -57,7 +57,7 @@ def check_pairs(
     bos: Bos = None,
     as_json: Json = False,
 ) -> None:
-    """Say, pair by pair, whether prompts can be used and whether the model can do them."""
+    """Report, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
     from circuitfind.setting.value import Setting
     from circuitfind.task import load_pairs

@@ -1,4 +1,4 @@
-"""The options that name a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` that they make.
+"""The options of a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` made from them.
 
 A command whose first argument is a setting is decorated with :func:`setting_options`, which gives it these options.
 """
@@ -63,7 +63,7 @@ def setting_named(
     bos: Bos = None,
     kv_ports: KvPorts = "head",
 ) -> Setting:
-    """The setting that options name; nothing is loaded."""
+    """The setting given by the options; nothing is loaded."""
     from circuitfind.setting.value import Setting
 
     return Setting(
@@ -137,12 +137,12 @@ def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:
 def setting_options(
     options: Callable[..., Any] = setting_named, *, without: Iterable[str] = (), **defaults: Any
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a setting beside its own; its first argument is what they make.
+    """Give a command the options of a setting in addition to its own; its first argument is the setting they make.
 
     Args:
-        options: what declares the options and takes their values.
-        without: options that would mean nothing to this command.
-        defaults: other defaults of some of them for this command.
+        options: a function that declares the options as its parameters and takes their values.
+        without: options that mean nothing to this command.
+        defaults: this command's own defaults for some of the options.
     """
     common = [
         parameter.replace(default=defaults.get(parameter.name, parameter.default))
@@ -160,7 +160,7 @@ def setting_options(
             taken = {one.name: given[one.name] if one.name in named else given.pop(one.name) for one in common}
             command(options(**taken), **given)
 
-        first = "task" if options is setting_named else ""  # an argument, before the command's own
+        first = "task" if options is setting_named else ""  # an argument, placed before the command's own
         every = sorted([*own, *shared], key=lambda one: (one.name == "as_json", one.name != first))
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How good a circuit is on prompts it was not found on, and what that is worth.
+"""How good a circuit is on prompts it was not found on, and how far to trust that.
 
 one circuit         evaluate_circuit --> verdict              completeness, minimality     hypotheses_of
 a ranking           measure_curve --> cpr, cmd                edges_for

@@ -35,7 +35,7 @@ class Ablation:
     Attributes:
         name: one of :data:`ABLATIONS`.
         model: the model it belongs to.
-        means: for the mean ablations and ``optimal``, (senders, 1, positions or 1, d_model).
+        means: the constants of the mean ablations and ``optimal``, (senders, 1, positions or 1, d_model).
     """
 
     name: str
@@ -63,7 +63,7 @@ class Ablation:
 
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:
-    """An ablation by name; the means and the optimal constants, where needed, are those of ``batches``."""
+    """An ablation by name; means and optimal constants, if needed, are computed on ``batches``."""
     if name not in ABLATIONS:
         raise UnknownNameError("ablation", name, ABLATIONS)
     if name == "corrupted":
@@ -79,7 +79,7 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:
-    """Means (senders, positions, d_model) as the model's numbers, with an axis for prompts."""
+    """Means (senders, positions, d_model) in the model's dtype and on its device, with an axis for prompts."""
     return means.to(model.dtype).to(model.device)[:, None]
 
 

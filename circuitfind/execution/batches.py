@@ -1,4 +1,4 @@
-"""Micro-batches: prompt pairs on the model's device, few enough at a time that memory does not grow with their number."""
+"""Micro-batches: prompt pairs on the model's device, so few at a time that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
 
 
 def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
-    """Refuse a metric that needs incorrect answers where a pair has none.
+    """Refuse a metric that needs incorrect answers if a pair has none.
 
     Raises:
-        OptionError: the message says which pair.
+        OptionError: a pair has none; the message says which one.
     """
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
@@ -108,8 +108,8 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 
     Args:
         longest: tokens of the longest prompt.
-        numbers_per_token: what is held of every token; by default all senders' outputs, a share of which is as much again
-            for what is made of them.
+        numbers_per_token: numbers held per token; by default twice all senders' outputs, which leaves room for values
+            computed from them.
     """
     return prompts_at_a_time(model, numbers_per_token or 2 * dense_numbers(model), longest, MOST_PROMPTS)
 
@@ -117,11 +117,12 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 def make_batches(
     model: Transformer, pairs: TokenPairs, size: int | None = None, numbers_per_token: int = 0
 ) -> list[Batch]:
-    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row); of equal length where
-    attention is not causal, because padding would be seen.
+    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row).
+
+    If attention is not causal, lengths within a micro-batch are equal, because padding would be visible.
 
     Args:
-        size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
+        size: prompts per batch; by default :func:`default_size` for ``numbers_per_token``.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
@@ -146,7 +147,7 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
-    """What ``run`` makes of a step, or of its halves where memory is short and it is a micro-batch of several prompts."""
+    """Results of ``run`` on a step; on its halves if memory runs out and the step is a batch of several prompts."""
     try:
         return [run(step)]
     except (MemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""Measure many circuits on many prompts: the one function that evaluation and selection call.
+"""Measures many circuits on many prompts: the one function that evaluation and selection call.
 
-Circuits run one after the other on the sparse engine, which is faster than the dense one at every size; what they share, the
-ablated run of a micro-batch, is computed once.
+Circuits run one after the other on the sparse engine, which is faster than the dense one at every size. The ablated run of
+a micro-batch, which they share, is computed once.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def measure_circuits(
     """Every metric of every circuit on every prompt.
 
     Args:
-        masks: boolean (circuits, edges); with ``spans`` (circuits, parts, edges), and already pruned.
+        masks: boolean (circuits, edges); with ``spans``, (circuits, parts, edges) and already pruned.
         ablation: from :func:`circuitfind.execution.ablation.prepare_ablation`.
-        batch_size: prompts at a time; by default what memory allows.
-        spans: which part of its prompt every token belongs to.
+        batch_size: prompts at a time; by default as many as memory allows.
+        spans: the part of its prompt that every token belongs to.
 
     Returns:
         For each metric's name, float64 (circuits, prompts), in the order of ``pairs``.
@@ -58,7 +58,7 @@ def measure_circuits(
 
 
 def circuit_numbers(model: Transformer, masks: np.ndarray[Any, Any]) -> int:
-    """Numbers per token that running the largest of some circuits holds: its senders, the base streams, the ablated run."""
+    """Numbers per token for running the largest of some circuits: its senders, the base streams, the ablated run."""
     c, graph = model.config, model.graph
     largest = max((int(np.count_nonzero(mask)) for mask in masks), default=0)
     most = min(graph.n_senders, 1 + largest)
@@ -75,7 +75,7 @@ def _measure(
     values: dict[str, np.ndarray[Any, Any]],
     spans: Spans | None,
 ) -> None:
-    """All circuits on one micro-batch, into ``values``."""
+    """Measure all circuits on one micro-batch and write the results into ``values``."""
     parts = None if spans is None else parts_of(spans, batch)
     batch = with_clean_logits(model, batch, tuple(metrics))
     constants = ablation.writes(batch)
@@ -88,7 +88,7 @@ def _measure(
 
 
 def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:
-    """Stop with the layer at which NaN or infinity first appears."""
+    """Raise an error that names the layer where NaN or infinity first appears."""
     if torch.isfinite(logits).all():
         return
     find_non_finite(model, batch)
@@ -99,10 +99,10 @@ def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:
 
 
 def find_non_finite(model: Transformer, batch: Batch) -> None:
-    """Run the full model block by block.
+    """Run the full model block by block, and raise an error at the first NaN or infinity.
 
     Raises:
-        NumericalError: NaN or infinity appears; the message says after which layer, and on which prompt.
+        NumericalError: NaN or infinity appears; the message says after which layer and on which prompt.
     """
     for side, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
         if not tokens.shape[1]:  # no corrupted prompts

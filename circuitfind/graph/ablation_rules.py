@@ -1,4 +1,4 @@
-"""What a cut edge may carry, and what follows from it: rules as data."""
+"""What a cut edge may carry, and what follows from that: rules as data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class AblationRule:
     """What holds under one ablation.
 
     Attributes:
-        name: as users write it.
+        name: the name that users write.
         prunes_from_input: whether nodes that no path from the input reaches may be dropped without changing the function.
             Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the others
-            it computes something else from the ablated stream, so only dead ends on the output side may go.
+            it computes something else from the ablated stream, so only dead ends on the output side may be dropped.
         from_prompts: whether a cut edge carries a constant that is computed from all prompts, so that the score of one prompt
             depends on the others.
     """
@@ -37,7 +37,7 @@ ABLATIONS = tuple(_RULES)
 
 
 def rule_of(ablation: str) -> AblationRule:
-    """The rule of an ablation; of one that is not known, what is right under all: to prune from the output side alone."""
+    """The rule of an ablation; an unknown one gets the rule that is always safe: prune from the output side only."""
     return _RULES.get(ablation, AblationRule(ablation))
 
 

@@ -1,7 +1,7 @@
-"""Read the weights of a TransformerLens object (a bridge of TransformerLens 4, or anything shaped like HookedTransformer).
+"""Reads the weights of a TransformerLens object (a TransformerLens 4 bridge, or anything like HookedTransformer).
 
-Both offer ``cfg``, ``W_E``, ``blocks[L].attn.W_Q`` (heads, d_model, d_head), ``blocks[L].mlp.W_in`` and so on; nothing
-else is asked of the object, and its class is never tested.
+Both offer ``cfg``, ``W_E``, ``blocks[L].attn.W_Q`` (heads, d_model, d_head), ``blocks[L].mlp.W_in`` and so on. Nothing
+else is required of the object, and its class is never checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SUPPORTED = "LayerNorm or no norm, learned or no positions, full causal multi-h
 
 
 def adapt(source: Any, *, tokenizer: Any = None, name: str = "", origin: str = "") -> Transformer:
-    """A Transformer with the weights of ``source`` as they are (folded or not), float32 copies where needed.
+    """A Transformer with the weights of ``source`` as they are (folded or not); copied only if needed.
 
     Raises:
         ModelError: the architecture is not supported; every reason is listed.
@@ -48,7 +48,7 @@ def _get(cfg: Any, key: str, default: Any = None) -> Any:
 
 
 def _refusals(cfg: Any) -> Iterator[str]:
-    """Why a configuration is not covered, one sentence part each."""
+    """The reasons why a configuration is not covered, each as a clause."""
     norm = str(_get(cfg, "normalization_type", "")).upper()
     if norm not in _NORMS or _get(cfg, "final_rms", False):
         yield f"its norm is {norm or 'mixed'} (RMSNorm and others are not covered)"
@@ -80,7 +80,7 @@ def _refusals(cfg: Any) -> Iterator[str]:
     ):
         if _get(cfg, key, False):
             yield what
-    # What TransformerLens's configuration does not say, by the architecture's own settings.
+    # What TransformerLens's configuration omits, from the architecture's own settings.
     if _get(cfg, "architecture", "") == "GPTNeoForCausalLM":
         yield "its attention is local in some layers, and not scaled (GPT-Neo)"
     if _get(cfg, "do_layer_norm_before", True) is False:
@@ -114,7 +114,7 @@ def _heads_to_columns(W: Tensor) -> Tensor:
 
 
 def _weights(source: Any, config: TransformerConfig) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by our names; biases and norm weights where the source has them."""
+    """All tensors by our names; biases and norm weights if the source has them."""
 
     def optional(owner: Any, attribute: str, key: str) -> Iterator[tuple[str, Tensor]]:
         value = getattr(owner, attribute, None)

@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers as circuitfind asks for them."""
+"""Adapts Hugging Face tokenizers to circuitfind's protocol."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class HuggingFaceTokenizer:
 
     Args:
         tokenizer: the Hugging Face object.
-        bos: put the BOS token in front of every prompt. None does what the family's tokenizer does by itself: GPT-2 and
-            GPT-NeoX add none (TransformerLens adds one; ACDC does not), Llama and Gemma do.
+        bos: put the BOS token in front of every prompt. None follows the family's tokenizer: GPT-2 and GPT-NeoX add none
+            (TransformerLens adds one, ACDC does not), Llama and Gemma add one.
     """
 
     def __init__(self, tokenizer: Any, bos: bool | None = None) -> None:
@@ -29,19 +29,19 @@ class HuggingFaceTokenizer:
         if self.tokenizer.bos_token_id is None or type(self.tokenizer).__name__.startswith(_NEVER_BY_THEMSELVES):
             return False
         plain = self.tokenizer.encode("a", add_special_tokens=False)
-        # Not only the first id: where the BOS token is the unknown token too, the text itself may give it.
+        # Not only the first id: if the BOS token is also the unknown token, the text itself may produce it.
         return list(self.tokenizer.encode("a"))[: 1 + len(plain)] == [self.tokenizer.bos_token_id, *plain]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt."""
+        """Token ids of a prompt."""
         return ([self.tokenizer.bos_token_id] if self.bos else []) + self.encode_answer(text)
 
     def encode_answer(self, text: str) -> list[int]:
-        """Ids of a continuation, no special tokens.
+        """Token ids of a continuation, without special tokens.
 
         Raises:
-            PairsError: a part of the text is not in the vocabulary. (GPT-2's unknown token is also its end-of-text token,
-                which a text may hold on purpose.)
+            PairsError: a part of the text is not in the vocabulary. (GPT-2's unknown token is also its end-of-text
+                token, which a text may contain on purpose.)
         """
         ids = list(self.tokenizer.encode(text, add_special_tokens=False))
         unknown = self.tokenizer.unk_token_id

@@ -1,4 +1,4 @@
-"""From what a user names (a task, a file, pairs) to a task and the model it is for."""
+"""From what a user gives (a task's name, a file, pairs) to a task and the model it is for."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def load_task(
 
 
 def is_name(spec: TaskLike) -> bool:
-    """Whether a task is named, rather than given or in a file."""
+    """Whether this is a task's name, rather than pairs or a file."""
     return isinstance(spec, str) and (spec in TASKS or not (Path(spec).suffix or Path(spec).exists()))
 
 
 def is_whole(spec: TaskLike) -> bool:
-    """Whether a task says everything itself, its model too; pairs do not, and are read as some model reads them."""
+    """Whether this defines a task completely, including its model; pairs do not, and need a model's tokenizer to be read."""
     own = isinstance(spec, str | Path) and Path(spec).suffix == ".py"
     return own or is_name(spec) or isinstance(spec, Task)
 
 
 def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
-    """Prompts of one split of a task, as the model reads them."""
+    """Prompts of one split of a task, tokenised for the model."""
     if model.tokenizer is None:
-        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; boot it with one")
+        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
     return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)

@@ -1,4 +1,4 @@
-"""Where something is found or measured, as one frozen value: everything that is not the method itself."""
+"""Where a circuit is found or measured, as one frozen value: everything except the method itself."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
 FRESH_SEED = 1_000_003
-"""Added to the seed for the prompts a circuit is chosen on."""
+"""Added to the seed for the fresh prompts that a circuit is chosen on."""
 LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
-"""How a model is loaded where nothing is said."""
+"""How a model is loaded by default."""
 Made = TypeVar("Made")
 
 
@@ -33,8 +33,8 @@ Made = TypeVar("Made")
 class Setting:
     """Model, task, metric, ablation, prompts, seed and memory, shared by every call.
 
-    Nothing is loaded before it is needed, and nothing twice: the model, the task and every set of prompts are made once and
-    kept, here and in every :meth:`but` of it.
+    Nothing is loaded before it is needed, and nothing is loaded twice. The model, the task and every set of prompts are made
+    once and kept, here and in the settings that :meth:`but` makes from this one.
 
     Attributes:
         task: a task's name, a file of pairs, a DataFrame, a list of pairs, :class:`PromptPairs` or a :class:`Task`.
@@ -93,7 +93,7 @@ class Setting:
             check_rule(self.corrupt)
 
     def refuse_early(self) -> None:
-        """Refuse everything that can be known to be wrong before the model loads.
+        """Refuse everything that is known to be wrong before the model loads.
 
         Raises:
             OptionError, UnknownNameError: the message says what is allowed.
@@ -141,7 +141,7 @@ class Setting:
         return self.but(ablation="mean") if self.ablation is None and self.lacks_corrupted else self
 
     def but(self, **changes: Any) -> Setting:
-        """The same setting with some changes; what is loaded already stays loaded where it is the same."""
+        """The same setting with some changes; whatever they do not affect stays loaded."""
         other = replace(self, **changes)
         if not changes.keys() & {"task", "model", "corrupt", "group_by", *LOADING}:
             object.__setattr__(other, "_made", self._made)
@@ -150,7 +150,7 @@ class Setting:
         return other
 
     def like(self, provenance: Provenance) -> Setting:
-        """What this setting leaves open is taken from where a circuit is from: its ablation and its task's options."""
+        """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
         ablation = self.ablation or provenance.ablation or ABLATION
         options = provenance.task_options if self.task_options is None else self.task_options
         like = self.but(ablation=ablation, task_options=options)
@@ -159,11 +159,11 @@ class Setting:
 
     @property
     def ablated_by(self) -> str:
-        """The ablation that was asked for, or else ``corrupted``."""
+        """The given ablation, or else ``corrupted``."""
         return self.ablation or ABLATION
 
     def to_json(self) -> dict[str, Any]:
-        """What was named, as a run folder keeps it."""
+        """JSON-ready values, as a run folder stores them."""
         metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
         return {
             "task": str(self.task) if isinstance(self.task, str | Path) else self.behaviour.name,
@@ -186,11 +186,11 @@ class Setting:
         made: Made = self._made[key]
         return made
 
-    # ---------------------------------------------------------------- what it stands for
+    # ---------------------------------------------------------------- model, task and metric
 
     @property
     def model_spec(self) -> Any:
-        """What names the model: as given, or the one that the task is for; one's own pairs are for ``tasks-4l``."""
+        """The model as given, or else the one the task is for; the default for your own pairs is ``tasks-4l``."""
         if self.model is not None:
             return self.model
         return self.behaviour.model if is_whole(self.task) else Task.model
@@ -200,7 +200,7 @@ class Setting:
         """The checked model.
 
         Raises:
-            OptionError: a loaded model is to be loaded in another way.
+            OptionError: the model is already loaded, but the setting asks for another device, dtype or the like.
         """
         return self._once("model", self._load)
 
@@ -210,7 +210,9 @@ class Setting:
             return models.load(self.model_spec, **how)
         if how != LOADING:
             asked = next(name for name, value in LOADING.items() if how[name] != value)
-            raise OptionError(f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it so")
+            raise OptionError(
+                f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it that way"
+            )
         return self.model
 
     @property
@@ -225,14 +227,14 @@ class Setting:
         return self._once(("task", metric), load)
 
     def measure(self, otherwise: MetricLike | None = None) -> Metric:
-        """The metric that was asked for, or else ``otherwise``, or else the task's."""
+        """The given metric, or else ``otherwise``, or else the task's."""
         return as_metric(self.metric or otherwise or self.behaviour.metric)
 
     def measure_of(self, provenance: Provenance) -> Metric:
-        """The metric that was asked for, or else the one that something was found with, or else the task's.
+        """The given metric, or else the one in the provenance, or else the task's.
 
         Raises:
-            OptionError: it was found with a metric that is neither registered nor in a file that is still the same.
+            OptionError: the provenance's metric is neither registered nor in an unchanged file.
         """
         if self.metric is None and provenance.metric:
             return metric_again(provenance.metric, provenance.metric_source)
@@ -241,7 +243,7 @@ class Setting:
     # ---------------------------------------------------------------- prompts
 
     def prompts(self, split: str, fresh: bool = False) -> TokenPairs:
-        """Prompts of one split, tokenised; or as many others of it."""
+        """Tokenised prompts of one split; with ``fresh``, the same number of other prompts from it."""
         if self.pairs is not None:
             return self.pairs
         n = self.n_held_out if split == "held-out" else self.n
@@ -253,20 +255,20 @@ class Setting:
 
     @property
     def train(self) -> TokenPairs:
-        """The prompts that scores are found on."""
+        """The prompts for finding scores."""
         return self.prompts("train")
 
     @property
     def held_out(self) -> TokenPairs:
-        """The prompts that circuits are measured on."""
+        """The prompts for measuring circuits."""
         return self.prompts("held-out")
 
     @property
     def choosing(self) -> list[TokenPairs]:
-        """The sets of train prompts that a circuit's size is chosen on: those the scores are from, and as many others.
+        """The sets of train prompts that a circuit's size is chosen on: those of the scores, and as many fresh ones.
 
-        On its own prompts a ranking looks better than it is, so a circuit must be faithful on fresh ones too. The rows of a
-        file are few and serve both; there the list holds one set.
+        A ranking looks better than it is on its own prompts, so a circuit must be faithful on fresh ones too. A file has few
+        rows, so they serve both purposes, and the list holds one set.
         """
         if self.pairs is not None or self.behaviour.fixed is not None:
             return [self.train]
@@ -276,7 +278,7 @@ class Setting:
 
     @contextmanager
     def memory_limit(self) -> Iterator[None]:
-        """Inside, a call keeps to :attr:`memory`, or to the limit around it where there is none."""
+        """Inside the block, limit memory to :attr:`memory`; if that is None, the limit outside stays."""
         if self.memory is None:
             yield
         else:
@@ -292,12 +294,12 @@ class Setting:
         given: str | None = None,
         **about: Any,
     ) -> Problem:
-        """Model, prompts and metric, with the provenance that is written on results.
+        """Model, prompts and metric, with the provenance that is attached to results.
 
         Args:
-            metric: what to measure where the setting does not say; the task's if None.
-            given: what the provenance calls the split of token pairs that were given; ``split`` if None.
-            about: what else the provenance says, such as ``algorithm`` and ``options``.
+            metric: used if the setting has none; the task's if None.
+            given: what the provenance calls the split if :attr:`pairs` were given; ``split`` if None.
+            about: further fields of the provenance, such as ``algorithm`` and ``options``.
         """
         self.require_corrupted()
         model, pairs, resolved = self.transformer, self.prompts(split), self.measure(metric)

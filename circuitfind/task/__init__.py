@@ -1,4 +1,4 @@
-"""A behaviour as data: prompt pairs, the files they come in, metrics, and every check before a model sees a prompt."""
+"""A behaviour as data: prompt pairs, their files, metrics, and every check made before a model sees a prompt."""
 
 from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file

@@ -21,23 +21,23 @@ HELD_OUT_PERCENT = 20
 
 
 def is_held_out(combination: tuple[str, ...]) -> bool:
-    """Whether a combination of words belongs to the held-out split (about one in five; the same on every machine).
+    """Whether a combination of words belongs to the held-out split (about 1 in 5; the same on every machine).
 
-    The zoo models are trained on the other combinations only, so the held-out split tests generalisation of the model
-    and of the circuit at once.
+    The zoo models are trained only on the other combinations, so the held-out split tests generalisation of the model
+    and of the circuit at the same time.
     """
     return fixed_number(combination) % 100 < HELD_OUT_PERCENT
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """A circuit that people published for this task on one model.
+    """A published circuit for this task in one model.
 
     Attributes:
         model: the model it was found in, by its TransformerLens name.
         source: the paper.
-        edges: the rule that builds it: the names of its edges in a given graph.
-        roles: what each head is called in the paper (``{"a9.h9": "name mover"}``).
+        edges: the rule that builds it: gives the names of its edges in a graph.
+        roles: the paper's name for each head (``{"a9.h9": "name mover"}``).
     """
 
     model: str
@@ -51,17 +51,17 @@ class Task:
     """A behaviour: how to make prompt pairs for it, and how to measure it.
 
     Attributes:
-        name: file stem with dashes, the name on the command line.
+        name: the file stem with dashes; also the name on the command line.
         description: one sentence.
-        source: the paper or data set the task is from.
+        source: the paper or data set that the task comes from.
         clean_rule, corrupted_rule: how each prompt is made, in words.
-        metric: name of the metric it is measured with (see :mod:`circuitfind.task.metrics`).
-        propose: ``propose(rng, **options)`` returns one random pair; seeded by ``rng`` alone.
+        metric: name of its metric (see :mod:`circuitfind.task.metrics`).
+        propose: ``propose(rng, **options)`` returns one random pair; ``rng`` is its only source of randomness.
         options: allowed values of each option of ``propose``; the first is the default.
         position_labels: the labels that pairs of this task carry, with their meaning.
         canonical: published circuits.
-        fixed: pairs that exist already (a file's rows) instead of ``propose``.
-        model: the zoo model that does it, which the command line takes if none is named.
+        fixed: existing pairs (a file's rows) instead of ``propose``.
+        model: the zoo model that performs the task, which the command line uses by default.
     """
 
     name: str
@@ -87,16 +87,16 @@ class Task:
         """``n`` different pairs of one split.
 
         Args:
-            n: how many, at least 1. A task made from a file gives at most the rows it has.
-            split: ``"train"`` or ``"held-out"``; they share no combination of words, whatever the seeds.
-            seed: which of the many. It never moves a pair to the other split.
-            tokenizer: if given, proposals that it does not split evenly (unequal lengths, answers of several tokens)
-                are passed over, so that one task serves models with different vocabularies.
+            n: how many, at least 1. A task made from a file gives at most as many as it has rows.
+            split: ``"train"`` or ``"held-out"``; they share no combination of words, for any seeds.
+            seed: selects among the possible pairs. It never moves a pair to the other split.
+            tokenizer: if given, proposals that do not fit it (unequal lengths, answers of several tokens) are skipped, so that
+                one task serves models with different vocabularies.
             options: see :attr:`options`.
 
         Raises:
-            OptionError: a value or split that is not offered, or ``n`` below 1.
-            UnknownNameError: an option that the task does not have.
+            OptionError: an invalid value or split, or ``n`` below 1.
+            UnknownNameError: the task has no such option.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
         found, refusals = self._found(n, split, seed, tokenizer, options)
@@ -109,13 +109,13 @@ class Task:
         return found
 
     def up_to(self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None) -> PromptPairs:
-        """As :meth:`pairs`, with default options; fewer, perhaps none, where there are no more."""
+        """As :meth:`pairs`, with default options; returns fewer pairs, perhaps none, if there are no more."""
         return self._found(n, split, seed, tokenizer, {})[0]
 
     def _found(
         self, n: int, split: str, seed: int, tokenizer: Tokenizer | None, options: Mapping[str, str]
     ) -> tuple[PromptPairs, dict[str, int]]:
-        """At most ``n`` pairs, and why proposals were passed over, with how often."""
+        """At most ``n`` pairs, and a count for each reason why proposals were skipped."""
         if split not in SPLITS:
             raise OptionError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if n < 1:

@@ -36,7 +36,7 @@ def load_pairs(
 ) -> PromptPairs:
     r"""Prompt pairs from a file, a DataFrame or a list of records.
 
-    Columns (upper and lower case are the same, extra ones are ignored):
+    Columns (case does not matter, extra ones are ignored):
 
     - ``clean`` and ``corrupted`` (or ``corrupt``): the prompts, used as written. ``corrupted`` may be left out where nothing
       needs corrupted prompts: under zero, mean or optimal ablation.
@@ -47,15 +47,15 @@ def load_pairs(
     - ``correct_idx`` and ``incorrect_idx`` instead: token ids as in EAP-IG's files, one, several with ``|``, or a JSON
       list. They need ``tokenizer``. If both forms are there, the text counts; ids that are another tokenizer's are said.
 
-    - ``labels``, which may be missing: names of positions in the clean prompt, ``IO=5;S2=Mary#2`` or a mapping. A number
-      counts characters up to and including the word; a word stands for the end of its first occurrence, ``#2`` its second.
-    - ``answer_at``, which may be missing: the one position at which the answer is read, written in the same way (``41`` or
-      ``Mary#2``). Empty or 0 is the last token.
+    - ``labels`` (optional): names of positions in the clean prompt, ``IO=5;S2=Mary#2`` or a mapping. A number counts
+      characters up to and including the word. A word means the end of its first occurrence, with ``#2`` its second.
+    - ``answer_at`` (optional): the position where the answer is read, written in the same way (``41`` or ``Mary#2``). Empty
+      or 0 means the last token.
 
-    An answer should be written with its leading space (``" Mary"``). One without gets it where the prompt goes on with
-    a new word: not if the answer begins with a sign, not after white space, an opening bracket or quote or a sign
-    inside a word (``"3+4="``), not between two digits (``"... 17"`` and ``"33"``), and not if ``tokenizer`` knows the
-    answer as one token only without the space. :class:`PromptPair` objects are never changed.
+    An answer should be written with its leading space (``" Mary"``). If the space is missing, it is added when the prompt
+    continues with a new word. It is not added if the answer begins with a punctuation mark; after white space, an opening
+    bracket or quote, or a symbol inside a word (``"3+4="``); between two digits (``"... 17"`` and ``"33"``); or if the
+    answer is a single token of ``tokenizer`` only without the space. :class:`PromptPair` objects are never changed.
 
     The pair files of other tools are recognised by their columns (:mod:`circuitfind.task.layouts`).
 
@@ -140,8 +140,8 @@ def task_from_file(
 ) -> Task:
     """A task made of a file's prompt pairs, or the one task that a Python file defines.
 
-    A Python file is executed. It may end with ``TASKS.add(Task(...))`` like the files in ``tasks/`` or bind the task to
-    a name; either way nothing is registered, so it can be loaded again after an edit, and may reuse a name.
+    A Python file is executed. It may end with ``TASKS.add(Task(...))`` like the files in ``tasks/``, or bind the task to a
+    name. Either way nothing is registered, so the file can be loaded again after an edit and may reuse a name.
 
     Args:
         path: a file that :func:`load_pairs` reads, or ``.py``.
@@ -184,7 +184,7 @@ def _task_from_python(path: Path) -> Task:
     with TASKS.set_aside() as added:
         module = executed(read_bytes(path), path, "task", PairsError)
     bound = [item for item in vars(module).values() if isinstance(item, Task)]
-    # A file may look up or import a registered task to make its own from it; that one is not the file's.
+    # A file may look up or import a registered task to build its own from it; the registered one is not the file's.
     registered = {id(task) for task in TASKS}
     tasks = added or list({id(task): task for task in bound if id(task) not in registered}.values())
     if len(tasks) != 1:
@@ -196,12 +196,12 @@ def _task_from_python(path: Path) -> Task:
 
 
 def python_file(spec: str) -> tuple[Path, str] | None:
-    """``"mine.py:margin"`` to the file and the name in it, "" where there is none; None if it is no Python file's name."""
+    """Split ``"mine.py:margin"`` into file and name, "" if there is no name; None if it names no Python file."""
     found = re.fullmatch(r"(.+\.py)(?::(.*))?", spec)
     return None if found is None else (Path(found[1]), found[2] or "")
 
 
 def beside(spec: str, folder: Path) -> str:
-    """``FILE.py:NAME`` as seen from a folder, where the file lies there; anything else as it is."""
+    """``FILE.py:NAME`` relative to a folder, if the file is there; anything else unchanged."""
     place = python_file(spec)
     return str(folder / spec) if place is not None and (folder / place[0]).is_file() else spec

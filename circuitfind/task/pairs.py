@@ -11,7 +11,7 @@ from typing import overload
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One clean prompt, its corrupted twin, and the answers that tell them apart.
+    """A clean prompt, its corrupted counterpart, and the answers that distinguish them.
 
     Attributes:
         clean: the prompt on which the model shows the behaviour.
@@ -19,9 +19,9 @@ class PromptPair:
             which none has one (``""``) serve where nothing needs corrupted prompts.
         correct: answers that are right for ``clean``, each one token *with* its leading space where it has one
             (``" Mary"``). Several are allowed (every year after the first).
-        incorrect: answers that are wrong for ``clean``, in the same form. May be empty for metrics that need none.
-        combination: the words whose combination makes this prompt new (name pair, noun and year, ...). Decides the
-            split, so that held-out prompts hold combinations never used for discovery. Empty: the clean text decides.
+        incorrect: answers that are wrong for ``clean``, in the same form; may be empty for metrics that need none.
+        combination: the words whose combination makes this prompt new (name pair, noun and year, ...). It decides the
+            split, so that held-out prompts have combinations never used for discovery. If empty, the clean text decides.
         labels: names of the positions that matter, each with the number of characters of ``clean`` up to and including
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
@@ -39,7 +39,7 @@ class PromptPair:
     label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        # One answer as plain text, or a list: what people write. Taken letter by letter, it would fail far from here.
+        # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.
         for name in ("correct", "incorrect", "combination"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
@@ -79,6 +79,6 @@ class PromptPairs(Sequence[PromptPair]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the prompts, the answers and where these are read, for provenance."""
+        """SHA-256 of the prompts, the answers and the answer positions, for provenance."""
         rows = [[p.clean, p.corrupted, p.correct, p.incorrect] + [p.answer_at] * bool(p.answer_at) for p in self.pairs]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

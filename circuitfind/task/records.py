@@ -47,8 +47,8 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None, group_by: str = 
         group_by: a column; rows with the same text in it belong to one split.
 
     Raises:
-        PairsError: no rows, a column is missing, token ids without a tokenizer, or rows that cannot be used (the first
-            five are named).
+        PairsError: there are no rows, a column is missing, token ids come without a tokenizer, or rows cannot be used (the
+            first five are named).
     """
     reading = _reading_of(table, tokenizer, group_by)
     table = reading.table
@@ -106,13 +106,13 @@ def _notes(reading: _Reading) -> tuple[str, ...]:
 
 
 def leading_space(answer: str, prompt: str, tokenizer: Tokenizer | None = None) -> str:
-    """``answer`` with the leading space it needs to follow ``prompt``; people and spreadsheets lose it.
+    """``answer`` with the leading space it needs to follow ``prompt``; people and spreadsheets drop it.
 
     1. An answer that begins with white space stays as written.
     2. It stays as written where no space belongs: it does not begin with a letter or digit; or the prompt ends in white
-       space, in an opening bracket or quote, or in a sign inside a word (``"3+4="``); or digit meets digit
+       space, in an opening bracket or quote, or in a symbol inside a word (``"3+4="``); or digit meets digit
        (``"... 17"`` and ``"33"``).
-    3. Otherwise it gets one space, except when a tokenizer is given that knows it as one token only without the space.
+    3. Otherwise it gets one space, unless a tokenizer is given for which it is a single token only without the space.
     """
     if not answer[:1].isalnum() or _goes_on_without_space(prompt) or (prompt[-1].isdigit() and answer[0].isdigit()):
         return answer
@@ -131,7 +131,7 @@ def _goes_on_without_space(prompt: str) -> bool:
 def _is_token(text: str, tokenizer: Tokenizer) -> bool:
     try:
         return len(tokenizer.encode_answer(text)) == 1
-    except PairsError:  # a word the vocabulary does not have
+    except PairsError:  # a word outside the vocabulary
         return False
 
 
@@ -147,7 +147,7 @@ def _summary(problems: list[str], table: Table) -> str:
 
 
 def _cell(row: Any, column: str) -> Any:
-    """A cell, or None for pairs that are ready and for records without that key."""
+    """A cell, or None for ready-made pairs and for records without that key."""
     return row.get(column) if isinstance(row, Mapping) else None
 
 
@@ -258,7 +258,7 @@ def _several(cell: Any) -> list[Any]:
 
 
 def _token_ids(cell: Any, column: str) -> list[int]:
-    """Whole numbers out of ``464``, ``"464|314"``, ``"[464, 314]"`` or a list. Pandas may have made them floats."""
+    """Token ids from ``464``, ``"464|314"``, ``"[464, 314]"`` or a list; pandas may have made them floats."""
     try:
         numbers = [float(item) for item in _several(value_of(cell))]
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -269,7 +269,7 @@ def _token_ids(cell: Any, column: str) -> list[int]:
 
 
 def _decoded(number: int, column: str, tokenizer: Tokenizer) -> str:
-    """The text of a token id. It must lead back to the id: pairs are text, and the model will be given that text."""
+    """The text of a token id; it must encode back to the id, because the model will be given this text."""
     try:
         text = tokenizer.decode([number])
         again = tokenizer.encode_answer(text)
@@ -278,6 +278,6 @@ def _decoded(number: int, column: str, tokenizer: Tokenizer) -> str:
     if again != [number]:
         raise PairsError(
             f"token id {number} of column {column!r} is {text!r} for this model, and that text is not the token again; "
-            "the ids belong to another model's tokenizer, or the token is no text of its own"
+            "the ids belong to another model's tokenizer, or the token is not text on its own"
         )
     return text

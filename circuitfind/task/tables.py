@@ -1,6 +1,6 @@
-"""Rows with named columns, out of every form prompt pairs are kept in: files, DataFrames, lists of records.
+"""Rows with named columns, from every form of prompt pairs: files, DataFrames, lists of records.
 
-Nothing here knows what the columns mean (that is :mod:`circuitfind.task.records`); what cannot be read at all is
+Nothing here knows what the columns mean (that is in :mod:`circuitfind.task.records`). What cannot be read at all is
 refused here, with the place where reading stopped.
 """
 
@@ -57,7 +57,7 @@ class Table:
 
 def table_from_file(path: Path) -> Table:
     """The rows of a CSV, TSV, JSONL or JSON file; the suffix decides which."""
-    if os.path.isdir(path):  # not path.is_dir(), which fails on names that no file can have
+    if os.path.isdir(path):  # not path.is_dir(), which fails on invalid file names
         raise PairsError(f"{str(path)!r} is a folder; give one of the files in it")
     suffix = path.suffix.lower()
     if suffix in PICKLED:
@@ -108,7 +108,7 @@ def _by_column(columns: Mapping[Any, Any]) -> list[dict[Any, Any]]:
 
 
 def is_frame(source: object) -> bool:
-    """Whether ``source`` is a pandas DataFrame. pandas is not imported: who has a DataFrame has done that."""
+    """Whether ``source`` is a pandas DataFrame; pandas is not imported, because a DataFrame implies that it is."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(source, pandas.DataFrame)
 
@@ -148,7 +148,7 @@ def _table_from_rows(rows: Sequence[object], places: Sequence[str], source: str)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file that must exist; if it does not, its neighbours with a similar name are suggested."""
+    """The bytes of a file that must exist; if it does not, files with similar names are suggested."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -294,7 +294,7 @@ def _from_lines(text: str, source: str) -> Table:
 
 
 def _parsed(text: str, source: str, line: int) -> object:
-    """JSON ``text`` that starts in ``line`` of ``source``."""
+    """Parse JSON ``text`` that starts on ``line`` of ``source``."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

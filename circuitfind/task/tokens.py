@@ -1,4 +1,4 @@
-"""Prompt pairs as token ids, and every reason why a pair cannot become that."""
+"""Prompt pairs as token ids, and every reason why a pair cannot be tokenised."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Tokenizer(Protocol):
-    """What circuitfind asks of a tokenizer: text to ids (special tokens as the model wants them) and back."""
+    """What circuitfind needs from a tokenizer: text to ids (with the model's special tokens) and back."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt."""
         ...
 
     def encode_answer(self, text: str) -> list[int]:
-        """Token ids of a continuation: no special tokens are added."""
+        """Token ids of a continuation, without special tokens."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -34,16 +34,18 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
-    """Prompt pairs as integer arrays, right-padded: causal attention never sees padding, and prompts of different lengths are
-    kept apart (:func:`circuitfind.execution.make_batches`) where attention is not causal.
+    """Prompt pairs as integer arrays, right-padded.
+
+    Causal attention never sees padding. If attention is not causal, prompts of different lengths are kept in separate batches
+    (:func:`circuitfind.execution.make_batches`).
 
     Attributes:
         clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``; without corrupted prompts
             ``corrupted`` has no positions.
         length: real tokens of each prompt, shape (prompts,).
-        answer_position: position whose logits are read, shape (prompts,); the last real token, or that of
+        answer_position: position whose logits are read, shape (prompts,); the last real token, or the one at
             :attr:`PromptPair.answer_at`.
-        correct, incorrect: ids of the answers, shape (prompts, most answers), filled up with -1.
+        correct, incorrect: token ids of the answers, shape (prompts, most answers), padded with -1.
         text: the pairs these ids came from, or None.
     """
 
@@ -67,7 +69,7 @@ class TokenPairs:
     def from_ids(
         cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None, answer_at: Any = None
     ) -> TokenPairs:
-        """Pairs that are ids already, padded on either side.
+        """Pairs that are already token ids, padded on either side.
 
         Args:
             clean, corrupted: ids (prompts, positions), arrays or tensors; ``corrupted`` is None where there are none.
@@ -77,7 +79,7 @@ class TokenPairs:
             answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
 
         Raises:
-            PairsError: shapes that do not fit, a mask whose tokens do not stand together, or an answer read outside them.
+            PairsError: shapes do not match, a mask's tokens are not contiguous, or an answer is read outside them.
         """
         ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, clean if corrupted is None else corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
@@ -94,7 +96,7 @@ class TokenPairs:
         return cls(ids[rows, take] * inside, corrupted, length, answer, right, wrong)
 
     def checksum(self) -> str:
-        """SHA-256 of the ids and of where answers are read, for provenance."""
+        """SHA-256 of the ids and the answer positions, for provenance."""
         digest = hashlib.sha256()
         elsewhere = (self.answer_position,) if (self.answer_position != self.length - 1).any() else ()
         for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect, *elsewhere):
@@ -102,7 +104,7 @@ class TokenPairs:
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> TokenPairs:
-        """The pairs at ``rows`` (indices, or one truth value per pair), cut to the longest prompt among them."""
+        """The pairs at ``rows`` (indices, or one boolean per pair), cut to the longest prompt among them."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
         longest = int(self.length[rows].max(initial=1))
@@ -142,7 +144,7 @@ def _answer_rows(answers: Any, n: int, kind: str) -> Ids:
 
 @dataclass(frozen=True)
 class PairProblem:
-    """Why one pair cannot be used: its row (from 0), a short name of the fault, and the sentence for people."""
+    """Why a pair cannot be used: its row (from 0), a short name of the fault, and a sentence for the user."""
 
     row: int
     fault: str
@@ -192,7 +194,7 @@ def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer, bare: bool =
 def _answer_problem(
     pair: PromptPair, answers: Mapping[str, Sequence[int]], tokenizer: Tokenizer
 ) -> tuple[str, str] | None:
-    """Why the answers cannot be told apart by one token each: the fault and a message."""
+    """Why the answers cannot be distinguished by one token each: the fault and a message."""
     for text, ids in answers.items():
         if len(ids) != 1:
             return (
@@ -209,7 +211,7 @@ def _answer_problem(
 
 
 def _answer_place_problem(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> str:
-    """Why the answer cannot be read where a pair says, or nothing."""
+    """Why the answer cannot be read where the pair says; empty if it can."""
     end = pair.answer_at
     if not 1 <= end <= len(pair.clean):
         return (
@@ -241,7 +243,7 @@ def _padded(rows: list[list[int]], fill: int) -> np.ndarray[Any, np.dtype[np.int
 
 
 def _answer_ids(answers: Sequence[str], tokenizer: Tokenizer) -> list[int]:
-    """Each id once: two spellings of one token must not count twice in a sum of probabilities."""
+    """The distinct ids: two spellings of one token must not count twice in a sum of probabilities."""
     return list(dict.fromkeys(tokenizer.encode_answer(text)[0] for text in answers))
 
 
@@ -249,7 +251,7 @@ def tokenize(pairs: PromptPairs, tokenizer: Tokenizer) -> TokenPairs:
     """Token ids of all pairs.
 
     Raises:
-        PairsError: there are no pairs, or some cannot be used; up to five are named with both tokenisations.
+        PairsError: there are no pairs, or some cannot be used; at most five are named with both tokenisations.
     """
     if not len(pairs):
         raise PairsError(f"no prompt pairs in {pairs.source}; at least one is needed")

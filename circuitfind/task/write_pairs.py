@@ -1,4 +1,4 @@
-"""Prompt pairs to a file, in the form that they are read from."""
+"""Writes prompt pairs to a file in a form that can be read back."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from attribution import scores, targets_of
 from backward_rules import naive_scores
-from builders import SHAPES, TIGHT, prompt, random_pairs, small_model
+from builders import SHAPES, TIGHT, prompt, random_pairs, small_model, some_architectures
 from naive_runs import naive_ablated
 
 import circuitfind as cf
@@ -86,6 +86,7 @@ def with_drops(model, estimates):
     return np.where(plain < 0, -size, size)
 
 
+@some_architectures
 def test_atp_star_is_its_loop_on_every_architecture(model):
     pairs, layers = random_pairs(model, 2, longest=5), range(model.config.n_layers)
     fixed = np.stack([naive_fixed(model, pairs, dropped) for dropped in (None, *layers)])

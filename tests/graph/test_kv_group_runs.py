@@ -70,10 +70,10 @@ def test_cutting_an_edge_into_a_group_is_not_the_sum_of_cutting_it_into_each_hea
 
 
 @pytest.mark.parametrize("options", [{"direct_edges": True}, {"absolute": True}, {"heads": "low-to-high"}], ids=str)
-@pytest.mark.parametrize(("metric", "ablation"), [("kl", "corrupted"), ("nll", "zero"), ("kl", "mean")])
+@pytest.mark.parametrize(("metric", "ablation"), [("kl", "corrupted"), ("nll", "zero")])
 def test_acdc_decides_as_the_naive_search_with_every_option(model, metric, ablation, options):
     pairs = random_pairs(model)
-    for threshold in (1e-6, 0.005, 0.05):
+    for threshold in (1e-6, 0.02):
         assert_same_as_naive(model, pairs, metric, threshold, ablation, batch_size=2, **options)
 
 

@@ -1,4 +1,4 @@
-"""Can these prompts be used, and can the model do them? Pair by pair and in sum."""
+"""Can these prompts be used, and can the model solve them? Per pair and in total."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CHANCE = 0.5
 
 @dataclass(frozen=True)
 class PairRow:
-    """One pair: whether it can be used, why not, and what the model does with it.
+    """One pair: whether it can be used, if not why, and what the model does with it.
 
     Attributes:
         pair: row number from 1.
         verdict: ``"good"`` or the name of the fault.
-        reason: the sentence for people.
+        reason: the explanation, as a sentence.
         tokens: length of the prompt.
-        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN where undefined.
+        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN if undefined.
         correct_first: whether the correct answer beats the incorrect one on the clean prompt.
-        likeliest: the token the model itself would say after the clean prompt.
+        likeliest: the model's most likely token after the clean prompt.
     """
 
     pair: int
@@ -46,10 +46,10 @@ class PairRow:
 
 @dataclass(frozen=True)
 class PairReport:
-    """All rows, and the pairs that are good.
+    """All rows, and the good pairs.
 
     Attributes:
-        chance: the accuracy of guessing: a half between two answers, and nothing where the correct one must beat the whole
+        chance: the accuracy of guessing: a half between two answers, and 0 if the correct one must beat the whole
             vocabulary.
     """
 
@@ -64,12 +64,12 @@ class PairReport:
 
     @property
     def accuracy(self) -> float:
-        """Share of usable pairs on which the correct answer wins; NaN without any."""
+        """Share of usable pairs on which the correct answer wins; NaN if there are none."""
         return float(np.mean([row.correct_first for row in self.usable])) if self.usable else float("nan")
 
     @property
     def can_do_it(self) -> bool:
-        """Whether the model does better than chance on the pairs that can be used."""
+        """Whether the model does better than chance on the usable pairs."""
         return bool(self.usable) and self.accuracy > self.chance
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _mean(values: Any) -> float | None:
 
 
 def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
-    """Check tokens first, then run the model on what is left."""
+    """Check tokenisation first, then run the model on the usable pairs."""
     problems = {problem.row: problem for problem in find_problems(pairs, model.tokenizer)}
     rows = [
         PairRow(row + 1, pair.clean, problems[row].fault, problems[row].message) if row in problems else None
@@ -110,7 +110,7 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
 
 
 def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None = None) -> float:
-    """Share of prompts on which the full model prefers a correct answer to every incorrect one; NaN without incorrect ones.
+    """Share of prompts where the full model prefers a correct to every incorrect answer; NaN without incorrect ones.
 
     Raises:
         NumericalError: the logits are NaN or infinite.

@@ -7,7 +7,7 @@ from circuitfind.task.metrics.contract import METRICS, Metric, Targets
 
 
 def accuracy(logits: Tensor, targets: Targets) -> Tensor:
-    """1 where the best correct answer beats every incorrect one (every other token, where no incorrect one is given)."""
+    """1 where the best correct answer beats every incorrect one, or every other token if no incorrect one is given."""
     best = best_of(logits, targets.correct)
     if targets.incorrect.shape[-1] == 0:
         return (best >= logits.amax(-1)).to(logits.dtype)

@@ -1,4 +1,4 @@
-"""Values at the answers, where a prompt may have several: rows of ids are filled up with -1."""
+"""Values at the answers; a prompt may have several, and rows of ids are padded with -1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def at_answers(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """``values`` at the answers (..., prompts, answers) and which of them are real."""
+    """``values`` at the answers (..., prompts, answers), and which of these are not padding."""
     real = (ids >= 0).expand(*values.shape[:-1], ids.shape[-1])
     index = ids.clamp(min=0).expand(real.shape)
     return values.gather(-1, index), real

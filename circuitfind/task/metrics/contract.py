@@ -1,7 +1,7 @@
 """What a metric is: one value per prompt at the answer position, never averaged here.
 
 Every metric takes logits ``(..., prompts, d_vocab)`` and :class:`Targets` and returns ``(..., prompts)``; a leading axis
-holds circuits. Answers may be several tokens to choose from; rows are filled up with -1.
+holds circuits. A prompt may have several answers; rows are padded with -1.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from circuitfind.registry import Registry
 
 @dataclass(frozen=True)
 class Targets:
-    """What the logits are held against.
+    """What the logits are compared with.
 
     Attributes:
-        correct, incorrect: token ids (prompts, most answers), filled up with -1.
+        correct, incorrect: token ids (prompts, most answers), padded with -1.
         clean_logits: logits of the full model on the clean prompts (prompts, d_vocab), for metrics that compare with
             them.
     """
@@ -37,7 +37,7 @@ class Targets:
         """Log-probabilities and probabilities of the full model on the clean prompts, each (prompts, d_vocab)."""
         if self.clean_logits is None:
             raise OptionError("the metric compares with the full model; Targets.clean_logits must be given")
-        with torch.inference_mode(False), torch.no_grad():  # a backward pass may come later and save them
+        with torch.inference_mode(False), torch.no_grad():  # a later backward pass may save them
             log_probs = self.clean_logits.to(_at_least_float32(self.clean_logits.dtype)).log_softmax(-1)
             return log_probs, log_probs.exp()
 
@@ -47,9 +47,9 @@ class MetricFile:
     """The file of a user's own metric.
 
     Attributes:
-        path: the file, from the root.
-        name: of the function, or the :class:`Metric`, in it.
-        text: what it held when it was read. It travels, so that other processes and machines need not have the file.
+        path: the absolute path of the file.
+        name: name of the function or :class:`Metric` in it.
+        text: its content when it was read. It is passed along, so that other processes and machines do not need the file.
     """
 
     path: str
@@ -58,11 +58,11 @@ class MetricFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of its text."""
+        """SHA-256 of its text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, str]:
-        """What a run folder says of it: ``file``, ``name`` and ``sha256``."""
+        """What a run folder stores about it: ``file``, ``name`` and ``sha256``."""
         return {"file": self.path, "name": self.name, "sha256": self.sha256}
 
 
@@ -71,14 +71,14 @@ class Metric:
     """A named function of logits.
 
     Attributes:
-        name: as on the command line.
-        unit: what one unit of it is, in words.
+        name: the name on the command line.
+        unit: its unit, in words.
         function: ``(logits, targets) -> values``.
-        larger_is_better: False for divergences and losses; scores turn the sign so that positive always helps.
+        larger_is_better: False for divergences and losses; scores flip the sign so that positive always helps.
         needs_incorrect: whether it is undefined without incorrect answers.
-        flat_at_clean: its gradient is zero where the logits are the clean ones (divergences from the clean run).
-        answers_only: it looks at the logits of the answers alone, so no others need be computed.
-        source: the file of a user's own metric; None of one that comes with circuitfind or is given from Python.
+        flat_at_clean: its gradient is zero at the clean logits (divergences from the clean run).
+        answers_only: it reads only the logits of the answers, so no others need to be computed.
+        source: the file of a user's own metric; None for one that comes with circuitfind or is passed from Python.
     """
 
     name: str
@@ -91,10 +91,10 @@ class Metric:
     source: MetricFile | None = None
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
-        """Values (..., prompts), in float32 at least: differences of half-precision logits lose too much.
+        """Values (..., prompts), in float32 or wider: differences of half-precision logits lose too much.
 
         Raises:
-            OptionError: the function gives something else.
+            OptionError: the function returns something else.
         """
         values = self.function(logits.to(_at_least_float32(logits.dtype)), targets)
         if not isinstance(values, Tensor) or values.shape != logits.shape[:-1]:
@@ -112,7 +112,7 @@ class Metric:
 
     @property
     def source_json(self) -> dict[str, str]:
-        """What run folders and provenance say of :attr:`source`; empty where there is none."""
+        """What run folders and provenance store about :attr:`source`; empty if there is none."""
         return {} if self.source is None else self.source.to_json()
 
 

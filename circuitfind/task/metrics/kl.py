@@ -10,7 +10,7 @@ def kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
     """KL(full model on clean || these logits) over the whole vocabulary, in nats (Conmy et al. 2023, section 3)."""
     log_probs, probs = targets.clean_log_probs
     assert targets.clean_logits is not None
-    change = logits - targets.clean_logits  # small near the full model, so nothing cancels there
+    change = logits - targets.clean_logits  # small near the full model, which avoids cancellation
     return (log_probs + change).logsumexp(-1) - torch.linalg.vecdot(probs, change)
 
 

@@ -1,4 +1,4 @@
-"""Top-1 accuracy: is the likeliest token of the whole vocabulary a correct answer? More is better."""
+"""Top-1 accuracy: is the most likely token of the whole vocabulary a correct answer? More is better."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from circuitfind.task.metrics.contract import METRICS, Metric, Targets
 
 
 def top1(logits: Tensor, targets: Targets) -> Tensor:
-    """1 where the likeliest token of the whole vocabulary is a correct answer."""
+    """1 where the most likely token of the whole vocabulary is a correct answer."""
     return (best_of(logits, targets.correct) >= logits.amax(-1)).to(logits.dtype)
 
 
