@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result
+from circuitfind.cli.options import Bos, Corrupt, Device, Dtype, GroupBy, Json, KvPorts, Model, app, print_result
 
 
 @app.command("check-model")
@@ -54,18 +54,24 @@ def check_pairs(
     model: Model = None,
     keep_good: Annotated[Path | None, typer.Option(help="Write the good pairs to this CSV.")] = None,
     every: Annotated[bool, typer.Option("--all", help="List every pair, not only the first of each verdict.")] = False,
+    corrupt: Corrupt = "",
+    group_by: GroupBy = "",
     bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Report, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
     from circuitfind.setting.value import Setting
+    from circuitfind.task import load_pairs
     from circuitfind.task.write_pairs import write_pairs
 
-    report = calls.check_pairs(data, Setting(data, model, bos=bos).transformer)
+    loaded = Setting(data, model, bos=bos).transformer
+    pairs = load_pairs(data, loaded.tokenizer, corrupt=corrupt, group_by=group_by)
+    report = calls.check_pairs(pairs, loaded)
     if keep_good is not None and report.good:
         write_pairs(report.good, keep_good)
-    print_result(report.to_json(), as_json, _pair_lines(report, keep_good, every))
+    values = {**report.to_json(), "notes": list(pairs.notes)}
+    print_result(values, as_json, [*_pair_lines(report, keep_good, every), *pairs.notes])
     if not report.can_do_it:
         raise typer.Exit(2)
 

@@ -55,7 +55,14 @@ Metric = Annotated[
     str | None,
     typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME (default: the task's)."),
 ]
-Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
+Ablation = Annotated[
+    str | None,
+    typer.Option(help="corrupted, zero, mean, mean-positional or optimal [default: corrupted]."),
+]
+Corrupt = Annotated[
+    str, typer.Option(help="Make the corrupted prompts of your pairs: swap:LABEL,LABEL, resample, or replace:WORDS.")
+]
+GroupBy = Annotated[str, typer.Option(help="A column of your pairs; rows with the same text in it stay in one split.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
 Prompts = Annotated[int, typer.Option(help="How many pairs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]

@@ -18,8 +18,10 @@ from circuitfind.cli.options import (
     Answers,
     BatchSize,
     Bos,
+    Corrupt,
     Device,
     Dtype,
+    GroupBy,
     KvPorts,
     Memory,
     Metric,
@@ -31,7 +33,7 @@ from circuitfind.cli.options import (
     about,
     read_settings,
 )
-from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
+from circuitfind.setting.defaults import N_HELD_OUT, N_PROMPTS
 
 if TYPE_CHECKING:
     from circuitfind.setting.value import Setting as Setting
@@ -39,17 +41,23 @@ else:
     Setting = Any  # the command line starts without the model's libraries
 
 Command = Callable[..., None]
+OfRun = Annotated[str | None, typer.Option(help="As in discover [default: the run's].")]
+TaskOptionOfRun = Annotated[
+    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+]
 
 
 def setting_named(
     task: TaskName,
     model: Model = None,
     metric: Metric = None,
-    ablation: Ablation = ABLATION,
+    ablation: Ablation = None,
     prompts: Prompts = N_PROMPTS,
     seed: Seed = 0,
     batch_size: BatchSize = None,
     task_option: TaskOption = None,
+    corrupt: Corrupt = "",
+    group_by: GroupBy = "",
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
@@ -70,6 +78,8 @@ def setting_named(
         seed=seed,
         task_options=read_settings(task_option, "--task-option"),
         batch_size=batch_size,
+        corrupt=corrupt,
+        group_by=group_by,
         memory=memory,
         device=device,
         dtype=dtype,
@@ -87,16 +97,15 @@ def setting_of_circuit(
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
-    task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
-    ] = None,
+    task_option: TaskOptionOfRun = None,
+    corrupt: OfRun = None,
+    group_by: OfRun = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
     bos: Bos = None,
 ) -> Callable[..., Setting]:
     """A function from an opened circuit (its path, the circuit, its run's settings) to the setting it is measured in."""
-    options = read_settings(task_option, "--task-option") if task_option or task else None
 
     def setting(path: Path, circuit: Any, run: Mapping[str, Any], otherwise: str = "") -> Setting:
         from circuitfind.setting.value import Setting
@@ -110,17 +119,23 @@ def setting_of_circuit(
             n=prompts,
             n_held_out=prompts,
             seed=seed,
-            task_options=options,
+            task_options=read_settings(task_option, "--task-option") if task_option or task else None,
             batch_size=batch_size,
+            **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by),
             memory=memory,
             device=device,
             dtype=dtype or run.get("dtype") or "float32",
             bos=run.get("bos") if bos is None else bos,
             kv_ports="group" if circuit.graph.n_kv_groups else "head",
-            answers=run.get("answers") or "all",
         )
 
     return setting
+
+
+def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:
+    """How your own pairs are read: as the options say, or else as in the run."""
+    read = {name: run.get(name, "") if value is None else value for name, value in given.items()}
+    return read | {"answers": run.get("answers") or "all"}
 
 
 def setting_options(

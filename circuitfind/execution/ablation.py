@@ -2,9 +2,10 @@
 
 * ``corrupted``: the sender's output in the run on the corrupted prompt (resample ablation; the default).
 * ``zero``: nothing. Attention output biases belong to no sender, so they stay in the stream.
-* ``mean``: the sender's mean output over the corrupted prompts and all their real positions.
-* ``mean-positional``: its mean over the corrupted prompts, at each position separately.
-* ``optimal``: the constant that changes the model's output least on the clean prompts; see :mod:`.optimal`.
+* ``mean``: the sender's mean output over the corrupted prompts and all their real positions; over the clean prompts where
+  there are no corrupted ones.
+* ``mean-positional``: its mean over the same prompts, position by position.
+* ``optimal``: the constant that changes the model least on the clean prompts; see :mod:`.optimal`.
 
 The means are taken over the reference distribution, as in Wang et al. 2022, section 2.1 (mean ablation over p_ABC), and
 only over real tokens, never over padding.
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import UnknownNameError
-from circuitfind.execution.batches import Batch
+from circuitfind.execution.batches import Batch, require_corrupted
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
@@ -65,6 +66,8 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
     """An ablation by name; means and optimal constants, if needed, are computed on ``batches``."""
     if name not in ABLATIONS:
         raise UnknownNameError("ablation", name, ABLATIONS)
+    if name == "corrupted":
+        require_corrupted(all(batch.corrupted.shape[1] for batch in batches), "corrupted ablation")
     if name == "optimal":
         return Ablation(name, model, optimal_constants(model, batches))
     if not name.startswith("mean"):
@@ -81,12 +84,12 @@ def _placed(means: Tensor, model: Transformer) -> Tensor:
 
 
 def _sums_by_position(model: Transformer, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Outputs summed over the corrupted prompts (senders, positions, d_model), and real tokens per position; on the CPU."""
+    """Summed outputs (senders, positions, d_model) over the reference prompts, and real tokens per position; on the CPU."""
     longest = max(batch.clean.shape[1] for batch in batches)
     shape = (model.graph.n_senders, longest, model.config.d_model)
     sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(longest, dtype=torch.float64)
     for batch in batches:
-        writes = Writes.run(model, batch.corrupted)
+        writes = Writes.run(model, batch.reference)
         for prompts, positions in tiles(batch.clean.shape, tile_tokens(model, TILE_BYTES)):
             real = batch.real[prompts, positions].to(model.dtype)
             part = torch.einsum("snpd,np->spd", writes.tile(prompts, positions), real)

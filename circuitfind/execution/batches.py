@@ -27,11 +27,12 @@ class Batch:
     """Some prompt pairs as tensors.
 
     Attributes:
-        clean, corrupted: token ids (prompts, positions), right-padded.
-        answer: position whose logits are read, (prompts,).
-        targets: what the logits are compared with.
-        real: True at real tokens, (prompts, positions).
-        rows: row numbers among the original pairs, (prompts,).
+        clean, corrupted: token ids (prompts, positions), right-padded; without corrupted prompts ``corrupted`` has no
+            positions.
+        answer: position whose logits are read (prompts,).
+        targets: what the logits are held against.
+        real: True at real tokens (prompts, positions).
+        rows: which of the original pairs these are (prompts,).
     """
 
     clean: Tensor
@@ -43,6 +44,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def reference(self) -> Tensor:
+        """The prompts that means are taken over: the corrupted ones, or the clean ones where there are none."""
+        return self.corrupted if self.corrupted.shape[1] else self.clean
 
     def at_answer(self, x: Tensor) -> Tensor:
         """(..., prompts, positions, vector) at the answer positions: (..., prompts, vector)."""
@@ -90,6 +96,25 @@ def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
         raise OptionError(
             f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and pair "
             f"{several[0] + 1} has {steps.right[several[0]]}; give one, or use logit-diff"
+        )
+
+
+def require_corrupted(there: bool, what: str, source: str = "these pairs") -> None:
+    """Refuse what needs corrupted prompts where there are none.
+
+    Args:
+        there: whether there are corrupted prompts.
+        what: what needs them.
+        source: what the pairs are called.
+
+    Raises:
+        OptionError: the message says how to get some, or to go without.
+    """
+    if not there:
+        lacks = "have no corrupted prompts" if source == "these pairs" else "has no column 'corrupted'"
+        raise OptionError(
+            f"{source} {lacks}, which {what} needs; add the column, make the prompts with --corrupt RULE (corrupt= in Python; "
+            "swap:A,B, resample or replace:WORDS), or use --ablation mean, mean-positional, zero or optimal, which need none"
         )
 
 

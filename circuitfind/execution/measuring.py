@@ -105,6 +105,8 @@ def find_non_finite(model: Transformer, batch: Batch) -> None:
         NumericalError: NaN or infinity appears; the message says after which layer and on which prompt.
     """
     for side, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
+        if not tokens.shape[1]:  # no corrupted prompts
+            continue
         for at in walk(model, model.embed(tokens)):
             if at.block.kind == "mlp":
                 continue

@@ -115,7 +115,7 @@ def hidden_means(
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
     for batch in batches if layers else ():
-        run, stop = PlainRun.of(model, batch.corrupted), batch.clean.shape[1]
+        run, stop = PlainRun.of(model, batch.reference), batch.clean.shape[1]
         counts[:stop] += batch.real.sum(0).cpu()
         for layer in layers:
             real = batch.real[..., None].to(model.dtype)

@@ -144,6 +144,7 @@ def path_patch(
     refuse_direction(direction)
     if not texts:
         raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     routes = [read_route(graph, text) for text in texts]
     agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))

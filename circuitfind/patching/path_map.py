@@ -175,6 +175,7 @@ def path_heat_map(
     refuse_direction(direction)
     if through not in THROUGH:
         raise OptionError(f"through={through!r}: use {' or '.join(THROUGH)}")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     stop = receiver_stop(graph, receiver)
     options = {"receiver": receiver, "through": through, "direction": direction}

@@ -27,6 +27,7 @@ from typing import Any
 from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
     CHANCE,
@@ -110,8 +111,11 @@ def run(
     Raises:
         OptionError, UnknownNameError, PairsError: the run is impossible; it is refused as early as possible.
     """
+    config = config or RunConfig()
+    if config.algorithm and ALGORITHMS[config.algorithm].without_corrupted:
+        setting = setting.without_corrupted()
     with setting.memory_limit():
-        begun = _load(setting, config or RunConfig(), out, force, say)
+        begun = _load(setting, config, out, force, say)
         scores = _discover(begun)
         circuit = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
@@ -144,12 +148,22 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
     say(f"task {task.name}: {train.n_pairs} train and {held_out.n_pairs} held-out pairs{_rows(train)}")
+    for note in _notes(setting):
+        say(note)
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
     if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
     return _Begun(setting, config, options, folder, say, seconds)
+
+
+def _notes(setting: Setting) -> list[str]:
+    """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
+    task = setting.behaviour
+    bare = setting.ablated_by.startswith("mean") and setting.lacks_corrupted
+    means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
+    return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:

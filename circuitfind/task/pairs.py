@@ -18,7 +18,8 @@ class PromptPair:
 
     Attributes:
         clean: the prompt on which the model shows the behaviour.
-        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``.
+        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``. Pairs of
+            which none has one (``""``) serve where nothing needs corrupted prompts.
         correct: answers that are right for ``clean``, each as the text that follows the prompt, *with* its leading space
             where it has one (``" Mary"``), or as token ids, which are taken as they are. A set is allowed (every year after
             the first), and so are answers of several tokens.
@@ -28,16 +29,18 @@ class PromptPair:
         labels: names of the positions that matter, each with the number of characters of ``clean`` up to and including
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
-            token the logits are read. 0 means the last token.
+            token the logits are read. 0 is the last token.
+        label_starts: where labelled words begin, for those of which that is known (words of a file's column ``labels``).
     """
 
     clean: str
-    corrupted: str
-    correct: tuple[Answer, ...]
+    corrupted: str = ""
+    correct: tuple[Answer, ...] = ()
     incorrect: tuple[Answer, ...] = ()
     combination: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
     answer_at: int = 0
+    label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.
@@ -55,10 +58,17 @@ def _plain(answer: Any) -> Any:
 
 @dataclass(frozen=True)
 class PromptPairs(Sequence[PromptPair]):
-    """An ordered set of prompt pairs and where it came from."""
+    """An ordered set of prompt pairs and where it came from.
+
+    Attributes:
+        notes: what should be known about how they were read or made, in sentences.
+        metric: how they are measured where nothing else is said; "" for the logit difference.
+    """
 
     pairs: tuple[PromptPair, ...]
     source: str = "given"
+    notes: tuple[str, ...] = ()
+    metric: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))
@@ -69,7 +79,7 @@ class PromptPairs(Sequence[PromptPair]):
     def __getitem__(self, index: slice) -> PromptPairs: ...
     def __getitem__(self, index: int | slice) -> PromptPair | PromptPairs:
         if isinstance(index, slice):
-            return PromptPairs(self.pairs[index], self.source)
+            return PromptPairs(self.pairs[index], self.source, self.notes, self.metric)
         return self.pairs[index]
 
     def __len__(self) -> int:

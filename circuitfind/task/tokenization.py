@@ -122,14 +122,15 @@ def read_pair(pair: PromptPair, tokenizer: Tokenizer) -> Reading:
         PairsError: the pair cannot be read.
     """
     try:
-        return _read(pair, tokenizer)
+        return _read(pair, tokenizer, bare=not pair.corrupted)
     except _FaultError as fault:
         raise PairsError(str(fault)) from None
 
 
-def _read(pair: PromptPair, tokenizer: Tokenizer) -> Reading:
+def _read(pair: PromptPair, tokenizer: Tokenizer, bare: bool) -> Reading:
+    """One pair as ids; ``bare`` if no pair has a corrupted prompt."""
     for side, text in (("clean", pair.clean), ("corrupted", pair.corrupted)):
-        if not text.strip():
+        if not text.strip() and not (bare and side == "corrupted"):
             raise _FaultError("empty-prompt", f"the {side} prompt is empty; write a prompt or drop the row")
     if not pair.correct:
         raise _FaultError("no-answer", "no correct answer is given; fill the column 'correct'")
@@ -164,9 +165,12 @@ def _read(pair: PromptPair, tokenizer: Tokenizer) -> Reading:
 def _prompts(pair: PromptPair, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids of both prompts."""
     try:
-        clean, corrupted = map(tuple, encoded(tokenizer, [pair.clean, pair.corrupted]))
+        clean, *other = map(tuple, encoded(tokenizer, [pair.clean, pair.corrupted] if pair.corrupted else [pair.clean]))
     except PairsError as error:
         raise _FaultError("unknown-word", str(error)) from None
+    if not other:
+        return clean, ()
+    (corrupted,) = other
     if len(clean) != len(corrupted):
         raise _FaultError(
             "unequal-length",
@@ -183,13 +187,11 @@ def _all_that_follows(
     answers = [answer for answer in dict.fromkeys((*pair.correct, *pair.incorrect)) if isinstance(answer, str)]
     if not answers:
         return {}
-    # Where the answer is read in the middle, the place is known in the clean prompt only.
-    starts = (
-        {"clean": pair.clean[: pair.answer_at]}
-        if pair.answer_at
-        else {"clean": pair.clean, "corrupted": pair.corrupted}
-    )
-    own = [encoded(tokenizer, [start])[0] for start in starts.values()] if pair.answer_at else [clean, corrupted]
+    starts, own = {"clean": pair.clean[: pair.answer_at] if pair.answer_at else pair.clean}, [clean]
+    if pair.answer_at:  # a place in the middle is known in the clean prompt only
+        own = [encoded(tokenizer, [starts["clean"]])[0]]
+    elif pair.corrupted:
+        starts["corrupted"], own = pair.corrupted, [clean, corrupted]
     try:
         whole = encoded(tokenizer, [start + answer for start in starts.values() for answer in answers])
     except PairsError as error:
@@ -250,9 +252,11 @@ def read_pairs(
         longest: how many tokens the model reads at most; any number if None.
     """
     found: list[Reading | PairProblem] = []
+    pairs = list(pairs)
+    bare = not any(pair.corrupted for pair in pairs)
     for row, pair in enumerate(pairs):
         try:
-            reading = _read(pair, tokenizer)
+            reading = _read(pair, tokenizer, bare)
             _check_length(reading, longest)
             found.append(reading)
         except _FaultError as fault:

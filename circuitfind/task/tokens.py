@@ -90,7 +90,8 @@ class TokenPairs:
     (:func:`circuitfind.execution.make_batches`).
 
     Attributes:
-        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``.
+        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``; without corrupted prompts
+            ``corrupted`` has no positions.
         length: real tokens of each prompt, shape (prompts,).
         answer_position: position whose logits are read, shape (prompts,); the last real token, or the one at
             :attr:`PromptPair.answer_at`.
@@ -116,6 +117,11 @@ class TokenPairs:
         """How many pairs there are: the rows, unless answers have several tokens."""
         return len(self) if self.steps is None else self.steps.n_pairs
 
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether there are corrupted prompts."""
+        return bool(self.corrupted.shape[1])
+
     @classmethod
     def from_ids(
         cls, clean: Any, corrupted: Any, correct: Any, incorrect: Any = (), *, mask: Any = None, answer_at: Any = None
@@ -123,16 +129,16 @@ class TokenPairs:
         """Pairs that are already token ids, padded on either side.
 
         Args:
-            clean, corrupted: token ids (prompts, positions), arrays or tensors.
-            correct, incorrect: token ids of the answers, (prompts, answers), padded with -1; some metrics need no incorrect
-                answers.
-            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers return it; None means no padding.
-            answer_at: column of the token whose logits are read, (prompts,), counting padding; the last token if None.
+            clean, corrupted: ids (prompts, positions), arrays or tensors; ``corrupted`` is None where there are none.
+            correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
+                metrics that use none.
+            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
+            answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
 
         Raises:
             PairsError: shapes do not match, a mask's tokens are not contiguous, or an answer is read outside them.
         """
-        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
+        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, clean if corrupted is None else corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
         _check_shapes(ids, other, real)
         start, length = real.argmax(1), real.sum(1)
@@ -143,7 +149,8 @@ class TokenPairs:
         answer = length - 1 if answer_at is None else np.asarray(answer_at, dtype=np.int64) - start
         if answer.shape != length.shape or ((answer < 0) | (answer >= length)).any():
             raise PairsError("answer_at must name a column that holds a token, one for every prompt")
-        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, answer, right, wrong)
+        corrupted = (other[rows, take] * inside)[:, : take.shape[1] * (corrupted is not None)]
+        return cls(ids[rows, take] * inside, corrupted, length, answer, right, wrong)
 
     def checksum(self) -> str:
         """SHA-256 of the ids and the answer positions, for provenance."""
@@ -252,7 +259,7 @@ def _by_steps(readings: Sequence[Reading], pairs: PromptPairs) -> TokenPairs:
                 # The text behind an answer that is read in the middle stays only where no token of the answer replaces it.
                 stop, said = (reading.place + 1, ids[:step]) if step else (None, ())
                 columns["clean"].append([*reading.clean[:stop], *said])
-                columns["corrupted"].append([*reading.corrupted[:stop], *said])
+                columns["corrupted"].append([*reading.corrupted[:stop], *said] if reading.corrupted else [])
                 columns["place"].append(reading.place + step)
                 columns["right"].append(token if is_right else NO_TOKEN)
                 columns["wrong"].append(NO_TOKEN if is_right else token)

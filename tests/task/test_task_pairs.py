@@ -130,7 +130,7 @@ def test_an_answer_that_is_correct_and_incorrect_is_named() -> None:
     ("change", "fault"),
     [
         ({"clean": " "}, "empty-prompt"),
-        ({"corrupted": ""}, "empty-prompt"),
+        ({"corrupted": " "}, "empty-prompt"),
         ({"correct": ()}, "no-answer"),
         ({"clean": "The cow"}, "unknown-word"),
         ({"incorrect": (" cow",)}, "unknown-word"),

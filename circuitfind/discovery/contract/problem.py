@@ -11,7 +11,7 @@ import torch
 
 from circuitfind.discovery.contract.sums import Contribution, sum_over
 from circuitfind.errors import OptionError
-from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_answers
+from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_answers, require_corrupted
 from circuitfind.execution.batches import default_size, with_clean_logits
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.progress import Checkpoint
@@ -67,6 +67,8 @@ class Problem:
                 f"the metric {self.metric.name!r} counts whole answers, so no algorithm can search with it where answers have "
                 "several tokens; use logit-diff, nll or kl"
             )
+        if self.ablation == "corrupted":
+            require_corrupted(self.pairs.has_corrupted, "corrupted ablation")
         if self.parts in ("position", "span") and self.spans is None:
             object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
 

@@ -183,7 +183,10 @@ def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
     """What the model does with pairs that can be read."""
     tokens = tokenize(pairs, model.tokenizer)
     metrics = {name: METRICS[name] for name in ("logit-diff", "accuracy", "top1", "nll")}
-    sides = {side: {name: np.empty(len(tokens)) for name in metrics} for side in ("clean", "corrupted")}
+    sides = {
+        side: {name: np.empty(len(tokens)) for name in metrics}
+        for side in ("clean", "corrupted")[: 1 + tokens.has_corrupted]
+    }
     likeliest = np.empty(len(tokens), dtype=np.int64)
     with torch.inference_mode():
         for batch in make_batches(model, tokens):
@@ -202,7 +205,8 @@ def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
     for number, pair in enumerate(pairs):
         wins = found["clean"]["accuracy" if pair.incorrect else "top1"][number] > 0
         row = {"correct_first": bool(wins), "likeliest": model.tokenizer.decode([int(likeliest[first[number]])])}
-        for prefix, side in (("", "clean"), ("corrupted_", "corrupted")):
+        for side in sides:
+            prefix = "corrupted_" * (side == "corrupted")
             if pair.incorrect:
                 row[f"{prefix}logit_diff"] = float(found[side]["logit-diff"][number])
             if np.broadcast_to(alone, len(pairs))[number]:
