@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ TWO_DIGITS = [f"{year:02d}" for year in range(100)]
 
 def text_of(pair: PromptPair) -> PromptPair:
     """The pair with answers that are token ids written as text."""
-    sides = (
-        [TOKENIZER.decode([a]) if isinstance(a, int) else a for a in side] for side in (pair.correct, pair.incorrect)
-    )
-    return PromptPair(pair.clean, pair.corrupted, *map(tuple, sides))
+
+    def text(side):
+        return tuple(TOKENIZER.decode([a]) if isinstance(a, int) else a for a in side)
+
+    return replace(pair, correct=text(pair.correct), incorrect=text(pair.incorrect))
 
 
 def first(pairs: PromptPairs, n: int = 5) -> PromptPair:
@@ -111,7 +113,7 @@ def test_our_own_columns_beside_ids_of_another_tokenizer_are_said(tmp_path: Path
 
 def test_a_longer_answer_is_its_first_token_where_the_file_says_so() -> None:
     row = field.FACT_ROWS[0] | {"country": "Italy of old"}
-    assert first(load_pairs([row], TOKENIZER)).correct == (" Italy",)
+    assert text_of(load_pairs([row], TOKENIZER)[0]).correct == (" Italy",)
 
 
 def test_hypernymy_of_eap_ig_is_read_as_sets(tmp_path: Path) -> None:
