@@ -41,9 +41,9 @@ else:
     Setting = Any  # the command line starts without the model's libraries
 
 Command = Callable[..., None]
-OfRun = Annotated[str | None, typer.Option(help="As in discover [default: the run's].")]
+OfRun = Annotated[str | None, typer.Option(help="As in discover (default: the run's).")]
 TaskOptionOfRun = Annotated[
-    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitfind.errors import OptionError, PairsError
@@ -61,6 +61,19 @@ class HuggingFaceTokenizer:
             raise PairsError(f"the model's tokenizer has no token for a part of {text!r}")
         bos = [self.tokenizer.bos_token_id] if self.bos else []
         return ids if ids[:1] == bos else bos + ids
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Chat messages as the tokenizer's template writes them, up to where the model answers.
+
+        Raises:
+            PairsError: there is no template, or it refuses the messages.
+        """
+        open_turn = messages[-1]["role"] == "assistant"
+        how = {"continue_final_message": True} if open_turn else {"add_generation_prompt": True}
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **how))
+        except Exception as error:  # templates are programs, and raise what they like
+            raise PairsError(f"the tokenizer's chat template cannot write these messages: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, with its spaces as they are."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import PairsError
+from circuitfind.task.chat import begins_turn, chat_text, messages_of
 from circuitfind.task.columns import ANSWER_AT, GROUP, LABELS, NAMES, columns_of, group_column
 from circuitfind.task.layouts import in_our_columns, value_of
 from circuitfind.task.pairs import Answer, PromptPair, PromptPairs
@@ -160,10 +161,13 @@ def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
         if is_missing(value_of(_cell(row, column)) if column not in PROMPTS else _cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (
-        _text(row[columns[side]], columns[side]) if side in columns else "" for side in ("clean", "corrupted")
+        _prompt(row[columns[side]], columns[side], reading.tokenizer) if side in columns else ""
+        for side in ("clean", "corrupted")
     )
     end = answer_at(_cell(row, ANSWER_AT), clean)
     prompt = clean[:end] if end else clean
+    if begins_turn(value_of(_cell(row, columns["clean"]))):
+        prompt = ""  # the answer begins a message, so it needs no leading space
     correct, incorrect = (
         _answers(row, name, prompt, reading) if name in columns else () for name in ("correct", "incorrect")
     )
@@ -174,6 +178,12 @@ def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     starts = {label: start for label, (start, _) in spans.items() if start is not None}
     group = (str(row.get(columns[GROUP])).strip(),) if GROUP in columns else ()
     return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts)
+
+
+def _prompt(cell: object, column: str, tokenizer: Tokenizer | None) -> str:
+    """A prompt as written, or a list of chat messages in the form of the tokenizer's chat template."""
+    messages = messages_of(value_of(cell))
+    return _text(cell, column) if messages is None else chat_text(messages, tokenizer)
 
 
 def _text(cell: object, column: str) -> str:

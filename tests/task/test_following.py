@@ -1,5 +1,6 @@
 """An answer is read as the token that follows its prompt, or the pair is refused."""
 
+import json
 import random
 
 import pytest
@@ -8,8 +9,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from circuitfind.errors import PairsError
 from circuitfind.models.text import HuggingFaceTokenizer
-from circuitfind.task import PromptPair, PromptPairs, find_problems, tokenize
+from circuitfind.task import PromptPair, PromptPairs, find_problems, load_pairs, tokenize
 from circuitfind.task.tokenization import following, read_pair, token_texts
 
 WORDS = ["<unk>", "<s>", "▁Ann", "▁Bob", "▁said", "▁", '"', "yes", "no", "▁yes", "▁no", *"AnbosyeaidB"]
@@ -131,3 +133,46 @@ def test_a_prompt_that_begins_with_bos_gets_no_second_one():
     led = HuggingFaceTokenizer(hf, bos=True)
     assert led.encode("a b") == led.encode("<s>a b") == [0, 1, 2]
     assert HuggingFaceTokenizer(hf, bos=False).encode("<s>a b") == [0, 1, 2]
+
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if not loop.last or m['role'] == 'user' %}"
+    "</{{ m['role'] }}>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def chatting():
+    hf = byte_level().tokenizer
+    hf.add_special_tokens({"bos_token": "<s>"})
+    hf.chat_template = CHAT
+    return HuggingFaceTokenizer(hf, bos=True)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_chat_messages_are_written_by_the_tokenizers_template(as_text):
+    tokenizer = chatting()
+    clean, corrupted = ([{"role": "user", "content": f"{name} said"}] for name in ("Ann", "Ann"))
+    row = {"clean": clean, "corrupted": corrupted, "correct": "yes", "incorrect": "no"}
+    if as_text:
+        row |= {side: json.dumps(row[side]) for side in ("clean", "corrupted")}
+    (pair,) = load_pairs([row], tokenizer)
+    assert pair.clean == "<s><user>Ann said</user><assistant>"
+    ids = read_pair(pair, tokenizer)
+    assert tokenizer.decode(ids.clean) == pair.clean
+    assert ids.clean.count(tokenizer.tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(ids.correct[0]) == "yes"
+
+
+def test_an_answer_goes_on_with_the_assistants_open_message():
+    row = [{"role": "user", "content": "Ann said"}, {"role": "assistant", "content": "no and"}]
+    (pair,) = load_pairs([{"clean": row, "corrupted": row, "correct": "yes"}], chatting())
+    assert pair.clean.endswith("</user><assistant>no and")
+    assert pair.correct == (" yes",)
+
+
+def test_messages_without_a_template_are_refused():
+    row = [{"role": "user", "content": "Ann said"}]
+    with pytest.raises(PairsError, match="chat template"):
+        load_pairs([{"clean": row, "corrupted": row, "correct": "yes"}], byte_level())
+    with pytest.raises(PairsError, match="no chat template; write the prompt as text"):
+        load_pairs([{"clean": row, "corrupted": row, "correct": "yes"}])
