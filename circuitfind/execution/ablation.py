@@ -24,7 +24,7 @@ from circuitfind.execution.batches import Batch, require_corrupted
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
-from circuitfind.graph import ABLATIONS, prunes_from_input
+from circuitfind.graph import ABLATIONS, prunes_from_input, rule_of
 from circuitfind.transformer import Transformer
 
 
@@ -50,10 +50,11 @@ class Ablation:
     def writes(self, batch: Batch) -> Writes:
         """What every sender's cut edges carry on a micro-batch."""
         model = self.model
-        if self.name == "corrupted":
+        carries = rule_of(self.name).carries
+        if carries == "run":
             return Writes.run(model, batch.corrupted)
         entry = model.embed(batch.clean)  # only its shape matters
-        if self.name == "zero":
+        if carries == "zero":
             shape = (model.graph.n_senders, 1, 1, model.config.d_model)
             return Writes(model, entry, constant=torch.zeros((), dtype=model.dtype, device=model.device).expand(shape))
         assert self.means is not None
@@ -68,14 +69,17 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
         raise UnknownNameError("ablation", name, ABLATIONS)
     if name == "corrupted":
         require_corrupted(all(batch.corrupted.shape[1] for batch in batches), "corrupted ablation")
-    if name == "optimal":
+    rule = rule_of(name)
+    if rule.carries == "optimal":
         return Ablation(name, model, optimal_constants(model, batches))
-    if not name.startswith("mean"):
+    if rule.carries in ("run", "zero"):
         return Ablation(name, model)
+    if rule.carries != "mean":
+        raise ValueError(f"nobody has said how the ablation {name!r} is prepared")
     sums, counts = _sums_by_position(model, batches)
-    if name == "mean":
-        return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
-    return Ablation(name, model, _placed(sums / counts[:, None], model))
+    if rule.by_position:
+        return Ablation(name, model, _placed(sums / counts[:, None], model))
+    return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:

@@ -38,7 +38,7 @@ from circuitfind.evaluation import (
     verdict,
 )
 from circuitfind.formats.circuit_json import CIRCUITS
-from circuitfind.graph import prunes_from_input
+from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.run import calls
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
@@ -161,7 +161,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
 def _notes(setting: Setting) -> list[str]:
     """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
     task = setting.behaviour
-    bare = setting.ablated_by.startswith("mean") and setting.lacks_corrupted
+    bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
     means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
     return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
 

@@ -108,15 +108,16 @@ def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence
     Each shard's means are weighted by its number of real tokens, per position or in total. Optimal constants are not such
     sums, so they are found here.
     """
-    if not rule_of(problem.ablation).from_prompts:
+    rule = rule_of(problem.ablation)
+    if not rule.from_prompts:
         return None
     import ray
 
-    if problem.ablation == "optimal":
+    if rule.carries == "optimal":
         constants = problem.prepared_ablation(make_batches(problem.model, problem.pairs, problem.batch_size)).means
         assert constants is not None
         return ray.put(pack(constants))
-    by_position = problem.ablation == "mean-positional"
+    by_position = rule.by_position
     n_positions = int(problem.pairs.length.max(initial=1)) if by_position else 1
     sums = torch.zeros((problem.graph.n_senders, n_positions, problem.model.config.d_model), dtype=torch.float64)
     counts = torch.zeros(n_positions, dtype=torch.float64)

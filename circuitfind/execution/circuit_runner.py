@@ -21,7 +21,7 @@ from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class CircuitRunner:
     """Runs circuits and remembers their metric values.
 
     Attributes:
