@@ -33,7 +33,7 @@ class Layout:
         lacks: of a file that is refused, what it does not say.
         convert: the two lines of Python that convert it; ``READ`` stands for the call that reads its rows with pandas.
         metric: how such pairs are measured; "" for the logit difference.
-        ids_first, answers_in_prompt: see :class:`circuitfind.task.tables.Table`.
+        ids_first, answers_in_prompt, alone: see :class:`circuitfind.task.tables.Table`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Layout:
     metric: str = ""
     ids_first: bool = False
     answers_in_prompt: bool = False
+    alone: bool = False
 
 
 def in_our_columns(table: Table) -> Table:
@@ -67,7 +68,7 @@ def in_our_columns(table: Table) -> Table:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise PairsError(f"{table.source}, {place}: not a row of {layout.name} ({_reason(error)})") from None
     columns = tuple(dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row))
-    same = {name: getattr(layout, name) for name in ("metric", "ids_first", "answers_in_prompt")}
+    same = {name: getattr(layout, name) for name in ("metric", "ids_first", "answers_in_prompt", "alone")}
     return replace(table, columns=columns, rows=tuple(rows), layout=layout.name, **same)
 
 
@@ -268,6 +269,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("clean",),
         _greater_than,
         fits=lambda table: _year_column(table) is not None,
+        alone=True,
         metric="prob-diff",
     ),
     Layout(

@@ -30,6 +30,8 @@ class PromptPair:
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
             token the logits are read. 0 is the last token.
+        alone: an answer that the tokenizer would join with the end of the prompt is read on its own instead of being refused.
+            For parts of a number: GPT-2 has one token for ``1600``, yet after ``16`` the answer ``00`` is the token ``00``.
         label_starts: where labelled words begin, for those of which that is known (words of a file's column ``labels``).
     """
 
@@ -41,6 +43,7 @@ class PromptPair:
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
     answer_at: int = 0
     label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
+    alone: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.

@@ -177,7 +177,7 @@ def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     ends = {label: stop for label, (_, stop) in spans.items()}
     starts = {label: start for label, (start, _) in spans.items() if start is not None}
     group = (str(row.get(columns[GROUP])).strip(),) if GROUP in columns else ()
-    return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts)
+    return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts, reading.table.alone)
 
 
 def _prompt(cell: object, column: str, tokenizer: Tokenizer | None) -> str:

@@ -42,6 +42,7 @@ class Table:
         layout: the foreign layout it was read by, see :mod:`circuitfind.task.layouts`; "" for our own columns.
         metric: how pairs of that layout are measured; "" where it does not say.
         ids_first: token ids count where text is there too and agrees with them.
+        alone: answers are read on their own where the tokenizer would join them with the prompt's end (parts of numbers).
         answers_in_prompt: every answer is a word of the clean prompt, so ids of another tokenizer can be told.
     """
 
@@ -53,6 +54,7 @@ class Table:
     metric: str = ""
     ids_first: bool = False
     answers_in_prompt: bool = False
+    alone: bool = False
 
 
 def table_from_file(path: Path) -> Table:

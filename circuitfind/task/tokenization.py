@@ -199,7 +199,12 @@ def _all_that_follows(
     found: dict[str, tuple[int, ...]] = {}
     for number, (side, start) in enumerate(starts.items()):
         for answer, ids in zip(answers, whole[number * len(answers) :], strict=False):
-            follows = _what_follows(tokenizer, side, start, own[number], answer, ids)
+            try:
+                follows = _what_follows(tokenizer, side, start, own[number], answer, ids)
+            except _FaultError:
+                if not pair.alone:
+                    raise
+                follows = _on_its_own(tokenizer, answer)
             if found.setdefault(answer, follows) != follows:
                 raise _FaultError(
                     "border",
@@ -207,6 +212,12 @@ def _all_that_follows(
                     f"{shown(tokenizer, follows, corrupted)} after the corrupted one; end both prompts in the same way",
                 )
     return found
+
+
+def _on_its_own(tokenizer: Tokenizer, answer: str) -> tuple[int, ...]:
+    """The tokens of an answer without its prompt, and without special tokens."""
+    special, ids = encoded(tokenizer, ["", answer])
+    return tuple(ids[len(special) :])
 
 
 def _ids(answer: Answer, follows: dict[str, tuple[int, ...]], tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from gpt2_text import gpt2_text
@@ -116,6 +117,17 @@ def test_both_prompts_are_held_to_the_rule():
     assert following(tokenizer, clean, "no") == tuple(tokenizer.encode(clean + "no")[len(tokenizer.encode(clean)) :])
     with pytest.raises(Exception, match="prompt"):
         following(tokenizer, corrupted, " yes")
+
+
+def test_parts_of_a_number_are_read_on_their_own_where_they_would_be_joined():
+    inner = Tokenizer(
+        models.BPE({"1": 0, "6": 1, "0": 2, "16": 3, "00": 4, "1600": 5}, [("1", "6"), ("0", "0"), ("16", "00")])
+    )
+    tokenizer = HuggingFaceTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner))
+    pair = PromptPair("16", "16", "00", "06")
+    assert [problem.fault for problem in find_problems(PromptPairs((pair,)), tokenizer)] == ["border"]
+    assert read_pair(replace(pair, alone=True), tokenizer).correct == ((4,),)
+    assert read_pair(replace(pair, alone=True), tokenizer).incorrect == ((2, 1),)
 
 
 def test_tokens_are_shown_with_their_spaces():
