@@ -20,7 +20,7 @@ import numpy as np
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.batches import without_incorrect
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
@@ -193,7 +193,7 @@ def evaluate_circuit(
     spans = circuit.spans(pairs, model.tokenizer)
     by_task, names = _also(pairs, task_metric or metric, metric)
     also = [*(METRICS[name] for name in names if name != by_task.name), by_task]
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also, spans)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also, spans)
     alike = circuit.graph, circuit.n_edges, n_random
     controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]
@@ -223,7 +223,7 @@ def _also(pairs: TokenPairs, wanted: Metric, otherwise: Metric) -> tuple[Metric,
     return otherwise if wanted.needs_incorrect else wanted, ("kl", "top1")
 
 
-def _shares(conditions: Conditions, both: Mask, names: Sequence[str]) -> dict[str, Any]:
+def _shares(conditions: CircuitRunner, both: Mask, names: Sequence[str]) -> dict[str, Any]:
     """Shares of prompts by name, of the circuit and of the full model; NaN for one that is not measured."""
     found: dict[str, Any] = {}
     for name in SHARES:

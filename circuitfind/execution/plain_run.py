@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from circuitfind.errors import OptionError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
+from circuitfind.graph import rule_of
 from circuitfind.transformer import Transformer, walk
 
 
@@ -106,22 +108,26 @@ def hidden_means(
     They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of the corrupted prompts, over
     all positions or for each position. Under corrupted ablation there is nothing to prepare.
     """
-    width = model.config.d_mlp
-    if ablation == "corrupted":
+    width, rule = model.config.d_mlp, rule_of(ablation)
+    if rule.carries == "run" or not layers:
         return {}
-    if ablation == "zero":
+    if rule.carries == "zero":
         return {layer: torch.zeros((1, 1, width), dtype=model.dtype, device=model.device) for layer in layers}
+    if rule.carries != "mean":
+        raise OptionError(
+            f"neurons have no constants of {ablation} ablation; use corrupted, zero, mean or mean-positional"
+        )
     longest = max(batch.clean.shape[1] for batch in batches)
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
-    for batch in batches if layers else ():
-        run, stop = PlainRun.of(model, batch.corrupted), batch.clean.shape[1]
+    for batch in batches:
+        run, stop = PlainRun.of(model, batch.reference), batch.clean.shape[1]
         counts[:stop] += batch.real.sum(0).cpu()
         for layer in layers:
             real = batch.real[..., None].to(model.dtype)
             sums[layer][:stop] += (run.hidden(layer) * real).sum(0).cpu()
-    if ablation == "mean":
-        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
-    else:
+    if rule.by_position:
         means = {layer: (total / counts[:, None])[None] for layer, total in sums.items()}
+    else:
+        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
     return {layer: mean.to(model.dtype).to(model.device) for layer, mean in means.items()}

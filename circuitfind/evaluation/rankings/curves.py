@@ -33,7 +33,7 @@ import numpy as np
 from circuitfind.circuit import prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.rankings.areas import MIB_FRACTIONS
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import top_edges
@@ -198,7 +198,7 @@ def measure_curve(
     Raises:
         OptionError: the fractions are not rising or outside (0, 1], or the metric needs incorrect answers and there are none.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     (curve,) = curves_under(conditions, scores, fractions, (absolute,))
     return curve
 
@@ -217,13 +217,13 @@ def measure_curves(
 
     Arguments and errors are as for :func:`measure_curve`.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     signed, absolute = curves_under(conditions, scores, fractions, (False, True))
     return signed, absolute
 
 
 def curves_under(
-    conditions: Conditions, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
+    conditions: CircuitRunner, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
 ) -> list[Curve]:
     """A curve for each way of selecting (``absolute``); all circuits run together."""
     shares, asked = sizes_of(scores.graph, fractions)
@@ -236,7 +236,7 @@ def curves_under(
     ]
 
 
-def _curve(conditions: Conditions, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
+def _curve(conditions: CircuitRunner, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
     full, empty = conditions.run(np.stack([conditions.whole, conditions.nothing]))
     return Curve(
         metric=conditions.metric.name,
@@ -277,7 +277,7 @@ def curve_of_circuits(
     """
     if not circuits:
         raise OptionError("no circuit is given")
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
     shares, asked = sizes_of(model.graph, list(given))
     masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])
