@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.errors import OptionError
+from circuitfind.errors import OptionError, PairsError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.task import Spans, TokenPairs
 from circuitfind.task.metrics import Metric, Targets
+from circuitfind.task.tokens import NO_TOKEN
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256
@@ -78,6 +79,27 @@ def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
         )
 
 
+def require_ids(model: Transformer, pairs: TokenPairs) -> None:
+    """Refuse ids that the model cannot read, and answers that it cannot give.
+
+    Raises:
+        PairsError: the message says which pair has which id.
+    """
+    config = model.config
+    for what, ids, n, least in (
+        ("clean prompt", pairs.clean, config.d_vocab, 0),
+        ("corrupted prompt", pairs.corrupted, config.d_vocab, 0),
+        ("correct answer", pairs.correct, config.n_outputs, NO_TOKEN),
+        ("incorrect answer", pairs.incorrect, config.n_outputs, NO_TOKEN),
+    ):
+        if ids.size and (ids.min() < least or ids.max() >= n):
+            row, *_, found = next((int(at[0]), int(ids[tuple(at)])) for at in np.argwhere((ids < least) | (ids >= n)))
+            does = "reads ids" if "prompt" in what else "has outputs"
+            raise PairsError(
+                f"pair {row + 1}: the {what} has the id {found}, but model {model.name!r} {does} from 0 to {n - 1}"
+            )
+
+
 def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -> int:
     """Prompts per micro-batch that the memory budget allows.
 
@@ -97,9 +119,13 @@ def make_batches(
 
     Args:
         size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
+
+    Raises:
+        OptionError: a size below 1. PairsError: prompts or answers are no ids of this model.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
+    require_ids(model, pairs)
     order = np.argsort(pairs.length, kind="stable")
     size = size or default_size(model, int(pairs.length.max(initial=1)), numbers_per_token)
     longer = np.flatnonzero(np.diff(pairs.length[order])) + 1

@@ -17,7 +17,7 @@ from circuitfind.models.hugging_face import from_transformers
 from circuitfind.models.native import bridge_of
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.models.text import HuggingFaceTokenizer
-from circuitfind.transformer import KV_PORTS, Transformer
+from circuitfind.transformer import KV_PORTS, Transformer, is_tied
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def load(
     """
     model, source = open_model(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     if source is not None:
-        require(model, check_model(model, source))
+        require(model, check_model(model, source), source)
     return model.to(usable_device(device), usable_dtype(dtype))
 
 
@@ -145,7 +145,7 @@ def _is_zoo(folder: Path) -> bool:
 def _own_copy(model: Transformer) -> Transformer:
     """Some tensors are views of the object's; a later change of the object must not reach half of the model."""
     weights = {key: tensor.clone() for key, tensor in model.weights.items()}
-    if model.weights["W_U"].data_ptr() == model.weights["W_E"].data_ptr():  # a tied head stays tied
+    if is_tied(model.weights):  # a tied head stays tied
         weights["W_U"] = weights["W_E"].T
     return Transformer(model.config, weights, tokenizer=model.tokenizer, name=model.name, source=model.source)
 

@@ -98,7 +98,7 @@ class Setting:
         ):
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
-        if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).exists()):
+        if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
 
     def but(self, **changes: Any) -> Setting:
@@ -224,7 +224,7 @@ class Setting:
         On its own prompts a ranking looks better than it is, so a circuit must be faithful on fresh ones too. The rows of a
         file are few and serve both; there the list holds one set.
         """
-        if self.pairs is not None or self.behaviour.fixed is not None:
+        if self.pairs is not None or self.behaviour.is_given:
             return [self.train]
         return [self.train, self.prompts("train", fresh=True)]
 
@@ -262,7 +262,7 @@ class Setting:
             task=self.behaviour.name,
             split=split if self.pairs is None or given is None else given,
             n_prompts=len(pairs),
-            pairs_hash=pairs.text.fingerprint if pairs.text else "",
+            pairs_hash=pairs.fingerprint,
             task_options=dict(self.task_options or {}),
             metric=resolved.name,
             metric_source=resolved.source_json,

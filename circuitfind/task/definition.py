@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
 from circuitfind.task.pairs import PromptPair, PromptPairs
-from circuitfind.task.tokens import Tokenizer, find_problems
+from circuitfind.task.tokens import Tokenizer, TokenPairs, find_problems
 
 if TYPE_CHECKING:
     from circuitfind.graph import ComputationGraph
@@ -69,6 +69,7 @@ class Task:
         position_labels: the labels that pairs of this task carry, with their meaning.
         canonical: published circuits.
         fixed: pairs that exist already (a file's rows) instead of ``propose``.
+        tokens: pairs that are token ids already, instead of both; no tokenizer is needed.
         model: the zoo model that does it, which the command line takes if none is named.
     """
 
@@ -84,10 +85,16 @@ class Task:
     canonical: tuple[Canonical, ...] = ()
     fixed: PromptPairs | None = None
     model: str = "tasks-4l"
+    tokens: TokenPairs | None = None
 
     def __post_init__(self) -> None:
-        if (self.propose is None) == (self.fixed is None):
-            raise OptionError(f"task {self.name!r} needs either propose=... or fixed=..., and not both")
+        if sum(source is not None for source in (self.propose, self.fixed, self.tokens)) != 1:
+            raise OptionError(f"task {self.name!r} needs one of propose=..., fixed=... and tokens=...")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its pairs are there already, so that a split has no others."""
+        return self.propose is None
 
     def pairs(
         self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None, **options: str
@@ -103,7 +110,7 @@ class Task:
             options: see :attr:`options`.
 
         Raises:
-            OptionError: a value or split that is not offered, or ``n`` below 1.
+            OptionError: a value or split that is not offered, ``n`` below 1, or the pairs are token ids, which are no text.
             UnknownNameError: an option that the task does not have.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
@@ -128,10 +135,11 @@ class Task:
             raise OptionError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if n < 1:
             raise OptionError(f"cannot make {n} pairs; ask for at least 1")
-        settings = self._resolved(options)
+        settings = self.resolved(options)
         if self.fixed is not None:
             return self._fixed_split(n, split, seed), {}
-        assert self.propose is not None
+        if self.propose is None:
+            raise OptionError(f"the pairs of task {self.name!r} are token ids and have no text")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         kept: dict[tuple[str, str, int], PromptPair] = {}
         refusals: dict[str, int] = {}
@@ -149,7 +157,12 @@ class Task:
             in_vain = 0
         return PromptPairs(tuple(kept.values()), f"task {self.name}, {split} split, seed {seed}"), refusals
 
-    def _resolved(self, options: Mapping[str, str]) -> dict[str, str]:
+    def resolved(self, options: Mapping[str, str]) -> dict[str, str]:
+        """The value of every option.
+
+        Raises:
+            UnknownNameError, OptionError: there is no such option or value.
+        """
         for name, value in options.items():
             if name not in self.options:
                 raise UnknownNameError(f"option of task {self.name!r}", name, self.options)
@@ -168,16 +181,19 @@ class Task:
         groups: dict[tuple[str, ...], list[PromptPair]] = {}
         for pair in dict.fromkeys(self.fixed):
             groups.setdefault(_combination(pair), []).append(pair)
-        keys = sorted(groups, key=lambda key: (_fixed_number(key), key))
-        note = f"{split} split"
-        if len(keys) > 1:
-            held_out = len(keys) // 3 or 1
-            keys = keys[:held_out] if split == "held-out" else keys[held_out:]
-        else:
-            note = "one prompt: used for discovery and evaluation"
+        keys, note = split_by_group(groups, split)
         rows = [pair for key in keys for pair in groups[key]]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
         return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")
+
+
+def split_by_group(groups: Iterable[tuple[str, ...]], split: str) -> tuple[list[tuple[str, ...]], str]:
+    """The groups of one split, a third of all held out by what is in them alone; and what to say of it."""
+    keys = sorted(groups, key=lambda key: (_fixed_number(key), key))
+    if len(keys) < 2:
+        return keys, "one prompt: used for discovery and evaluation"
+    held_out = len(keys) // 3 or 1
+    return keys[:held_out] if split == "held-out" else keys[held_out:], f"{split} split"
 
 
 TASKS: Registry[Task] = Registry("task", "circuitfind.tasks")

@@ -84,7 +84,7 @@ def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric:
     if path.suffix == ".py":
         return _task_from_python(path)
     return Task(
-        name=re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs",
+        name=file_task_name(path),
         description=f"The rows of {path.name}.",
         source=path.name,
         clean_rule=f"the column of clean prompts of {path.name}, as written",
@@ -92,6 +92,11 @@ def task_from_file(path: str | Path, tokenizer: Tokenizer | None = None, metric:
         metric=metric,
         fixed=load_pairs(path, tokenizer),
     )
+
+
+def file_task_name(path: Path) -> str:
+    """What the task of a file is called."""
+    return re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs"
 
 
 def _task_from_python(path: Path) -> Task:
