@@ -162,7 +162,7 @@ def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
 
 def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, ...]) -> Batch:
     """The batch with the full model's clean logits, if any of ``metrics`` compares with them."""
-    if not any(metric.flat_at_clean for metric in metrics):
+    if not any(metric.flat_at_clean or metric.needs_clean for metric in metrics):
         return batch
     clean = model.logits(batch.clean, batch.answer)
     targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
