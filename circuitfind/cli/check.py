@@ -58,11 +58,13 @@ def check_pairs(
     """Say, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
     from circuitfind.setting.value import Setting
+    from circuitfind.task import TokenPairs, write_id_pairs
     from circuitfind.task.write_pairs import write_pairs
 
     report = calls.check_pairs(data, Setting(data, model, bos=bos).transformer)
     if keep_good is not None:
-        write_pairs(report.good, keep_good)
+        good = report.good
+        write_id_pairs(good, keep_good) if isinstance(good, TokenPairs) else write_pairs(good, keep_good)
     print_result(report.to_json(), as_json, _pair_lines(report, keep_good))
     if not report.can_do_it:
         raise typer.Exit(2)

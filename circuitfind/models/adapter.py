@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuitfind.errors import ModelError
 from circuitfind.models.in_float64 import frequencies_of
+from circuitfind.models.layouts import with_bias_behind_gate
 from circuitfind.models.lens_config import config_of
 from circuitfind.transformer import Transformer, TransformerConfig
 
@@ -36,7 +37,8 @@ def adapt(source: Any, *, tokenizer: Any = None, name: str = "", origin: str = "
         )
     label = name or str(getattr(cfg, "model_name", None) or type(source).__name__)
     config = _config(source, label)
-    return Transformer(config, dict(_weights(source, config)), tokenizer=tokenizer, name=label, source=origin)
+    weights = with_bias_behind_gate(dict(_weights(source, config)), config)
+    return Transformer(config, weights, tokenizer=tokenizer, name=label, source=origin)
 
 
 def _config(source: Any, label: str) -> TransformerConfig:

@@ -176,8 +176,7 @@ def _config(
     first = blocks[0]
     q, k = weights["layers.0.W_Q"], weights["layers.0.W_K"]
     d_head = q.shape[1] // int(cfg.n_heads)
-    in_layer = [key.removeprefix("layers.0.") for key in weights if key.startswith("layers.0.")]
-    positions = _positions(source, cfg)
+    in_layer, positions = [key.removeprefix("layers.0.") for key in weights], _positions(source, cfg)
     turning = rotary(source, settings, d_head, len(blocks), rotary_adjacent) if positions == "rotary" else {}
     norms = [part(source, "ln_final"), *(part(first, name) for name in _BLOCK_NORMS)]
     post_norm, qk_norm = "ln1_post.w" in in_layer, _qk_norm(part(first, "attn"), d_head)
@@ -189,7 +188,7 @@ def _config(
         d_model=q.shape[0],
         d_head=d_head,
         **_vocabularies(weights),
-        causal=first_of(source.cfg, "attention_dir", default="causal") != "bidirectional",
+        causal=first_of(cfg, "attention_dir", default="causal") != "bidirectional",
         n_ctx=len(weights["W_pos"]) if "W_pos" in weights else turning.pop("n_ctx", int(cfg.n_ctx)),
         activation=activation(settings, cfg, next((own(mlp) for mlp in mlps if mlp is not None), None), label),
         gated="W_gate" in in_layer or any(map(_is_mixture, filter(None, mlps))),
@@ -212,7 +211,7 @@ def _config(
     )
 
 
-def _vocabularies(weights: dict[str, Tensor]) -> dict[str, int]:
+def _vocabularies(weights: dict[str, Tensor]) -> dict[str, Any]:
     """How many ids are read, and how many logits there are where these are others."""
     read, said = len(weights["W_E"]), weights["W_U"].shape[1]
     return {"d_vocab": read, "d_vocab_out": 0 if read == said else said}

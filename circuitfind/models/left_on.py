@@ -16,7 +16,9 @@ def left_on(source: Any) -> str:
 
 
 def _sentences(source: nn.Module) -> Iterator[str]:
-    dropping = (module for module in source.modules() if module.training and isinstance(module, nn.modules.dropout._DropoutNd))
+    dropping = (
+        module for module in source.modules() if module.training and isinstance(module, nn.modules.dropout._DropoutNd)
+    )
     if any(module.p > 0 for module in dropping):
         yield "The object is in train mode, so dropout changes what it computes at random: call model.eval() first."
     if names := [name for name, module in source.named_modules() if _is_hooked(module)]:
@@ -34,4 +36,9 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _is_library(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).partition(".")[0] in ("transformers", "transformer_lens", "torch", "accelerate")
+    return str(getattr(hook, "__module__", "")).partition(".")[0] in (
+        "transformers",
+        "transformer_lens",
+        "torch",
+        "accelerate",
+    )

@@ -1,4 +1,4 @@
-"""What a TransformerLens configuration says, as ours: of a HookedTransformer of versions 2 and 3, or a file of such settings."""
+"""What a TransformerLens configuration says, as ours: of a HookedTransformer of versions 2 and 3, or such settings."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ def config_of(cfg: Any, label: str, tables: tuple[tuple[float, ...], ...] = ()) 
     Raises:
         ModelError: something of it is not supported; every reason is listed.
     """
-    if reasons := list(_refusals(cfg)):
-        raise ModelError(
-            f"model {label!r} is not supported: {'; '.join(reasons)}. Supported: {SUPPORTED} (GPT-2 and Llama are the "
-            "nearest families)"
-        )
+    _refuse(cfg, label)
     n_layers, n_heads = int(cfg.n_layers), int(cfg.n_heads)
-    attention_only, post_norm = bool(_get(cfg, "attn_only", False)), bool(_get(cfg, "use_normalization_before_and_after"))
+    attention_only, post_norm = (
+        bool(_get(cfg, "attn_only", False)),
+        bool(_get(cfg, "use_normalization_before_and_after")),
+    )
     activation = "gelu_new" if attention_only else str(cfg.act_fn)
     positions = POSITIONS[str(_get(cfg, "positional_embedding_type", "standard")).lower()]
     d_vocab, d_vocab_out = int(cfg.d_vocab), max(0, int(_get(cfg, "d_vocab_out", 0)))
@@ -72,6 +71,14 @@ def _get(cfg: Any, key: str, default: Any = None) -> Any:
 
 def _norm(cfg: Any) -> str:
     return str(_get(cfg, "normalization_type", "")).upper()
+
+
+def _refuse(cfg: Any, label: str) -> None:
+    if reasons := list(_refusals(cfg)):
+        raise ModelError(
+            f"model {label!r} is not supported: {'; '.join(reasons)}. Supported: {SUPPORTED} (GPT-2 and Llama are the "
+            "nearest families)"
+        )
 
 
 def _refusals(cfg: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from circuitfind.models.checks import check_model, require
 from circuitfind.models.components import all_finite, has_components, read_components
 from circuitfind.models.hugging_face import from_transformers
 from circuitfind.models.native import bridge_of
+from circuitfind.models.own_folder import is_own_folder, open_own_folder
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import KV_PORTS, Transformer, is_tied
@@ -28,7 +29,7 @@ def load(
     spec: Any,
     *,
     device: str | torch.device | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> Transformer:
@@ -36,10 +37,12 @@ def load(
 
     Args:
         spec: a zoo name (``tasks-4l``), a hub id (``openai-community/gpt2``), a local Hugging Face directory (no network
-            is used), a booted ``TransformerBridge``, an object shaped like HookedTransformer, or a Transformer.
+            is used), a folder that :func:`circuitfind.save_model` wrote, a booted ``TransformerBridge``, an object shaped like
+            HookedTransformer, or a Transformer.
         device: where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` or None takes CUDA where there is one, else
             the CPU.
-        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``. A checkpoint is read straight into it.
+        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``, or torch's own objects. A checkpoint is read straight
+            into it.
         bos: whether prompts begin with the BOS token; None leaves it to the tokenizer's family.
         kv_ports: what has a k and a v port of its own: every ``head`` (the unit of the field, and of None), or, where heads
             share keys and values, every ``group`` of them, which makes a smaller graph.
@@ -65,7 +68,7 @@ def open_model(
     spec: Any,
     *,
     device: str | torch.device | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> tuple[Transformer, Any]:
@@ -77,15 +80,27 @@ def open_model(
     return model.with_kv_ports(kv_ports), source
 
 
-def usable_dtype(name: str) -> torch.dtype:
-    """A precision by its name.
+def usable_dtype(given: str | torch.dtype) -> torch.dtype:
+    """A precision by its name, or itself.
 
     Raises:
-        OptionError: there is none of that name.
+        OptionError: there is none of that name, or nothing is computed in it.
     """
+    return DTYPES[dtype_name(given)]
+
+
+def dtype_name(given: str | torch.dtype) -> str:
+    """The name of a precision that can be used, such as ``bfloat16`` for ``torch.bfloat16``.
+
+    Raises:
+        OptionError: there is none of that name, or nothing is computed in it.
+    """
+    name = str(given).removeprefix("torch.")
     if _SHORT.get(name, name) not in DTYPES:
-        raise OptionError(f"unknown dtype {name!r}; use one of {', '.join(DTYPES)}")
-    return DTYPES[_SHORT.get(name, name)]
+        raise OptionError(
+            f"unknown dtype {given if isinstance(given, torch.dtype) else repr(given)}; use one of {', '.join(DTYPES)}"
+        )
+    return _SHORT.get(name, name)
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:
@@ -118,6 +133,7 @@ def read(
     """
     if isinstance(spec, Transformer):
         return _without_bos(spec, bos), None
+    spec = _expanded(spec)
     if not isinstance(spec, str | Path):
         tokenizer = getattr(spec, "tokenizer", None)
         return _own_copy(_adapted(spec, tokenizer, bos, "", f"a {type(spec).__name__} object")), spec
@@ -126,6 +142,8 @@ def read(
     if Path(spec).is_dir():
         if _is_zoo(Path(spec)):
             return _without_bos(zoo.open_zoo(zoo.zoo_config("", Path(spec))["name"], Path(spec)), bos), None
+        if is_own_folder(Path(spec)):
+            return open_own_folder(Path(spec), bos), None
         name, origin = Path(spec).resolve().name, "local directory"
         return from_transformers(str(spec), name, bos, origin, offline=True, dtype=dtype, device=device)
     if Path(spec).exists() or str(spec).startswith((".", "/", "~")):
@@ -133,6 +151,11 @@ def read(
     if "/" not in str(spec) and get_close_matches(str(spec), zoo.zoo_names(), cutoff=0.75):
         raise UnknownNameError("model", str(spec), zoo.zoo_names())
     return from_transformers(str(spec), str(spec), bos, "hub", offline=False, dtype=dtype, device=device)
+
+
+def _expanded(spec: Any) -> Any:
+    """A path with its ``~``."""
+    return str(Path(spec).expanduser()) if isinstance(spec, str | Path) and str(spec).startswith("~") else spec
 
 
 def _is_zoo(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from circuitfind.evaluation import (
     report_pairs,
 )
 from circuitfind.evaluation.full_model import head_roles as head_roles_of_model
+from circuitfind.evaluation.full_model.id_report import report_ids
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
@@ -36,7 +37,7 @@ from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
 from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
-from circuitfind.task import Task, TokenPairs, load_pairs
+from circuitfind.task import Task, TokenPairs, id_pairs_of, load_pairs
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
@@ -320,4 +321,5 @@ def check_pairs(source: Any, model: Transformer) -> PairReport:
         >>> cf.check_pairs(pairs, model).can_do_it
         True
     """
-    return report_pairs(load_pairs(source, model.tokenizer), model)
+    ids = id_pairs_of(source)
+    return report_pairs(load_pairs(source, model.tokenizer), model) if ids is None else report_ids(ids, model)

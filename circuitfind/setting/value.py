@@ -79,6 +79,7 @@ class Setting:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", models.dtype_name(self.dtype))
         if self.metric is not None:
             as_metric(self.metric)
         if self.ablation is not None and self.ablation not in ABLATIONS:

@@ -117,7 +117,9 @@ def _columns(table: Table) -> set[str]:
 def _row(row: Any, place: str) -> dict[str, Any]:
     """The ids of a row by column; ``answer_at`` is None where it is empty."""
     if not isinstance(row, Mapping):
-        raise PairsError(f"{place}: a record with the columns {', '.join(NEEDED)} is needed, not a {type(row).__name__}")
+        raise PairsError(
+            f"{place}: a record with the columns {', '.join(NEEDED)} is needed, not a {type(row).__name__}"
+        )
     found: dict[str, Any] = {name: _ids(row.get(name), name, place) for name in ID_COLUMNS}
     for name in NEEDED:
         if not found[name]:

@@ -150,7 +150,9 @@ def _check_lengths(pairs: TokenPairs) -> None:
         raise PairsError(f"the arrays of prompt pairs must have a row for each pair; there are {said}")
     if pairs.clean.ndim != 2 or pairs.clean.shape != pairs.corrupted.shape:
         _check_shapes(pairs.clean, pairs.corrupted, np.ones(pairs.clean.shape, dtype=bool))
-    outside = (pairs.answer_position < 0) | (pairs.answer_position >= pairs.length) | (pairs.length > pairs.clean.shape[1])
+    outside = (
+        (pairs.answer_position < 0) | (pairs.answer_position >= pairs.length) | (pairs.length > pairs.clean.shape[1])
+    )
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
         raise PairsError(

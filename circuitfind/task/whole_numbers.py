@@ -25,7 +25,9 @@ def whole_numbers(value: Any, what: str) -> Ids:
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
-        raise PairsError(f"{what} have rows of different lengths; pad them, and say with mask= what is padding") from None
+        raise PairsError(
+            f"{what} have rows of different lengths; pad them, and say with mask= what is padding"
+        ) from None
     if array.dtype == np.int64:
         return array
     if array.size == 0:

@@ -54,7 +54,7 @@ class PairReport:
     """
 
     rows: tuple[PairRow, ...]
-    good: PromptPairs
+    good: PromptPairs | TokenPairs
     chance: float = CHANCE
 
     @property
@@ -101,9 +101,10 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
     ]
     usable = [row for row in range(len(pairs)) if row not in problems]
     if usable:
-        measured = _measure(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model)
+        read = tokenize(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model.tokenizer)
+        measured = measured_rows(read, model)
         for row, values in zip(usable, measured, strict=True):
-            rows[row] = _judged(row, pairs[row].clean, values)
+            rows[row] = judged(row, pairs[row].clean, values)
     done = tuple(row for row in rows if row is not None)
     good = PromptPairs(tuple(pairs[row.pair - 1] for row in done if row.verdict == "good"), pairs.source)
     return PairReport(done, good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
@@ -126,16 +127,16 @@ def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None
     return right / len(pairs)
 
 
-def _judged(row: int, clean: str, values: dict[str, Any]) -> PairRow:
+def judged(row: int, clean: str, values: dict[str, Any]) -> PairRow:
+    """The row of a pair that was measured."""
     if values["correct_first"]:
         return PairRow(row + 1, clean, "good", "", **values)
     reason = f"pair {row + 1}: the model prefers a wrong answer on the clean prompt (it says {values['likeliest']!r})"
     return PairRow(row + 1, clean, "model-wrong", reason, **values)
 
 
-def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
-    """Logit differences and winners of pairs that tokenise."""
-    tokens = tokenize(pairs, model.tokenizer)
+def measured_rows(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
+    """Logit differences and winners of pairs that can be used, as fields of their rows."""
     out: list[dict[str, Any]] = [{} for _ in range(len(tokens))]
     has_incorrect = tokens.incorrect.shape[1] > 0
     with torch.inference_mode():
@@ -149,6 +150,11 @@ def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
                     "logit_diff": float(diffs[0][place]) if has_incorrect else float("nan"),
                     "corrupted_logit_diff": float(diffs[1][place]) if has_incorrect else float("nan"),
                     "correct_first": bool(wins[place] > 0),
-                    "likeliest": model.tokenizer.decode([int(clean[place].argmax())]),
+                    "likeliest": _said(model, int(clean[place].argmax())),
                 }
     return out
+
+
+def _said(model: Transformer, output: int) -> str:
+    """An output as text, or as its number where the model has no text."""
+    return str(output) if model.tokenizer is None else str(model.tokenizer.decode([output]))
