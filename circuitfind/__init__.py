@@ -23,6 +23,7 @@ _PUBLIC = {
     "model_from_weights": "models",
     "save_model": "models",
     "load_task": "setting.naming",
+    "load_pairs": "task",
     "load_circuit": "formats",
     "check_pairs": "run.calls",
     "discover": "run.calls",
@@ -61,7 +62,7 @@ _PUBLIC = {
     "FORMATS": "formats",
     "CircuitfindError": "errors",
 }
-"""Public names, each with its module, and its name there where that is another one."""
+"""Public names, each with its module, and its name there if that differs."""
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
 

@@ -1,4 +1,4 @@
-"""Progress bars with a time estimate, for loops that last longer than a moment; and checkpoints of such loops."""
+"""Progress bars with a time estimate for long loops, and checkpoints of such loops."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _bar(label: str, total: int) -> Iterator[Any]:
 
 
 def track(items: Sequence[Item], label: str, *, start: int = 0) -> Iterator[Item]:
-    """Yield ``items[start:]``; once they have taken two seconds, show a bar with the time left on a terminal.
+    """Yield ``items[start:]``; after two seconds, show a bar with the time left on a terminal.
 
-    Set ``CIRCUITFIND_QUIET=1`` for no bars at all. Nothing is drawn where standard error is no terminal.
+    Set ``CIRCUITFIND_QUIET=1`` to hide all bars. No bar is drawn if standard error is not a terminal.
     """
     wanted = sys.stderr.isatty() and not os.environ.get("CIRCUITFIND_QUIET")
     begun, done = time.monotonic(), start
@@ -67,7 +67,7 @@ class Meter:
         self._bar: Any = None
 
     def show(self, done: int, label: Callable[[], str]) -> None:
-        """So much is done, in these words."""
+        """Show that ``done`` of the total is done, with this label."""
         if not self._wanted or (self._bar is None and time.monotonic() - self._begun < SECONDS_BEFORE_A_BAR):
             return
         if self._bar is None:
@@ -77,20 +77,20 @@ class Meter:
         progress.update(task, completed=done, description=label())
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._stack.close()
         self._bar = None
 
 
 @dataclass
 class Checkpoint:
-    """Where a loop keeps its sums, so that an interrupted run goes on where it was.
+    """Where a loop keeps its sums, so that an interrupted run can resume.
 
     Attributes:
         path: a safetensors file, or None to keep nothing.
         key: identifies the run (model, prompts, options); a file of another run is refused.
-        at_a_time: prompts of a micro-batch. Steps are counted in micro-batches, whose size may follow from the memory that
-            is free, so a run that goes on takes the size of the one that was interrupted.
+        at_a_time: prompts per micro-batch. Steps are counted in micro-batches, whose size may depend on the free memory.
+            So a resumed run takes the size of the interrupted one.
     """
 
     path: Path | None = None
@@ -104,7 +104,7 @@ class Checkpoint:
         return Checkpoint(beside, f"{self.key} {name}")
 
     def settle(self, at_a_time: Callable[[], int]) -> int:
-        """The size of micro-batches: that of the interrupted run, or what ``at_a_time`` says."""
+        """The size of micro-batches: that of the interrupted run, or what ``at_a_time`` returns."""
         self.at_a_time = self._at_a_time_before() or at_a_time()
         return self.at_a_time
 
@@ -117,10 +117,10 @@ class Checkpoint:
             with safe_open(str(self.path), "np") as file:
                 return int((file.metadata() or {}).get("at_a_time", 0))
         except (OSError, SafetensorError):
-            return 0  # restore() says what is wrong
+            return 0  # restore() reports what is wrong
 
     def restore(self, sums: np.ndarray[Any, Any]) -> int:
-        """Fill ``sums`` from the file, if there is one, and return how many steps it holds."""
+        """Fill ``sums`` from the file, if there is one, and return the number of steps it holds."""
         self._saved = time.monotonic()
         if self.path is None or not self.path.exists():
             return 0
@@ -139,7 +139,7 @@ class Checkpoint:
         return int(metadata["done"])
 
     def save(self, sums: np.ndarray[Any, Any], done: int, *, now: bool = False) -> None:
-        """Write the file if a few seconds have passed since the last time; the old one stays until the new is whole."""
+        """Write the file if a few seconds have passed since the last time; the old one stays until the new one is complete."""
         if self.path is None or (not now and time.monotonic() - self._saved < SECONDS_BETWEEN_SAVES):
             return
         from safetensors.numpy import save_file

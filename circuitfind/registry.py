@@ -1,7 +1,7 @@
-"""Names to objects: a package's files register themselves when the package is first looked into.
+"""Names to objects: a package's files register themselves on the first look-up.
 
-A user's own Python file is executed here too (:func:`executed`), inside :meth:`Registry.set_aside`: what it adds is handed
-over and not registered.
+A user's own Python file is executed here too (:func:`executed`), inside :meth:`Registry.set_aside`. What it adds is handed
+to the caller and not registered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is registered under."""
+        """The name it is registered under."""
         ...
 
 
@@ -38,7 +38,7 @@ class Registry(Generic[Item]):
         kind: the word used in error messages, such as ``"task"``.
         package: dotted name of the package whose files end with ``REGISTRY.add(...)``. It is imported on first look-up,
             so importing circuitfind stays cheap and there is no list to edit.
-        advice: what the error for an unknown name says besides.
+        advice: added to the error for an unknown name.
     """
 
     _aside: ClassVar[dict[Registry[Any], list[Any]] | None] = None
@@ -52,7 +52,7 @@ class Registry(Generic[Item]):
         self._loaded = False
 
     def add(self, item: Item) -> Item:
-        """Register ``item`` under its name; a name that is taken is an error."""
+        """Register ``item`` under its name; a name that is already taken is an error."""
         if Registry._aside is not None:
             Registry._aside.setdefault(self, []).append(item)
             return item
@@ -65,10 +65,10 @@ class Registry(Generic[Item]):
 
     @contextmanager
     def set_aside(self) -> Iterator[list[Item]]:
-        """Inside the block, what is added goes into the list that it is given, and is not registered.
+        """Collect what is added inside the block in the list it yields, without registering it.
 
-        For a user's own file, which may be executed twice in one process and may reuse a name. What it adds to other registries
-        is not registered either.
+        This is for a user's own file, which may be executed twice in one process and may reuse a name. What it adds to other
+        registries is not registered either.
         """
         added: list[Item] = []
         before, Registry._aside = Registry._aside, {self: added}
@@ -80,14 +80,14 @@ class Registry(Generic[Item]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # before the imports: a file may look up another one's item
-        aside, Registry._aside = Registry._aside, None  # a user's file may be what looks in here first
+        self._loaded = True  # before the imports: a file may look up an item of another file
+        aside, Registry._aside = Registry._aside, None  # the first look-up may come from a user's file
         try:
             package = importlib.import_module(self.package)
             for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
                 importlib.import_module(f"{self.package}.{module}")
         except BaseException:
-            self._loaded = False  # or the next look-up would answer "unknown" instead of this error
+            self._loaded = False  # otherwise the next look-up would say "unknown" instead of raising this error
             raise
         finally:
             Registry._aside = aside
@@ -120,16 +120,16 @@ def executed(
     from another machine.
 
     Args:
-        file: what it is called, in messages and tracebacks.
-        kind: what it is read for, such as ``"task"``; one file may be read for several.
+        file: its name in messages and tracebacks.
+        kind: what it is read for, such as ``"task"``; one file may be read for several kinds.
         refuse: the error to raise.
 
     Raises:
-        CircuitfindError: the file fails; the message says in which line.
+        CircuitfindError: the file fails; the message names the line.
     """
     module = ModuleType(f"circuitfind_{kind}_file_{Path(file).stem}")
     module.__file__ = str(file)
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
         exec(compile(source, str(file), "exec"), vars(module))
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Faithfulness from values of every prompt, and bootstrap intervals over prompts."""
+"""Faithfulness from per-prompt values, and bootstrap intervals over prompts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 RESAMPLES = 2000
 MEANS_AT_ONCE = 1024
-"""Means whose resamples are held at the same time."""
+"""How many means have their resamples in memory at the same time."""
 SAME = 1e-5
-"""Means of two runs that differ by less, relative to the size of their values, differ by rounding alone (float32)."""
+"""Means of two runs that differ by less than this, relative to the size of their values, differ only by float32 rounding."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -18,7 +18,7 @@ def faithfulness(circuit: Values, empty: Values, full: Values) -> Values:
     """(m(circuit) - m(empty)) / (m(full) - m(empty)), a ratio of means over the last axis, not clipped.
 
     Args:
-        circuit, empty, full: the metric of every prompt, (..., prompts).
+        circuit, empty, full: the metric on every prompt, (..., prompts).
 
     Returns:
         (...); NaN where full and empty have the same mean.
@@ -32,7 +32,7 @@ def faithfulness(circuit: Values, empty: Values, full: Values) -> Values:
 
 
 def bootstrap(circuit: Values, empty: Values, full: Values, seed: int = 0) -> Values:
-    """Faithfulness of resampled prompts, (resamples,); the same prompts are drawn for all three."""
+    """Faithfulness on resampled prompts, (resamples,); the same prompts are drawn for all three."""
     rows = np.random.default_rng(seed).integers(0, len(full), (RESAMPLES, len(full)))
     values = faithfulness(circuit[rows], empty[rows], full[rows])
     return np.asarray(values[np.isfinite(values)])
@@ -49,7 +49,8 @@ def mean_intervals(values: Values, seed: int = 0) -> Values:
     """95 % bootstrap intervals of means over prompts (percentile method): (..., prompts) to (..., 2).
 
     Args:
-        values: NaN where a prompt does not count; the same prompts are drawn for all. NaN where none counts.
+        values: NaN where a prompt does not count; the same prompts are drawn for all means. The result is NaN where no
+            prompt counts.
     """
     n, flat = values.shape[-1], values.reshape(-1, values.shape[-1])
     drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
@@ -67,7 +68,7 @@ def mean_intervals(values: Values, seed: int = 0) -> Values:
 
 
 def mean_of_counted(values: Values) -> Values:
-    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    """Mean over the last axis, ignoring NaN; NaN where all values are NaN."""
     counted = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(counted, values, 0.0).sum(-1) / counted.sum(-1))

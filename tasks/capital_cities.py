@@ -1,15 +1,17 @@
-"""Capitals of countries, a recalled fact (the relation "capital of" of Meng et al. 2022, "Locating and editing factual
-associations in GPT", section 2, and of Hernandez et al. 2023, "Linearity of relation decoding").
+"""Capitals of countries: recall of a fact.
+
+Sources: the relation "capital of" in Meng et al. 2022, "Locating and editing factual associations in GPT", section 2, and in
+Hernandez et al. 2023, "Linearity of relation decoding".
 
 Behaviour: "The capital of France is the city of" is continued by " Paris".
 
-Clean rule: a country in one of 19 sentences that end where its capital's name follows. Corrupted rule: another country.
+Clean rule: a country in one of 19 sentences that its capital's name completes. Corrupted rule: another country.
 
 Metric: logit difference, the capital of the clean country minus the capital of the corrupted one, at the last token
 (END). Positions: COUNTRY, END.
 
 Deviations: only countries whose name and capital are one GPT-2 token each. A country that is held out in one sentence
-is trained on in others, so the held-out split asks for the fact in a new sentence, not for an unseen fact.
+occurs in others in training, so the held-out split tests a known fact in a new sentence, not an unseen fact.
 """
 
 import random

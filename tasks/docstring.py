@@ -1,5 +1,7 @@
-'''Docstring completion (Heimersheim & Janiak 2023, "A circuit for Python docstrings in a 4-layer attention-only
-transformer"; the variant of Conmy et al. 2023).
+'''Docstring completion.
+
+Source: Heimersheim & Janiak 2023, "A circuit for Python docstrings in a 4-layer attention-only transformer"; the variant of
+Conmy et al. 2023.
 
 Behaviour: after ``def f(self, a, b, c, d, e, f): """... :param c: ... :param d: ... :param`` comes the third
 documented argument, `` e``.
@@ -13,8 +15,8 @@ Metric: logit difference at the last token (END, "param"), the third documented 
 other five of the definition and the eight of the corrupted prompt. Positions: A, B and C in the definition (A_def,
 B_def, C_def), A and B in the docstring (A_doc, B_doc), END.
 
-The published circuit is that of Conmy et al. 2023 (ACDC). Its 37 edges hold 13 links from a head's q, k and v to the
-head itself, which our graph does not have; 24 remain.
+The published circuit is from Conmy et al. 2023 (ACDC). Of its 37 edges, 13 link a head's q, k and v to the head itself.
+Our graph does not have these, so 24 edges remain.
 
 Deviations: argument names, function names and describing words come from three disjoint lists that are shorter than the
 original's; no line break before "def"; the metric takes the mean of the wrong names, ACDC the best of them.
@@ -84,7 +86,7 @@ ROLES = {
 
 
 def published_edges(graph: ComputationGraph) -> list[str]:
-    """The circuit of Conmy et al.; ``graph`` is not needed, for no part of it depends on the model's shape."""
+    """The circuit of Conmy et al.; ``graph`` is unused, because no part of it depends on the model's shape."""
     edges = ["input->a0.h5<v>", "a1.h4->a2.h0<v>"]
     for target in ("a1.h4<v>", "a1.h2<q>", "a1.h2<k>", "a2.h0<q>", "a2.h0<k>"):
         edges += [f"input->{target}", f"a0.h5->{target}"]

@@ -1,9 +1,9 @@
 """Gendered pronouns (Mathwin et al. 2023, "Identifying a preliminary circuit for predicting gendered pronouns").
 
-Behaviour: "So Mary is a really great friend, isn't" is continued by " she", with John in her place by " he".
+Behaviour: "So Mary is a really great friend, isn't" is continued by " she"; with John instead, by " he".
 
-Clean rule: a template with a first name and a word for a person that says nothing about gender. Corrupted rule: a first
-name of the other gender. Which name goes with which pronoun is taken from the two lists of names.
+Clean rule: a template with a first name and a gender-neutral word for a person. Corrupted rule: a first name of the other
+gender. The two lists of names decide which name goes with which pronoun.
 
 Metric: logit difference, the pronoun of the clean name minus the other, at the last token (END). Positions: NAME, END.
 

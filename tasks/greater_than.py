@@ -3,17 +3,17 @@
 Behaviour: "The war lasted from the year 1732 to the year 17" is continued by a two-digit number above 32.
 
 Clean rule: a noun that can last, a century CC from 11 to 17 and a year YY from 02 to 98. Corrupted rule: YY becomes
-"01", so that every continuation but 00 and 01 is a good one.
+"01", so that every continuation except 00 and 01 is valid.
 
 Metric: probability difference, all years above YY minus all years up to and including YY, at the last token (END, the
-second century). The answers are the hundred two-digit strings "00" to "99", without a space before them. Positions:
-NOUN, CC, YY, END.
+second century). The answers are the hundred two-digit strings "00" to "99", without a leading space. Positions: NOUN, CC, YY,
+END.
 
-The published circuit is that of Conmy et al. 2023 (ACDC). Its 262 edges hold 27 links from a head's q, k and v to the
-head itself, which our graph does not have; 235 remain.
+The published circuit is from Conmy et al. 2023 (ACDC). Of its 262 edges, 27 link a head's q, k and v to the head itself.
+Our graph does not have these, so 235 edges remain.
 
-Deviations: 48 of the paper's 120 nouns; the years that GPT-2 does not split into century and year are left out for
-every model, so that all models see the same prompts.
+Deviations: 48 of the paper's 120 nouns. Years that GPT-2 does not split into century and year are left out for every
+model, so that all models see the same prompts.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def propose(rng: random.Random) -> PromptPair:
         correct=YEARS[int(year) + 1 :],
         incorrect=YEARS[: int(year) + 1],
         combination=(noun, century + year),
+        alone=True,
         labels={"NOUN": ends["noun"], "CC": ends["century"], "YY": ends["year"], "END": len(clean)},
     )
 
@@ -79,7 +80,7 @@ def published_edges(graph: ComputationGraph) -> list[str]:
     edges = [f"input->{head}<{port}>" for head in EARLY_HEADS for port in "qkv"]
     edges += [f"input->m{layer}" for layer in EARLY_MLPS]
     edges += [f"a0.h1->m{layer}" for layer in EARLY_MLPS]
-    # All MLPs below 9 are linked: the paper's early group, and a concession, since the rest of its lower MLPs matter.
+    # All MLPs below 9 are linked: the paper's early group, and, as a concession, the other lower MLPs, which matter too.
     edges += [f"m{low}->m{high}" for low, high in combinations(range(9), 2)]
     edges += [f"m{low}->m{high}" for low, high in combinations(LATE_MLPS, 2)]
     edges += [f"m{layer}->logits" for layer in LATE_MLPS]

@@ -1,19 +1,21 @@
-"""Induction (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Induction heads";
-Olsson et al. 2022, "In-context Learning and Induction Heads").
+"""Induction: a repeated list of words continues as before.
 
-Behaviour: a list of words that starts again is continued as it went on the first time: " apple river stone moon key
-apple river" -> " stone".
+Sources: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Induction heads"; Olsson et al. 2022,
+"In-context Learning and Induction Heads".
 
-Clean rule: 5 to 9 different random nouns, then the same list again, stopped after 2 or more words but with at least
-two words to go. Corrupted rule: the first list is replaced by other random words, none of them in the prompt; the
-second, unfinished list stays. The repeat is thereby broken while the query - the last token and the words before it -
-is the same in both prompts, so only what is looked up differs. (Replacing the second list would change the query too.)
+Behaviour: a list of words that starts again continues as it did the first time: " apple river stone moon key apple
+river" -> " stone".
+
+Clean rule: 5 to 9 different random nouns, then the same list again, stopped after 2 or more words but with at least two
+words left. Corrupted rule: the first list is replaced by other random words, none of them in the prompt; the second,
+unfinished list stays. This breaks the repeat. The query - the last token and the words before it - is the same in both
+prompts, so only what is looked up differs. (Replacing the second list would change the query too.)
 
 Metric: logit difference at the last token (END), the word that followed in the first list minus a word further on in
-the first list. Neither of the two has been repeated yet and neither is in the corrupted prompt, so copying any word
-that still misses its repeat does not solve the task. Positions: A1, B1, END.
+the first list. Neither has been repeated yet, and neither is in the corrupted prompt. So copying any word that has
+not been repeated yet does not solve the task. Positions: A1, B1, END.
 
-Deviations: common nouns instead of random tokens, and short lists, so that small vocabularies and contexts do.
+Deviations: common nouns instead of random tokens, and short lists, to fit small vocabularies and contexts.
 """
 
 import random

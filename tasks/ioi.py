@@ -1,20 +1,20 @@
 """Indirect object identification (Wang et al. 2022, "Interpretability in the Wild", sections 2 and 3).
 
-Behaviour: "When Mary and John went to the store, John gave a drink to" is continued by " Mary", the name that was said
-once (the indirect object, IO), not by " John", the name said twice (the subject, S).
+Behaviour: "When Mary and John went to the store, John gave a drink to" is continued by " Mary", the name that
+occurs once (the indirect object, IO), not by " John", the name that occurs twice (the subject, S).
 
 Clean rule: a template with two names in either order (ABBA: IO first, BABA: S first), the subject again, a place, an
 object. Corrupted rule: ``corruption="abc"`` (the paper's p_ABC) puts three other, different names into the three name
-slots, so no name is repeated; ``corruption="flip"`` says the IO where the clean prompt says the subject again, so that
+slots, so no name is repeated; ``corruption="flip"`` repeats the IO where the clean prompt repeats the subject, so that
 the two prompts have opposite answers.
 
 Metric: logit difference, IO minus S, at the last token (END, "to"). Positions: IO, S1, S2, END.
 
-The published circuit is that of Conmy et al. 2023 (ACDC, appendix F), built from the paper's head classes. Its 1,041
-edges hold 78 links from a head's q, k and v to the head itself, which our graph does not have; 963 remain.
+The published circuit is from Conmy et al. 2023 (ACDC, appendix F), built from the paper's head classes. Of its 1,041
+edges, 78 link a head's q, k and v to the head itself. Our graph does not have these, so 963 edges remain.
 
-Deviations: 44 names, 8 templates, 10 places and 10 objects instead of the paper's 100, 15, 8 and 8, so that the
-vocabulary of a small model can hold them. No beginning-of-text token is written.
+Deviations: 44 names, 8 templates, 10 places and 10 objects instead of the paper's 100, 15, 8 and 8, so that they
+fit into a small model's vocabulary. No beginning-of-text token is used.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ HEADS = {
 }
 MOVERS = ("name mover", "backup name mover", "negative name mover")
 
-# Which class reads which at which ports.
+# Sending class, receiving class, and the receiver's ports.
 LINKS = (
     ("previous token", "induction", "kv"),
     ("induction", "S-inhibition", "kv"),
@@ -99,7 +99,7 @@ INPUT_LINKS = (
 
 
 def _edges_of_mlps(n_layers: int) -> list[str]:
-    """Everything between the input, the MLPs, the logits and the heads of the circuit that touches an MLP."""
+    """All edges at an MLP, to or from the input, other MLPs, the logits and the circuit's heads."""
     between = [f"m{low}->m{high}" for high in range(n_layers) for low in range(high)]
     ends = [f"input->m{layer}" for layer in range(n_layers)] + [f"m{layer}->logits" for layer in range(n_layers)]
     heads = [place for places in HEADS.values() for place in places]

@@ -1,9 +1,9 @@
 """What is wrong with a row of brackets of two types, if anything (after tracr's shuffle_dyck, Lindner et al. 2023).
 
-Behaviour: " ( [ ) ] ( ) [ ]" -> " good"; where a bracket is closed that was not open, of either type, -> " early"; where one
-stays open, -> " open". The two types are counted apart: they need not be nested in each other.
+Behaviour: " ( [ ) ] ( ) [ ]" -> " good"; if a bracket of either type is closed before it is opened, -> " early"; if
+one stays open, -> " open". The two types are counted separately: they need not be nested.
 
-Clean rule: 8 brackets, each answer as often as any. Corrupted rule: another such row with another answer. Metric: logit
+Clean rule: 8 brackets, all answers equally often. Corrupted rule: another such row with another answer. Metric: logit
 difference, the answer minus the corrupted prompt's. Positions: END.
 """
 
@@ -17,7 +17,7 @@ N_WORDS = 8
 
 
 def _row(rng: random.Random) -> list[str]:
-    """Brackets that all have a partner, in random order or in an order in which they are opened first."""
+    """A row of brackets that all have a partner and are opened first."""
     words: list[str] = []
     for _ in range(N_WORDS // 2):
         opened, closed = rng.choice(TYPES)
@@ -28,7 +28,7 @@ def _row(rng: random.Random) -> list[str]:
 
 
 def _spoilt(rng: random.Random, words: list[str], n: int) -> list[str]:
-    """The row with ``n`` brackets replaced by any."""
+    """The row with ``n`` brackets replaced by random ones."""
     for place in rng.sample(range(N_WORDS), n):
         words[place] = rng.choice([word for kind in TYPES for word in kind])
     return words
@@ -43,7 +43,7 @@ def answer(words: list[str]) -> str:
 
 
 def draw(rng: random.Random) -> list[str]:
-    """One prompt; a row that is closed early may be well balanced in the end."""
+    """One prompt; a row that is closed early may still be balanced at its end."""
     wanted = rng.choice(("early", "open", "good"))
     while True:
         words = _row(rng)

@@ -1,12 +1,13 @@
-"""How many words so far are of the last word's kind (after the histogram program of Weiss et al. 2021, "Thinking Like
-Transformers", which counts a token itself).
+"""How many words so far are of the last word's kind.
+
+Source: after the histogram program of Weiss et al. 2021, "Thinking Like Transformers", which counts a token itself.
 
 Behaviour: " count cat red dog box bird hat pig blue cow" -> " 5": five animals, and the last word is one.
 
-Clean rule: "count", then 9 words of three kinds, the words of the last one's kind as often as any. Corrupted rule:
-another such row with another answer. Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
+Clean rule: "count", then 9 words of three kinds, with every count equally likely. Corrupted rule: another such row with another
+answer. Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
 
-The word "count" is what an attention head may rest on, so that the share of its attention that goes elsewhere counts.
+An attention head may rest on the word "count", so that the share of its attention that goes elsewhere is a count.
 """
 
 import random
@@ -23,7 +24,7 @@ N_WORDS = 9
 
 
 def draw(rng: random.Random) -> list[str]:
-    """One prompt; every count is as likely as any other."""
+    """One prompt; every count is equally likely."""
     kind, others = (kinds := rng.sample(KINDS, 3))[0], [word for other in kinds[1:] for word in other]
     alike = rng.randint(1, N_WORDS)
     words = [rng.choice(kind) for _ in range(alike - 1)] + [rng.choice(others) for _ in range(N_WORDS - alike)]

@@ -2,9 +2,9 @@
 
 Behaviour: " d a h b g c f e b" -> " g".
 
-Clean rule: the letters a to h in any order, then one of them again, but not the one that was last. Corrupted rule: another
-such row with another answer. So the words of both prompts are the same, and whatever is looked up in whichever row is
-found exactly once. Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
+Clean rule: the letters a to h in any order, then one of them again, but not the last one. Corrupted rule: another
+such row with another answer. So both prompts have the same words, and any look-up in either row finds its word exactly
+once. Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
 """
 
 import random

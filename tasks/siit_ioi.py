@@ -3,12 +3,12 @@
 Behaviour: " When Mary and John went to the store, John gave the book to" -> " Mary".
 
 Clean rule: a template with two names in either order (ABBA, BABA), the subject again, a place, an object. Corrupted rule: two
-other names, in either order, another place and object, and a template in which the subject is said again one word earlier or
-later; so neither the names nor the place of the second mention can be taken from it. Metric: logit difference, the answer
-minus the corrupted prompt's, at the last token. Positions: IO, S1, S2, END.
+other names, in either order, another place and object, and a template in which the subject is repeated one word earlier or
+later. So neither the names nor the position of the repetition can be taken from it. Metric: logit difference, the answer minus
+the corrupted prompt's, at the last token. Positions: IO, S1, S2, END.
 
-Deviations: 24 names, four templates of 14 words, six places and six objects; the answer of the corrupted prompt takes the
-place of S in the metric, so that the two prompts are alike.
+Deviations: 24 names, four templates of 14 words, six places and six objects; the corrupted prompt's answer replaces
+S in the metric, so that the two prompts are treated alike.
 """
 
 import random
@@ -49,12 +49,12 @@ def _names(rng: random.Random) -> tuple[str, str]:
 
 
 def _key(names: tuple[str, str]) -> tuple[str, ...]:
-    """What makes a prompt new."""
+    """The combination that makes a prompt new."""
     return tuple(sorted(names))
 
 
 def propose(rng: random.Random) -> PromptPair:
-    """One pair; both sides are held out or neither."""
+    """One pair; both prompts are held out or neither."""
     templates, names, other = rng.sample(TEMPLATES, 2), _names(rng), _names(rng)
     while set(names) & set(other) or is_held_out(_key(names)) != is_held_out(_key(other)):
         other = _names(rng)

@@ -20,7 +20,7 @@ def draw(rng: random.Random) -> list[str]:
 
 
 def answer(words: list[str]) -> str:
-    """The distance of the two sums."""
+    """The distance between the two sums."""
     a, b, c, d = map(int, words[-4:])
     return str(abs((a + b) % MODULUS - (c + d) % MODULUS))
 

@@ -1,11 +1,11 @@
-"""Following two links of a chain (the pointer chasing of many reasoning benchmarks, as one row of symbols).
+"""Following two links of a chain (the pointer chasing of many reasoning benchmarks, as a row of symbols).
 
-Behaviour: " b d a c d a c b a" says that b leads to d, a to c, d to a and c to b; from a, two steps lead over c to b: -> " b".
+Behaviour: " b d a c d a c b a" says that b leads to d, a to c, d to a and c to b. From a, two steps lead via c to b: -> " b".
 
-Clean rule: six letters, each once as the first of two and once as the second, the twos in any order, then the letter to start
-from; the answer is neither that letter nor one step away. Corrupted rule: another such row with another answer. Whatever is
-looked up in whichever row is found exactly once. Metric: logit difference, the answer minus the corrupted prompt's.
-Positions: END.
+Clean rule: six letters in six pairs, each letter once as the first and once as the second of a pair, the pairs in any order,
+then the start letter. The answer is neither that letter nor one step away. Corrupted rule: another such row with another
+answer. Any look-up in either row finds its letter exactly once. Metric: logit difference, the answer minus the corrupted
+prompt's. Positions: END.
 """
 
 import random

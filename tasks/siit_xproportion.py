@@ -2,8 +2,8 @@
 
 Behaviour: " a x c x b b x a" -> " 3".
 
-Clean rule: 8 letters of x, a, b and c; every number of x as often as any. Corrupted rule: another such row with another
-answer. Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
+Clean rule: 8 letters out of x, a, b and c; all counts of x equally often. Corrupted rule: another such row with another answer.
+Metric: logit difference, the answer minus the corrupted prompt's. Positions: END.
 """
 
 import random

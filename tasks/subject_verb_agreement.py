@@ -1,9 +1,10 @@
-"""Subject-verb agreement across a distractor (Linzen et al. 2016, "Assessing the ability of LSTMs to learn
-syntax-sensitive dependencies"; Finlayson et al. 2021, "Causal analysis of syntactic agreement mechanisms in neural
-language models").
+"""Subject-verb agreement across a distractor.
 
-Behaviour: "The keys near the cabinet" is continued by " are", "The key near the cabinet" by " is": the verb agrees with
-the subject, whatever the number of the noun beside it.
+Sources: Linzen et al. 2016, "Assessing the ability of LSTMs to learn syntax-sensitive dependencies"; Finlayson et al. 2021,
+"Causal analysis of syntactic agreement mechanisms in neural language models".
+
+Behaviour: "The keys near the cabinet" is continued by " are", "The key near the cabinet" by " is": the verb agrees with the
+subject, regardless of the number of the other noun.
 
 Clean rule: a subject, a preposition, and a distractor noun, each noun in either number. Corrupted rule: the subject in
 the other number.
@@ -11,8 +12,8 @@ the other number.
 Metric: logit difference at the last token (END, the distractor), the form of the verb that agrees with the subject
 minus the other. ``verb`` picks is/are, was/were or has/have. Positions: SUBJECT, END.
 
-Deviations: one verb in two forms is compared, where the papers compare many verbs; the split goes by the two nouns,
-not by their number, so that both prompts of a pair belong to the same split.
+Deviations: two forms of one verb are compared, whereas the papers compare many verbs. The split depends on the two nouns,
+not on their number, so that both prompts of a pair belong to the same split.
 """
 
 import random

@@ -1,14 +1,15 @@
-"""Are the brackets balanced? By a compiled model (Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like
-Transformers").
+"""Whether brackets are balanced, by a compiled model.
+
+Sources: Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like Transformers".
 
 Behaviour: "BOS ( ( ) )" -> " yes" at every item, "BOS ( ) ) (" -> " no".
 
-Clean rule: ``BOS`` and 4, 6 or 8 brackets, half of them balanced, and of the others half with as many opening as closing ones;
-asked at a random item. Corrupted rule: another such sequence of the same length with the other answer.
+Clean rule: ``BOS`` and 4, 6 or 8 brackets, half of the prompts balanced, and half of the others with equally many opening and
+closing brackets; read at a random item. Corrupted rule: another such sequence of the same length with the other answer.
 
-Metric: logit difference at the asked item (END), the answer minus the other. Position: END.
+Metric: logit difference at the item that is read (END), the answer minus the other. Position: END.
 
-There are few balanced sequences (2, 5 and 14), so a pair is held out by both its sequences together.
+There are few balanced sequences (2, 5 and 14), so both sequences of a pair together decide its split.
 """
 
 import random

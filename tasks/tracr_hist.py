@@ -1,12 +1,13 @@
-"""How often each item occurs, by a compiled model (Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like
-Transformers").
+"""How often each item occurs, by a compiled model.
+
+Sources: Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like Transformers".
 
 Behaviour: "BOS a b a a" -> " 3" at every a, " 1" at the b.
 
-Clean rule: ``BOS`` and 4 to 8 random items of a, b, c, d; asked at a random item. Corrupted rule: another such sequence of the
-same length, in which the item asked about is there another number of times.
+Clean rule: ``BOS`` and 4 to 8 random items of a, b, c, d; read at a random item. Corrupted rule: another such sequence of the
+same length, in which the item at that position occurs a different number of times.
 
-Metric: logit difference at the asked item (END), its number minus that in the corrupted sequence. Position: END.
+Metric: logit difference at the item that is read (END), its count minus that in the corrupted sequence. Position: END.
 """
 
 import random
@@ -22,7 +23,7 @@ def _draw(rng: random.Random, length: int) -> list[str]:
 
 
 def answers(items: list[str]) -> list[str]:
-    """How often each item is there."""
+    """How often each item occurs."""
     return [str(items.count(item)) for item in items]
 
 

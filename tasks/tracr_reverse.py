@@ -1,12 +1,13 @@
-"""A sequence in reverse, by a compiled model (Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like
-Transformers").
+"""A sequence in reverse, by a compiled model.
+
+Sources: Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like Transformers".
 
 Behaviour: "BOS a c e b" -> " b" at the first item, " e" at the second, " c", " a".
 
-Clean rule: ``BOS`` and 4 to 7 random items of a, b, c, d, e; asked at a random item. Corrupted rule: another such sequence of
-the same length, with another item at the mirrored place.
+Clean rule: ``BOS`` and 4 to 7 random items of a, b, c, d, e; read at a random item. Corrupted rule: another such sequence of
+the same length, with another item at the mirrored position.
 
-Metric: logit difference at the asked item (END), the mirrored item minus that of the corrupted sequence. Position: END.
+Metric: logit difference at the item that is read (END), the mirrored item minus that of the corrupted sequence. Position: END.
 """
 
 import random

@@ -1,12 +1,13 @@
-"""Numbers in order, by a compiled model (Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like
-Transformers").
+"""Numbers in order, by a compiled model.
+
+Sources: Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like Transformers".
 
 Behaviour: "BOS 4 1 5 1" -> " 1" at the first item, " 1" at the second, " 4", " 5".
 
-Clean rule: ``BOS`` and 4 to 7 random digits from 1 to 6, repeats allowed; asked at a random item. Corrupted rule: another such
-sequence of the same length, with another digit at the asked place of the sorted sequence.
+Clean rule: ``BOS`` and 4 to 7 random digits from 1 to 6, repeats allowed; read at a random item. Corrupted rule: another such
+sequence of the same length, with another digit at that position of the sorted sequence.
 
-Metric: logit difference at the asked item (END), the digit there minus that of the corrupted sequence. Position: END.
+Metric: logit difference at the item that is read (END), the digit there minus that of the corrupted sequence. Position: END.
 """
 
 import random

@@ -1,14 +1,14 @@
-"""The share of "x" so far, by a compiled model (Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like
-Transformers").
+"""The share of "x" so far, by a compiled model.
 
-Behaviour: "BOS x a x" -> " yes", because more than half of the items up to the asked one are x.
+Sources: Lindner et al. 2023, "Tracr"; Weiss et al. 2021, "Thinking Like Transformers".
 
-Clean rule: ``BOS`` and 3 to 8 random items of x, a, b, c, every second one an x; asked at a random item at which the share of x
-is not a half. Corrupted rule: another such sequence of the same length, which says the opposite there.
+Behaviour: "BOS x a x" -> " yes", because more than half of the items up to the one that is read are x.
 
-Metric: logit difference of " yes" and " no" at the asked item (END), whichever is right minus the other. Position: END.
+Clean rule: ``BOS`` and 3 to 8 random items of x, a, b, c, about half of them x; read at a random item where the share of x is
+not a half. Corrupted rule: another such sequence of the same length, with the opposite answer there.
 
-Deviations: the compiled program gives a number, the share itself; here it is read as a decision, against a half.
+Metric: logit difference of " yes" and " no" at the item that is read (END), the right one minus the other. Position: END.
+Deviations: the compiled program outputs a number, the share itself; here it is read as a decision against one half.
 """
 
 import random
@@ -24,7 +24,7 @@ def _draw(rng: random.Random, length: int) -> list[str]:
 
 
 def answers(items: list[str]) -> list[str]:
-    """Whether more than half of the items so far are x; nothing where it is just a half."""
+    """Whether more than half of the items so far are x; empty if it is exactly half."""
     shares = [items[: place + 1].count("x") / (place + 1) for place in range(len(items))]
     return ["" if share == 0.5 else "yes" if share > 0.5 else "no" for share in shares]
 

@@ -1,11 +1,11 @@
-"""Two words must both be there: a model wired by hand, in which an MLP takes the minimum of what two heads find.
+"""Two words must both be present: a model wired by hand, in which an MLP takes the minimum of what two heads find.
 
 Behaviour: "BOS apple red stone blue moon" -> " yes"; with neither red nor blue -> " no".
 
 Clean rule: ``BOS``, then 4 to 9 words: random nouns, and red and blue at two random places. Corrupted rule: two other
-nouns stand in the places of red and blue.
+nouns replace red and blue.
 
-Both heads are needed: cutting either alone turns the answer round.
+Both heads are needed: cutting either alone flips the answer.
 
 Metric: logit difference of " yes" and " no" at the last token (END). Position: END.
 """

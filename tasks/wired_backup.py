@@ -1,12 +1,13 @@
-"""A name is copied, by one head or by its backup: a model wired by hand (after the backup name movers of Wang et al. 2022,
-arXiv:2211.00593).
+"""A name is copied by one head or by its backup: a model wired by hand.
+
+Source: after the backup name movers of Wang et al. 2022, arXiv:2211.00593.
 
 Behaviour: "BOS apple Mary stone moon" -> " Mary".
 
-Clean rule: ``BOS``, then 4 to 9 words: random nouns and one name at a random place. Corrupted rule: another name in its place.
+Clean rule: ``BOS``, then 4 to 9 words: random nouns and one name at a random position. Corrupted rule: another name instead.
 
-The backup head looks for the name too, but only where the first head has found none. So under zero ablation nothing on the way
-into the first head matters alone; under corrupted ablation the first head always finds a name, and the backup does nothing.
+The backup head also looks for the name, but only if the first head found none. So under zero ablation, no edge into the first
+head matters alone. Under corrupted ablation, the first head always finds a name, and the backup does nothing.
 
 Metric: logit difference at the last token (END), the name minus the corrupted prompt's. Position: END.
 """

@@ -1,16 +1,17 @@
-"""Induction in a model wired by hand (the mechanism of Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits",
-"Induction heads").
+"""Induction in a model wired by hand.
+
+Source: the mechanism of Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Induction heads".
 
 Behaviour: "BOS apple river stone moon apple river" -> " stone".
 
 Clean rule: ``BOS``, 4 to 7 different nouns, then the same list again, stopped after at least one word and with at least one
-word to go. Corrupted rule: the first list is replaced by other words, but for the word asked about (the last one), which stands
-at another place there and is followed by another word; the unfinished second list stays.
+word left. Corrupted rule: the first list is replaced by other words, except for the last word of the prompt, which is at
+another position there and is followed by another word; the unfinished second list stays.
 
 Metric: logit difference at the last token (END), the word that followed in the first list minus the one that followed in the
 corrupted list. Position: END.
 
-Deviations from the task ``induction``: a vocabulary of 24 nouns, and a corrupted prompt with an answer of its own.
+Deviations from the task ``induction``: a vocabulary of 24 nouns, and a corrupted prompt with its own answer.
 """
 
 import random

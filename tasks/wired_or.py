@@ -3,10 +3,10 @@
 Behaviour: "BOS apple red stone blue moon" -> " yes"; with neither red nor blue -> " no".
 
 Clean rule: ``BOS``, then 4 to 9 words: random nouns, and red and blue at two random places. Corrupted rule: two other
-nouns stand in the places of red and blue.
+nouns replace red and blue.
 
-Both words are in every clean prompt, so either head is enough, and cutting one alone changes nothing: the standing case
-against methods that try edges one at a time.
+Both words are in every clean prompt, so either head is enough, and cutting one alone changes nothing: the classic failure
+case of methods that test edges one at a time.
 
 Metric: logit difference of " yes" and " no" at the last token (END). Position: END.
 """

@@ -124,6 +124,9 @@ FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "e
 
 few_shapes = pytest.mark.parametrize("model", FEW_SHAPES, indirect=True)
 """For slow tests."""
+MORE_SHAPES = (*FEW_SHAPES, "no-norm", "gpt-j", "gemma3", "olmo2", "bloom", "everything", "llama-groups")
+some_architectures = pytest.mark.parametrize("model", MORE_SHAPES, indirect=True)
+"""For tests against plain loops that are slow: between them, every switch of a configuration but the positions is set."""
 
 
 def one_batch(model, pairs):

@@ -1,8 +1,8 @@
-"""Comparing algorithms: a grid of algorithms x tasks x models x ablations x seeds, every cell measured once and kept.
+"""Comparison of algorithms: a grid of algorithms x tasks x models x ablations x seeds; every cell is measured once and kept.
 
-* :mod:`.grid`: the file that says what is compared; :mod:`.own`: algorithms from a user's own files.
-* :mod:`.cells`: one cell, known by the hash of all that decides its numbers; :mod:`.plan`: which there are.
-* :mod:`.measure`: what is measured of a cell; :mod:`.costs`: what it took.
-* :mod:`.workers`: who does that; :mod:`.store`: where it is kept; :mod:`.table`: the tables made of it.
-* :mod:`.benchmark`: all together.
+* :mod:`.grid`: the file that defines the comparison; :mod:`.own`: algorithms from a user's own files.
+* :mod:`.cells`: one cell, identified by the hash of everything that determines its numbers; :mod:`.plan`: all cells of a grid.
+* :mod:`.measure`: the measurements of a cell; :mod:`.costs`: their cost.
+* :mod:`.workers`: the processes that measure; :mod:`.store`: where results are kept; :mod:`.table`: the tables made of them.
+* :mod:`.benchmark`: all of this together.
 """

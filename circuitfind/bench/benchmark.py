@@ -1,4 +1,4 @@
-"""A benchmark from its grid to its tables: the same command goes on where it was, and measures nothing twice."""
+"""A benchmark from its grid to its tables: the same command resumes an interrupted run and measures nothing twice."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from circuitfind.run.folder import versions
 
 @dataclass(frozen=True)
 class Crew:
-    """Who measures.
+    """The workers that measure cells.
 
     Attributes:
-        workers: processes or actors; None for as many as there is room for, 0 for this process.
+        workers: number of processes or actors; None for as many as fit, 0 to work in this process.
         ray: address of a Ray cluster, ``local`` to start one; "" for processes of this machine.
     """
 
@@ -45,7 +45,7 @@ class Crew:
             raise OptionError("--ray: Ray is not installed; pip install 'circuitfind[ray]', or use --workers alone")
 
     def size(self, shared: Shared) -> int:
-        """How many workers; of a cluster's, 0 means all that it has room for. A GPU has one, this process."""
+        """The number of workers; for a cluster, 0 means as many as fit. A GPU without Ray is used by this process alone."""
         if self.workers is not None or self.ray not in ("", "local"):
             return self.workers or 0
         if shared.device != "cpu" and not self.ray:
@@ -53,7 +53,7 @@ class Crew:
         return max(1, (os.cpu_count() or 1) // shared.threads)
 
     def measure(self, cells: Sequence[Planned], shared: Shared) -> Generator[tuple[int, Outcome]]:
-        """Let them; close it, and they are gone."""
+        """Measure the cells, and yield the outcomes; closing the generator ends the workers."""
         workers, what = self.size(shared), [one.cell for one in cells]
         if self.ray and cells:
             return on_ray(what, workers, self.ray)
@@ -62,7 +62,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do.
+    """The work to be done.
 
     Attributes:
         plan: the whole grid.
@@ -75,7 +75,7 @@ class Work:
     workers: int
 
     def summary(self) -> list[str]:
-        """How much it is, and about how long it takes."""
+        """The number of cells, and an estimate of the time."""
         states = Counter({one.cell.name: self.store.state(one.cell) for one in self.plan.planned}.values())
         lines = [
             f"{states.total() - states[REFUSED]} cells ({states[DONE]} done, {states[FAILED]} failed), "
@@ -88,13 +88,13 @@ class Work:
         return lines
 
     def minutes(self) -> tuple[float, float]:
-        """About how long it takes, without the searches of which only a bound is known; and that bound."""
+        """Estimated minutes without searches, for which only an upper bound is known; and that bound."""
         share = 1 / 60 / max(1, min(self.workers, len(self.todo)))
         sure = sum(one.measuring + (0 if one.worst_case else one.seconds) for one in self.todo)
         return sure * share, sum(one.seconds for one in self.todo if one.worst_case) * share
 
     def lines(self) -> list[str]:
-        """Every cell with its state, every one that is skipped with the reason, and the summary."""
+        """Every cell with its state, every skipped cell with the reason, and the summary."""
         lines = [f"{self.store.state(one.cell):8} {one.cell.name} {words(one.named)}" for one in self.plan.planned]
         lines += [f"skipped  {words(one.named)}: {one.reason}" for one in self.plan.skipped]
         return lines + self.summary()
@@ -114,10 +114,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Finished:
-    """What there is after a run.
+    """The state after a run.
 
     Attributes:
-        counts: cells of the whole grid that are ``done``, ``failed``, ``missing``, and ``skipped`` as making no sense.
+        counts: number of cells of the whole grid that are ``done``, ``failed``, ``missing`` and ``skipped`` (meaningless).
         page: the leaderboard, if it could be made.
     """
 
@@ -131,7 +131,7 @@ class Finished:
         return self.work.store.out
 
     def failures(self) -> list[tuple[str, Failure]]:
-        """Every cell of the grid that failed, in words, and why."""
+        """Every failed cell of the grid, in words, and the reason."""
         store, planned = self.work.store, self.work.plan.planned
         return [(words(one.named), store.failure(one.cell)) for one in planned if store.state(one.cell) == FAILED]
 
@@ -145,10 +145,10 @@ class Finished:
 def list_grid(
     grid: Grid, out: Path, crew: Crew | None = None, *, filters: Filters | None = None, retry_failed: bool = False
 ) -> Work:
-    """What :func:`run_grid` would do: the models are loaded, and nothing is measured.
+    """What :func:`run_grid` would do: models are loaded, but nothing is measured.
 
     Raises:
-        CircuitfindError: something about the grid is wrong.
+        CircuitfindError: the grid is wrong.
     """
     crew, filters, whole, store = crew or Crew(), filters or Filters(), plan(grid), Store(out)
     filters.check(whole)
@@ -170,13 +170,13 @@ def run_grid(
     """Measure every cell of a grid that is not measured yet, and write the tables.
 
     Args:
-        filters: which cells are measured; the tables hold all that there are.
-        retry_failed: try those again that have failed.
-        say: called with lines for people.
+        filters: the cells to measure; the tables always hold all measured cells of the grid.
+        retry_failed: try failed cells again.
+        say: called with lines of text for people.
 
     Raises:
-        CircuitfindError: something about the grid is wrong; before anything is measured.
-        KeyboardInterrupt: after the tables of what there is are written.
+        CircuitfindError: the grid is wrong; raised before anything is measured.
+        KeyboardInterrupt: after the tables of the cells measured so far are written.
     """
     crew, shared = crew or Crew(), Shared.of(grid)
     work = list_grid(grid, out, crew, filters=filters, retry_failed=retry_failed)
@@ -209,7 +209,7 @@ def _in_short(outcome: Outcome) -> str:
 
 
 def _write_about(grid: Grid, work: Work, counts: dict[str, int]) -> None:
-    """``grid.json``: what was asked for, and with what it was measured."""
+    """Write ``grid.json``: the grid, the command, the versions and the counts."""
     about = {
         "grid": grid.values,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

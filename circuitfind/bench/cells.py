@@ -1,9 +1,9 @@
 """A cell: one algorithm, with its options, on one task of one model, under one ablation, with one seed.
 
-A cell is known by the hash of everything that decides its numbers, so nothing is measured twice, and nothing that changed is
-taken for the same: the options, the weights, the tokens of the prompts, the known circuit, the metric, the measures, and the
-code of circuitfind and of the user's algorithm. Threads and memory decide the order in which numbers are added up, so they
-count too.
+A cell is identified by the hash of everything that determines its numbers: the options, the weights, the tokens of the
+prompts, the known circuit, the metric, the measures, and the code of circuitfind and of the user's algorithm. So nothing is
+measured twice, and no result is reused after a change. Threads and memory determine the order of summation, so they are in the
+hash too.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from circuitfind.transformer import Transformer
 from circuitfind.truth import truth_of
 
 APART = (
-    "tasks",  # what they make is in a cell's hash
+    "tasks",  # the prompts they make are in a cell's hash
     *("cli", "rendering", "patching", "__main__.py"),
     *(
         f"run/{name}.py"
-        for name in ("pipeline", "config", "estimate", "replay", "sensitivity", "comparison", "difference")
+        for name in ("pipeline", "request", "estimate", "replay", "sensitivity", "comparison", "comparison_files")
     ),
     *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
     *("bench/table.py", "bench/benchmark.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
 )
-"""Source files and folders that change no number of a cell; all others are in its hash."""
+"""Source files and folders that do not affect a cell's numbers; all others are in its hash."""
 LETTERS = 16
-"""Of the hash, in the name of a cell."""
+"""Number of characters of the hash in the name of a cell."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What a grid says of all its cells: see :mod:`circuitfind.bench.grid`."""
+    """The values that all cells of a grid share: see :mod:`circuitfind.bench.grid`."""
 
     measures: tuple[str, ...]
     threads: int
@@ -57,7 +57,7 @@ class Shared:
 
     @classmethod
     def of(cls, grid: Grid) -> Shared:
-        """A grid's."""
+        """The shared values of a grid."""
         return cls(grid.measures, grid.threads, grid.memory, grid.device, grid.dtype)
 
 
@@ -67,13 +67,13 @@ class Cell:
 
     Attributes:
         model, task: their specifications.
-        algorithm, options: options all resolved.
-        metric, metric_file: what scores are found with, and the file that it is from, if it is the user's.
-        ablation, seed, prompts, held_out: see :class:`~circuitfind.setting.value.Setting`; prompts of either split.
-        own: the file that the algorithm is from, if it is the user's.
-        shared: what the grid says of all its cells.
+        algorithm, options: the algorithm with all options resolved.
+        metric, metric_file: the metric that scores are found with, and its file if it is the user's own.
+        ablation, seed, prompts, held_out: see :class:`~circuitfind.setting.value.Setting`; number of prompts of each split.
+        own: the file of the algorithm, if it is the user's own.
+        shared: the values that all cells of the grid share.
         weights, tokens, truth: hashes of the model, of the prompts of both splits with the task's metric, and of the known
-            circuit ("" if none is).
+            circuit ("" if no circuit is known).
         code: hash of circuitfind's source.
     """
 
@@ -95,25 +95,25 @@ class Cell:
     code: str
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """All fields as JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
     @property
     def name(self) -> str:
-        """The first :data:`LETTERS` of the hash of everything."""
+        """The first :data:`LETTERS` characters of the hash of all fields."""
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:LETTERS]
 
 
 @cache
 def measuring_code() -> str:
-    """Hash of the source of everything that a cell runs."""
+    """Hash of all source code that a cell runs."""
     return code_hash(APART)
 
 
 class Subjects:
-    """Settings by what a grid names; those of the last model are kept."""
+    """Models and settings for the names in a grid; those of the last model are kept."""
 
     def __init__(self) -> None:
         self._model: tuple[Any, Transformer, str] | None = None
@@ -123,14 +123,14 @@ class Subjects:
         """A model, and a hash of its weights and configuration."""
         key = spec, shared.device, shared.dtype
         if self._model is None or self._model[0] != key:
-            self._model = None  # the memory of the one before
+            self._model = None  # frees the memory of the previous model
             self._settings.clear()
             model = models.load(spec, device=shared.device, dtype=shared.dtype)
             self._model = key, model, _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
         return self._model[1:]
 
     def setting(self, model: Transformer, ground: Ground | Cell, seed: int) -> Setting:
-        """The setting of a ground or a cell, its prompts made once."""
+        """The setting of a ground or a cell; its prompts are made once."""
         key = ground.task, ground.prompts, ground.held_out, seed
         if key not in self._settings:
             self._settings[key] = Setting(ground.task, model, n=ground.prompts, n_held_out=ground.held_out, seed=seed)
@@ -146,7 +146,7 @@ class Subject:
 
     @classmethod
     def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, shared: Shared) -> Subject:
-        """What a ground or a cell names."""
+        """The subject of a ground or a cell."""
         model, weights = subjects.model(ground.model, shared)
         return cls(subjects.setting(model, ground, seed), weights)
 
@@ -176,7 +176,7 @@ class Subject:
 
 
 def _checksums(pairs: TokenPairs) -> tuple[str, str]:
-    """Of the ids, and of where the answers are read."""
+    """Hash of the token ids, and the positions where the answers are read."""
     return pairs.checksum(), str(pairs.answer_position.tolist())
 
 
@@ -185,7 +185,7 @@ def _sha256(*texts: str) -> str:
 
 
 def _said_of(metric: str) -> str:
-    """A registered metric's name; of a user's own, which may lie elsewhere on another machine, the hash of its file."""
+    """A registered metric's name; for a user's own, the hash of its file, whose path may differ on another machine."""
     source = as_metric(metric).source
     return metric if source is None else source.sha256
 
@@ -204,14 +204,14 @@ def named_metric(metric: Metric) -> tuple[str, Sources]:
 
 
 def metric_of(cell: Cell) -> Metric:
-    """A cell's metric; a user's own from the text that came with the cell."""
+    """A cell's metric; a user's own is made from the text that came with the cell."""
     for file, text in cell.metric_file.items():
         return metric_from_text(MetricFile(file, cell.metric.removeprefix(f"{file}:"), text))
     return as_metric(cell.metric)
 
 
 def check_here(cell: Cell, subject: Subject) -> None:
-    """Refuse to measure a cell where something is not what the grid was planned with.
+    """Refuse to measure a cell if anything differs from what the grid was planned with.
 
     Raises:
         CircuitfindError: circuitfind's code, the weights, the prompts or the known circuit differ on this machine.

@@ -1,4 +1,4 @@
-"""What something costs: seconds, plain forward passes, and memory."""
+"""The cost of a computation: seconds, plain forward passes, and memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from circuitfind.transformer import Transformer
 
 Result = TypeVar("Result")
 AGAIN = {0.5: 3, 5.0: 1}
-"""What takes fewer seconds is run again several times, and the median counts: the first run loads and compiles code."""
+"""Repetitions by time limit: a shorter run is repeated, because the first run loads and compiles code. The median of the
+repetitions counts."""
 FORWARDS = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took.
+    """The cost of a run.
 
     Attributes:
-        seconds: by the clock, so other work on the machine counts.
-        megabytes: the most memory that was in use during the first run, above what was in use when it began.
-        memory_by: how that was found: ``VmHWM`` (Linux: the process's high-water mark, reset before), ``cuda`` (PyTorch's
-            own count on the GPU), or ``ru_maxrss`` (elsewhere: the high-water mark of the whole process, which cannot be
-            reset, so 0 where something before took more).
+        seconds: wall-clock time, so other work on the machine affects it.
+        megabytes: peak memory during the first run, minus the memory in use at its start.
+        memory_by: how memory was measured: ``VmHWM`` (Linux: the process's high-water mark, reset before the run), ``cuda``
+            (PyTorch's own count on the GPU), or ``ru_maxrss`` (elsewhere: the high-water mark of the whole process, which
+            cannot be reset, so 0 if something earlier used more).
     """
 
     seconds: float
@@ -43,7 +44,7 @@ class Cost:
 
 
 def timed(action: Callable[[], Result], device: torch.device) -> tuple[Result, Cost]:
-    """What an action returns, and what it cost."""
+    """The result of an action, and its cost."""
     peak = _Peak(device)
     result, seconds = _once(action, device)
     megabytes = peak.megabytes()
@@ -53,7 +54,7 @@ def timed(action: Callable[[], Result], device: torch.device) -> tuple[Result, C
 
 
 def plain_forward(model: Transformer, pairs: TokenPairs, times: int = FORWARDS) -> float:
-    """Seconds of a plain forward pass on all clean prompts, logits at the answers: the median of some, after one more."""
+    """Median seconds of a plain forward pass on all clean prompts, with logits at the answers; the first pass is dropped."""
     batches = make_batches(model, pairs)
 
     def forward() -> float:
@@ -73,7 +74,7 @@ def _once(action: Callable[[], Result], device: torch.device) -> tuple[Result, f
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """So many threads of PyTorch inside the block."""
+    """Use ``n`` PyTorch threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -83,7 +84,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 class _Peak:
-    """The most memory in use since this was made."""
+    """The peak memory since this object was created."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -96,7 +97,7 @@ class _Peak:
         self._before = _status("VmRSS") if self.by == "VmHWM" else _most_ever()
 
     def megabytes(self) -> float:
-        """Since then, above what was in use then."""
+        """Peak memory since then, minus the memory in use then."""
         if self.by == "cuda":
             after = float(torch.cuda.max_memory_allocated(self._device))
         else:
@@ -105,7 +106,7 @@ class _Peak:
 
 
 def _reset_high_water_mark() -> bool:
-    """Whether this could be done; what the allocator holds in reserve goes back to the system first, where it is glibc's."""
+    """Reset the process's peak memory if possible, and return whether it was; glibc's allocator first releases its reserve."""
     if sys.platform != "linux":
         return False
     with suppress(OSError, AttributeError):
@@ -118,7 +119,7 @@ def _reset_high_water_mark() -> bool:
 
 
 def _status(name: str) -> float:
-    """Bytes that the kernel says of this process."""
+    """Bytes of one field of this process's kernel status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return float(line.split()[1]) * 1024

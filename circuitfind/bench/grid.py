@@ -1,25 +1,25 @@
 """A grid: which algorithms run on which tasks of which models, read from YAML. Every name is checked before anything is loaded.
 
-problems:                               # or, at the top, the keys of a single block
-  - tasks: [ioi, greater-than]          # each in its own model
+problems:                               # for a single block, its keys may also be at the top level
+  - tasks: [ioi, greater-than]          # each on its own model
   - {models: [induction-2l], tasks: [induction], prompts: 64}
   - models: ground-truth                # every zoo model whose circuit is known, each with its task
-    ablations: known                    # those under which it is known
+    ablations: known                    # those for which its circuit is known
 algorithms:
   - eap
-  - algorithm: acdc                     # options, a metric of its own, seeds of its own
-    label: acdc-fine                    # so that an algorithm may occur twice
+  - algorithm: acdc                     # an entry may have its own options, metric and seeds
+    label: acdc-fine                    # lets an algorithm occur twice
     options: {threshold: [0.1, 0.01]}
-    metric: kl                          # or your own, FILE.py:NAME, its path from the grid's folder
+    metric: kl                          # or your own, FILE.py:NAME, with a path relative to the grid's folder
     seeds: [0, 1, 2]
-algorithm-files: [mine.py]              # each ends with ALGORITHMS.add(Algorithm(...)); paths from the grid's folder
-ablations: [corrupted]                  # this and the next three: for blocks that do not say otherwise
-seeds: [0]                              # each its own prompts and random numbers
+algorithm-files: [mine.py]              # each ends with ALGORITHMS.add(Algorithm(...)); paths relative to the grid's folder
+ablations: [corrupted]                  # this and the next three are defaults for all blocks
+seeds: [0]                              # each has its own prompts and random numbers
 prompts: 128
 held-out: 128
 measures: {truth: true, curves: true}
-threads: 1                              # of every cell; results are the same to the bit for the same threads
-memory: 1GB                             # beside the weights, for every cell
+threads: 1                              # per cell; the same number of threads gives bit-identical results
+memory: 1GB                             # per cell, in addition to the weights
 device: cpu
 dtype: float32
 """
@@ -74,11 +74,11 @@ class Entry:
     """An algorithm as a grid lists it.
 
     Attributes:
-        label: what tables call it.
-        options: all of them, resolved.
+        label: its name in tables.
+        options: all options, resolved.
         metric: "" for the algorithm's own or else the task's.
-        seeds: instead of the blocks', where given.
-        own: the file that it is from, if it is the user's.
+        seeds: replace the seeds of the blocks if given.
+        own: the file of the algorithm, if it is the user's own.
     """
 
     label: str
@@ -91,7 +91,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ground:
-    """A task on a model, by their specifications, and what is run there."""
+    """A task on a model, by their specifications, with its ablations, seeds and numbers of prompts."""
 
     model: str
     task: str
@@ -103,7 +103,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a file says; ``values`` are its own words. See the module for the other keys."""
+    """The contents of a grid file; ``values`` is the file as written. See the module for the other keys."""
 
     grounds: tuple[Ground, ...]
     entries: tuple[Entry, ...]
@@ -119,7 +119,7 @@ def read_grid(path: Path | None = None) -> Grid:
     """A grid from a YAML file, or the one that comes with circuitfind.
 
     Raises:
-        UnknownNameError, OptionError: a key, a name or a value that does not exist or makes no sense.
+        UnknownNameError, OptionError: a key, name or value that does not exist or makes no sense.
     """
     path = path or DEFAULT
     return grid_of(read_yaml(path), path.parent)
@@ -150,7 +150,7 @@ def grid_of(values: Mapping[str, Any], folder: Path) -> Grid:
 
 
 def ground_truths() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The zoo's models whose circuit is known: the task, and the ablations under which it is known."""
+    """The zoo's models with a known circuit: the task, and the ablations for which the circuit is known."""
     found = {}
     for name in zoo.zoo_names():
         file = zoo.folder_of(name) / "truth.json"
@@ -161,7 +161,7 @@ def ground_truths() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def _blocks(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every block of problems, with what the top of the file says of all."""
+    """Every block of problems, with the defaults from the top level of the file."""
     shared = {key: values.get(key, default) for key, default in OF_A_BLOCK.items()}
     if values.get("problems") is None:
         return [shared]
@@ -172,13 +172,13 @@ def _blocks(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise OptionError("problems: is empty; give one or more blocks, such as [{tasks: [ioi]}]")
     for block in blocks:
         if not isinstance(block, Mapping):
-            raise OptionError(f"problems: {block!r} is no block; write a mapping such as {{tasks: [ioi]}}")
+            raise OptionError(f"problems: {block!r} is not a block; write a mapping such as {{tasks: [ioi]}}")
         _known_keys("a block of problems", block, OF_A_BLOCK)
     return [{**shared, **block} for block in blocks]
 
 
 def _grounds(block: Mapping[str, Any], folder: Path) -> list[Ground]:
-    """A block's models with its tasks."""
+    """The grounds of a block: its models with its tasks."""
     truths, models, tasks = ground_truths(), _names(block, "models"), _names(block, "tasks")
     empty = not models and not tasks
     models = [name for model in models for name in (truths if model == GROUND_TRUTH else [model])]
@@ -203,7 +203,7 @@ def _grounds(block: Mapping[str, Any], folder: Path) -> list[Ground]:
 
 
 def _file_or_name(task: str, folder: Path, names: Any) -> str:
-    """A task's file, seen from the grid's folder or from the working folder; or its name."""
+    """A task's file, relative to the grid's folder or to the working folder; or its name."""
     return str(folder / task) if task not in names and (folder / task).is_file() else task
 
 
@@ -232,7 +232,7 @@ def _entries(listed: Any, sources: Sources, folder: Path) -> tuple[Entry, ...]:
         given: Any = {"algorithm": one} if isinstance(one, str) else one
         if not isinstance(given, Mapping) or "algorithm" not in given:
             raise OptionError(
-                f"algorithms: {one!r} is no entry; write a name, or {{algorithm: NAME, options: {{...}}}}"
+                f"algorithms: {one!r} is not an entry; write a name, or {{algorithm: NAME, options: {{...}}}}"
             )
         _known_keys("an entry of algorithms", given, OF_AN_ENTRY)
         name = str(given["algorithm"])
@@ -278,7 +278,7 @@ def _several(value: Any, key: str) -> Sequence[Any]:
     if isinstance(value, str | int | float | Mapping):
         return [value]
     if not isinstance(value, Sequence):
-        raise OptionError(f"{key}: {value!r} is no list")
+        raise OptionError(f"{key}: {value!r} is not a list")
     return value
 
 
@@ -286,7 +286,7 @@ def _names(block: Mapping[str, Any], key: str) -> list[str]:
     names = [] if block[key] is None else _several(block[key], key)
     for name in names:
         if not isinstance(name, str):
-            raise OptionError(f"{key}: {name!r} is no name")
+            raise OptionError(f"{key}: {name!r} is not a name")
     return list(names)
 
 

@@ -1,14 +1,20 @@
 """Which algorithm is better, at what cost, and on how much evidence: tables made from a benchmark's cells.
 
-Boards: models whose circuit is ``known`` (areas under curves against it, under corrupted ablation, which every algorithm is
-defined for), of these the ``compiled`` and the ``trained`` ones of the zoo, the same under ``other-ablations``, redundant
-models (``or-gate``) apart, and ``behaviour`` elsewhere (faithfulness of what was found). A *setting* is a model, a task and an
-ablation; seeds are averaged within it, and means, ranks, intervals and tests are over settings.
+There are these boards:
 
-Ranks: in each setting the entrants are ranked (ties share the mean rank), and ranks are averaged. Entrants that have every
-setting are ranked among themselves; one that lacks some is ranked against those on the settings it has, and marked. So no
-one gains a place by failing where it is hard, and no one's rank depends on who else failed. Settings that fewer than half of
-the entrants have are left out.
+* ``known``: models with a known circuit (areas under curves against it, under corrupted ablation, for which every algorithm is
+  defined); ``compiled`` and ``trained`` are subsets of these zoo models.
+* ``other-ablations``: the same under other ablations.
+* ``or-gate``: redundant models, separately.
+* ``behaviour``: all other models (faithfulness of the circuits found).
+
+A *setting* is a model, a task and an ablation. Seeds are averaged within a setting; means, ranks, intervals and tests are over
+settings.
+
+Ranks: the entrants are ranked in each setting (ties share the mean rank), and ranks are averaged. Entrants with results in
+every setting are ranked among themselves. An entrant that lacks some settings is ranked against those on the settings it has,
+and is marked. So no entrant gains by failing on hard settings, and no rank depends on which other entrants failed. Settings
+with results of fewer than half of the entrants are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
 OR_GATES = ("wired-or", "wired-backup")
-"""Models in which one of several inputs is enough."""
+"""Models in which one of several inputs is sufficient."""
 WHY_OR_GATES = (
     "In these models one of two redundant inputs is enough. A greedy search cuts the first, sees no change, and then has to "
     "keep the second; a gradient of either is near zero while the other is on. So a method that keeps one of the two is right "
@@ -39,26 +45,26 @@ BEHAVIOUR = ("cmd-log", "cmd", "cpr-log", "cpr")
 COSTS = ("forwards", "seconds", "megabytes")
 BOARDS = ("known", "compiled", "trained", "other-ablations", "or-gate", "behaviour", "cost")
 MAIN = ("known", "behaviour")
-"""Boards whose neighbours are held against each other, and which are drawn."""
+"""Boards that are drawn, and whose neighbouring entrants are tested against each other."""
 LOWER = frozenset({"cmd", "cmd-log", "kl", "edges-for", *COSTS})
-"""Quantities of which less is better; faithfulness is better the nearer it is to 1, and of the others more is better."""
+"""Quantities for which less is better. Faithfulness is better the closer it is to 1; for all others, more is better."""
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A measured quantity, ``at`` a share of edges or NaN."""
+    """A measured quantity, ``at`` a share of edges (NaN if it has none)."""
 
     name: str
     at: float = float("nan")
 
     @property
     def label(self) -> str:
-        """What it is called in tables: ``faithfulness at 2 %``."""
+        """Its name in tables: ``faithfulness at 2 %``."""
         return self.name if np.isnan(self.at) else f"{self.name} at {100 * self.at:g} %"
 
     def badness(self, values: Any) -> Any:
-        """The smaller, the better."""
+        """Values turned so that smaller is better."""
         if self.name == "faithfulness":
             return (1 - values).abs()
         return values if self.name in LOWER else -values
@@ -71,9 +77,9 @@ class Board:
     Attributes:
         name: one of :data:`BOARDS`.
         quantity: what was measured.
-        values: seeds averaged; a row for each setting, a column for each entrant, NaN where there is none.
-        cells: how many cells each is the mean of.
-        left_out: settings that too few entrants have.
+        values: means over seeds; a row for each setting, a column for each entrant, NaN where there is no result.
+        cells: number of cells behind each mean.
+        left_out: settings with results of too few entrants.
     """
 
     name: str
@@ -84,11 +90,11 @@ class Board:
 
     @property
     def complete(self) -> list[str]:
-        """The entrants that have every setting."""
+        """The entrants with a value in every setting."""
         return [str(name) for name in self.values.columns[self.values.notna().all()]]
 
     def ranks(self) -> dict[str, float]:
-        """The mean rank of every entrant, best first; see the module's first lines."""
+        """The mean rank of every entrant, best first; see the module docstring."""
         bad, whole = self.quantity.badness(self.values), self.complete
         means = bad[whole].rank(axis=1).mean().to_dict() if whole else bad.rank(axis=1).mean().to_dict()
         for name in self.values.columns if whole else ():
@@ -99,7 +105,7 @@ class Board:
 
 
 def boards(found: Recorded) -> list[Board]:
-    """Every quantity of every board that has a value, the most telling first."""
+    """Every quantity of every board that has a value, the most informative first."""
     table = found.table
     is_known = table.groupby(list(SETTING)).quantity.transform(lambda names: names.isin(KNOWN).any()).astype(bool)
     is_or, corrupted = table.model.isin(OR_GATES), table.ablation == "corrupted"
@@ -147,12 +153,12 @@ def leaderboard(out: str | Path | Recorded) -> pandas.DataFrame:
     """One row for each board, quantity and entrant, best first.
 
     Columns: ``board, quantity, at, algorithm, rank, mean, low, high, settings, of_settings, cells, complete``. ``low`` and
-    ``high`` are a 95 % t interval of the mean over settings (NaN for one setting); of costs ``mean`` is the median over
-    settings, ``low`` and ``high`` their range. ``cells`` are the runs these rest on, and ``complete`` is False for an entrant
-    that lacks a setting.
+    ``high`` are a 95 % t interval of the mean over settings (NaN for one setting). For costs, ``mean`` is the median over
+    settings, and ``low`` and ``high`` are the range. ``cells`` is the number of runs behind a row, and ``complete`` is False
+    for an entrant that lacks a setting.
 
     Raises:
-        OptionError: it is no folder of a benchmark.
+        OptionError: it is not the folder of a benchmark.
     """
     import pandas
 
@@ -167,7 +173,7 @@ def _rows(board: Board) -> Iterator[dict[str, Any]]:
     for entrant, rank in board.ranks().items():
         values = board.values[entrant].dropna().to_numpy()
         middle, low, high = _spread(values) if board.name == "cost" else _t_interval(values)
-        if board.quantity.name in KNOWN:  # an area lies between 0 and 1, which a t interval does not know
+        if board.quantity.name in KNOWN:  # an area is between 0 and 1, but a t interval may not be
             low, high = np.clip((low, high), 0, 1)
         yield {
             **{"board": board.name, "quantity": board.quantity.name, "at": board.quantity.at, "algorithm": entrant},
@@ -185,7 +191,7 @@ def _spread(values: Any) -> tuple[float, float, float]:
 
 
 def _t_interval(values: Any) -> tuple[float, float, float]:
-    """Mean and its t interval over settings."""
+    """The mean over settings and its t interval."""
     from scipy.stats import t
 
     mean, n = float(values.mean()), len(values)
@@ -196,5 +202,5 @@ def _t_interval(values: Any) -> tuple[float, float, float]:
 
 
 def main_board(made: list[Board], name: str) -> Board | None:
-    """The quantity by which a board is ordered: the first that was measured."""
+    """The quantity that orders a board: the first one that was measured."""
     return next((board for board in made if board.name == name), None)

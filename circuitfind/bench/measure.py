@@ -24,19 +24,20 @@ from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 
 CellRow = tuple[str, float | None, float | None]
-"""A quantity, at what (a share of edges, a target; None where it is one number), and its value; None is undefined."""
+"""A quantity, the share of edges or target it is measured at (None if it is one number), and its value (None if undefined)."""
 ROC_POINTS = 200
 LAST_LINES = 6
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a cell.
+    """The measurements of a cell.
 
     Attributes:
-        rows: the same whenever it is measured.
-        roc: false and true positive rates of the ranking by size, thinned to :data:`ROC_POINTS`; None without a truth.
-        costs: seconds, forward passes, memory: not the same.
+        rows: the quantities; they are the same in every measurement.
+        roc: false and true positive rates of the ranking by absolute score, thinned to :data:`ROC_POINTS`; None without a
+            known circuit.
+        costs: seconds, forward passes, memory; they differ between measurements.
         scores: the file of the scores.
     """
 
@@ -48,11 +49,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why nothing was measured.
+    """Why a cell was not measured.
 
     Attributes:
-        attempts: how often it was tried: once where it raised an error, which it would again.
-        refused: the algorithm says that it is not defined for such a problem.
+        attempts: number of attempts: one if it raised an error, because it would do so again.
+        refused: whether the algorithm refused because it is not defined for such a problem.
     """
 
     type: str
@@ -63,7 +64,7 @@ class Failure:
 
 
 class _RefusedError(Exception):
-    """What an algorithm refused."""
+    """An algorithm refused the problem."""
 
 
 Outcome = Result | Failure
@@ -117,12 +118,15 @@ def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) 
 
 
 def _number(value: float) -> float | None:
-    """A number of JSON."""
+    """A JSON number; None if it is not finite."""
     return float(value) if np.isfinite(value) else None
 
 
 def _roc(scores: EdgeScores, truth: Mask | None) -> tuple[list[float], list[float]] | None:
-    """Of the ranking by size; edges of one size are one step. None without a truth, or where nothing or all is true."""
+    """The ROC curve of the ranking by absolute score; equal edges are one step.
+
+    None without a known circuit, or if it holds no edge or all edges.
+    """
     if truth is None or truth.all() or not truth.any():
         return None
     true, false, _ = kernels.ranking_curves(np.abs(scores.values), truth)
@@ -132,7 +136,7 @@ def _roc(scores: EdgeScores, truth: Mask | None) -> tuple[list[float], list[floa
 
 
 def _turns(true: np.ndarray[Any, Any], false: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Points at which a curve begins, ends or changes its direction; the others lie on lines between these."""
+    """The points where a curve begins, ends or changes direction; all others lie on lines between these."""
     up, right = np.diff(true), np.diff(false)
     straight = up[1:] * right[:-1] == up[:-1] * right[1:]
     return np.concatenate([[True], ~straight, [True]])
@@ -145,15 +149,15 @@ def _file_of(scores: EdgeScores) -> bytes:
 
 
 class Measurer:
-    """A worker: measures one cell after the other, and keeps the model between them."""
+    """A worker that measures one cell after another and keeps the model in between."""
 
     def __init__(self) -> None:
         self._subjects = Subjects()
 
     def ready(self) -> int:
-        """The process's id, when it has started."""
+        """The id of the process, which shows that it has started."""
         return os.getpid()
 
     def measure(self, cell: Cell) -> Outcome:
-        """One cell."""
+        """Measure one cell."""
         return run_cell(cell, self._subjects)

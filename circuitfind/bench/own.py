@@ -1,4 +1,4 @@
-"""Algorithms from a user's own files, for a benchmark against the others."""
+"""Algorithms from a user's own files, to benchmark them against the registered ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.registry import executed
 
 Sources = Mapping[str, str]
-"""The text of each file, by its name. It travels with a cell, so other machines need not have the file."""
+"""The text of each file, by name. It is sent along with a cell, so other machines do not need the file."""
 
 
 def read_sources(paths: Iterable[Path]) -> dict[str, str]:
     """The texts of algorithm files.
 
     Raises:
-        OptionError: two files have one name, or one cannot be read.
+        OptionError: two files have the same name, or a file cannot be read.
     """
     sources: dict[str, str] = {}
     for path in paths:
@@ -27,17 +27,18 @@ def read_sources(paths: Iterable[Path]) -> dict[str, str]:
             sources[path.name] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(
-                f"the algorithm file {path} cannot be read ({error}); its path is seen from the grid's folder"
+                f"the algorithm file {path} cannot be read ({error}); its path is relative to the grid's folder"
             ) from None
     return sources
 
 
 def own_algorithms(sources: Sources) -> dict[str, tuple[Algorithm, str]]:
-    """The algorithms that files add, by name, each with its file. Like the files in ``circuitfind/discovery`` they end with
-    ``ALGORITHMS.add(Algorithm(...))``; nothing is registered.
+    """The algorithms added by files, by name, each with its file; nothing is registered.
+
+    Like the files in ``circuitfind/discovery``, they end with ``ALGORITHMS.add(Algorithm(...))``.
 
     Raises:
-        OptionError: a file fails, adds nothing, or takes a name that is taken.
+        OptionError: a file fails, adds nothing, or uses a name that is already taken.
     """
     found: dict[str, tuple[Algorithm, str]] = {}
     for name, text in sources.items():

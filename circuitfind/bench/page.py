@@ -1,4 +1,4 @@
-"""The leaderboard as files: tables (CSV, Markdown), pictures, and one HTML page that needs nothing else and no network."""
+"""The leaderboard as files: tables (CSV, Markdown), pictures, and one self-contained HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_leaderboard(out: str | Path) -> Path:
         The page's path.
 
     Raises:
-        OptionError: it is no folder of a benchmark.
+        OptionError: it is not the folder of a benchmark.
     """
     folder = Path(out)
     found = read(folder)
@@ -68,7 +68,7 @@ def write_leaderboard(out: str | Path) -> Path:
 
 
 def _sections(table: pandas.DataFrame, made: Sequence[Board]) -> Iterator[dict[str, Any]]:
-    """One for each board that has a value."""
+    """One section for each board that has a value."""
     for name in BOARDS:
         own = [board for board in made if board.name == name]
         if own:
@@ -86,7 +86,7 @@ def _sections(table: pandas.DataFrame, made: Sequence[Board]) -> Iterator[dict[s
 
 
 def _rows(table: pandas.DataFrame, own: Sequence[Board]) -> list[dict[str, Any]]:
-    """One for each entrant, in the order of the first quantity; entrants without it come last."""
+    """One row for each entrant, in the order of the first quantity; entrants without it come last."""
     by_quantity: dict[str, dict[Any, Any]] = {}
     for row in table.to_dict("records"):
         key = (row["quantity"], None if np.isnan(row["at"]) else row["at"])
@@ -129,7 +129,7 @@ def _matrix(board: Board) -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """Three decimals below 1, and three digits above, without an exponent where that is short."""
+    """A number with three decimals below 1 and three digits above; an exponent is used only for very small or large ones."""
     if value != value:
         return "–"
     if value and not 5e-4 <= abs(value) < 1e6:
@@ -153,7 +153,7 @@ def _summary(found: Recorded) -> str:
 
 
 def _facts(found: Recorded) -> list[tuple[str, str]]:
-    """What ``grid.json`` says, as rows of words."""
+    """The contents of ``grid.json`` as rows of text."""
     return [("rebuild this page", f"circuitfind leaderboard {shlex.quote(str(found.folder))}")] + [
         (str(key).replace("_", " "), _words(value)) for key, value in found.grid.items()
     ]
@@ -208,7 +208,7 @@ def _line(cells: Sequence[str]) -> str:
 def html_page(
     found: Recorded, table: pandas.DataFrame, made: Sequence[Board], drawn: Mapping[str, tuple[str, str]]
 ) -> str:
-    """The page as text. All words from the benchmark are escaped.
+    """The page as text. All text from the benchmark is escaped.
 
     Args:
         drawn: SVG text and caption of each picture.
@@ -252,7 +252,7 @@ def _missing(name: str, title: str, frame: pandas.DataFrame, said: Sequence[str]
 
 
 def inline(svg: str, name: str, caption: str) -> str:
-    """An SVG file's text as part of a page: named, with ids of its own, its ink the page's text colour."""
+    """An SVG file's text as part of a page: with a label, unique ids, and the page's text colour as its ink."""
     import html
 
     svg = svg[svg.index("<svg") :]

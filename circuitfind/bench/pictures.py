@@ -1,7 +1,7 @@
 """The benchmark's pictures: faithfulness against edges, quality against cost, and ROC curves.
 
-The best entrants and the random control have a colour, a dash pattern and a marker each, the same in all pictures; the
-others are thin and grey, for nobody can tell twenty lines apart.
+Each of the best entrants has its own colour, dash pattern and marker, the same in all pictures. The random control is grey and
+dotted. All others are thin and grey, because nobody can tell twenty lines apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 INK = "#1b1b1b"
-"""Of axes and words; a page replaces it by its own text colour."""
+"""Colour of axes and text; a page replaces it with its own text colour."""
 GREY = "#8a8a8a"
 LOOKS = (
     ("#0072b2", "-", "o"),
@@ -33,20 +33,20 @@ LOOKS = (
 )
 CONTROL = "random-edges"
 GRID = np.linspace(0, 1, 61) ** 2
-"""False positive rates at which curves are averaged, dense near 0, where a circuit of few edges is decided."""
+"""False positive rates at which curves are averaged; dense near 0, the range that matters for small circuits."""
 MOST_PANELS = 12
 PLACES = (
     *(("left", 6, -3), ("right", -6, -3), ("left", 4, 6), ("right", -4, 6)),
     *(("left", 4, -12), ("right", -4, -12)),
 )
-"""Where a point's name may stand: its alignment, and its offset in points."""
+"""Possible places for a point's name: its alignment, and its offset in points."""
 LEAST_COST = 0.5
-"""Forwards at which an entrant is drawn that runs no model: a logarithmic axis has no 0."""
+"""Forward passes at which an entrant that runs no model is drawn, because a logarithmic axis has no 0."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture: its file's stem, a caption for people who do not see it too, and how to draw it."""
+    """A picture: its file's stem, a caption that also serves people who cannot see it, and how to draw it."""
 
     name: str
     caption: str
@@ -54,7 +54,7 @@ class Drawn:
 
 
 def pictures(found: Recorded) -> list[Drawn]:
-    """The pictures for which there is something to draw."""
+    """The pictures that have something to show."""
     made = boards(found)
     known, behaviour = main_board(made, "known"), main_board(made, "behaviour")
     looks = _looks([board for board in (known, behaviour) if board is not None])
@@ -84,7 +84,7 @@ def pictures(found: Recorded) -> list[Drawn]:
 
 
 def to_svg(figure: Any) -> str:
-    """A figure as SVG text, its words as text; the same figure gives the same bytes."""
+    """A figure as SVG, with its text kept as text; the same figure gives the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "circuitfind", "font.family": "sans-serif"}):
@@ -94,7 +94,7 @@ def to_svg(figure: Any) -> str:
 
 
 def write_pictures(found: Recorded, folder: Path) -> dict[str, tuple[str, str]]:
-    """Write every picture as ``NAME.svg`` and ``NAME.png``; SVG text and caption by name."""
+    """Write every picture as ``NAME.svg`` and ``NAME.png``, and return SVG text and caption by name."""
     folder.mkdir(parents=True, exist_ok=True)
     out = {}
     for picture in pictures(found):
@@ -110,7 +110,7 @@ def write_pictures(found: Recorded, folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _looks(made: Sequence[Board]) -> Callable[[str], dict[str, Any]]:
-    """How an entrant is drawn: the best of each board in turn have a look of their own."""
+    """A function from an entrant to its look; the best entrants, taken from each board in turn, get their own look."""
     rankings = [[name for name in board.ranks() if name != CONTROL] for board in made]
     turns = [
         name
@@ -190,7 +190,7 @@ def _draw_faithfulness(curves: pandas.DataFrame, looks: Callable[[str], dict[str
 
 
 def front(costs: Mapping[str, float], qualities: Mapping[str, float]) -> list[str]:
-    """The entrants that none beats at the same or a lower cost, cheapest first."""
+    """The entrants that no other beats at the same or a lower cost, cheapest first."""
     order = sorted(costs, key=lambda name: (costs[name], -qualities[name], name))
     kept: list[str] = []
     for name in order:
@@ -230,14 +230,14 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
 
 
 def _name_points(figure: Any, axes: Any, points: Mapping[str, tuple[float, float]], bold: Sequence[str]) -> None:
-    """Names beside points, where there is room; those that find none are left out."""
+    """Write names next to points; names that do not fit are left out."""
     figure.canvas.draw()
     scale = figure.dpi / 72
     here = {name: axes.transData.transform(point) for name, point in points.items()}
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in here.values()]
     for name, (x, y) in here.items():
         width, height = 4.4 * len(name) * scale, 9 * scale
-        # The front's line comes from the lower left and goes on to the upper right: its names stand above it.
+        # The front runs from the lower left to the upper right, so its names go above it.
         for side, dx, dy in (PLACES[3], *PLACES) if name in bold else PLACES:
             left, below = x + dx * scale - (width if side == "right" else 0), y + dy * scale
             box = (left, below, left + width, below + height)
@@ -258,7 +258,7 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _rocs(found: Recorded) -> dict[str, dict[str, Any]]:
-    """Of each model and entrant the mean true positive rate at :data:`GRID`, over its cells."""
+    """For each model and entrant, the mean true positive rate at :data:`GRID` over its cells."""
     curves: dict[str, dict[str, list[Any]]] = {}
     cells = found.table.drop_duplicates("cell")
     for cell, model, entrant in zip(cells.cell, cells.model, cells.entrant, strict=True):
@@ -271,7 +271,7 @@ def _rocs(found: Recorded) -> dict[str, dict[str, Any]]:
 
 
 def on_grid(fpr: Sequence[float], tpr: Sequence[float]) -> Any:
-    """The true positive rate at :data:`GRID`: of several at one false positive rate, the largest."""
+    """The true positive rate at :data:`GRID`; of several at the same false positive rate, the largest."""
     x, first = np.unique(np.asarray(fpr, dtype=float), return_index=True)
     y = np.maximum.reduceat(np.asarray(tpr, dtype=float), first)
     return np.interp(GRID, x, y)

@@ -1,4 +1,4 @@
-"""From a grid to its cells, before anything is measured: which there are, which make no sense, and how long they take."""
+"""From a grid to its cells, before anything is measured: all cells, the meaningless ones, and the estimated time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.task.metrics import Metric, as_metric
 
 MEASURING = 200
-"""About how many forward passes on the held-out prompts it takes to measure one cell's curves."""
+"""Approximate number of forward passes on the held-out prompts to measure the curves of one cell."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """How tables name what a cell measures."""
+    """The names that identify a cell in tables."""
 
     model: str
     task: str
@@ -34,7 +34,7 @@ class Named:
 
     @property
     def path(self) -> str:
-        """What ``--only`` is held against."""
+        """The text that ``--only`` is matched against."""
         return "/".join((self.model, self.task, self.algorithm, self.ablation, str(self.seed)))
 
 
@@ -43,8 +43,8 @@ class Planned:
     """A cell to measure.
 
     Attributes:
-        seconds: about how long discovery takes; a bound that runs rarely come near, where ``worst_case``.
-        measuring: about how long the measures take.
+        seconds: estimated time of discovery; if ``worst_case``, an upper bound that runs rarely come close to.
+        measuring: estimated time of the measures.
     """
 
     named: Named
@@ -72,11 +72,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which cells are run: those that have one of the names of every list that is not empty.
+    """The cells to run: those that match every list that is not empty.
 
     Attributes:
         only: patterns with ``*`` for ``MODEL/TASK/ALGORITHM/ABLATION/SEED``.
-        algorithms, tasks, models: as tables call them.
+        algorithms, tasks, models: their names in tables.
     """
 
     only: Sequence[str] = ()
@@ -92,7 +92,7 @@ class Filters:
         )
 
     def check(self, plan: Plan) -> None:
-        """Refuse names that no cell has, and filters that leave nothing.
+        """Refuse names that no cell has, and filters that leave no cell.
 
         Raises:
             UnknownNameError, OptionError: such a name, or such filters.
@@ -104,7 +104,7 @@ class Filters:
                 if name not in there:
                     raise UnknownNameError(f"{kind} of the grid", name, there)
         if not any(self.passes(named) for named in every):
-            raise OptionError(f"no cell of the grid passes the filters; a cell's name is such as {every[0].path}")
+            raise OptionError(f"no cell of the grid passes the filters; a cell's name looks like {every[0].path}")
 
 
 def plan(grid: Grid) -> Plan:
@@ -147,7 +147,7 @@ def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: Shared) -
 def _planned(
     ground: Ground, subject: Subject, entry: Entry, ablation: str, shared: Shared, forward: float
 ) -> Planned | Skipped:
-    """One cell; ``forward`` is the seconds of one prompt."""
+    """Plan one cell; ``forward`` is the time of a forward pass on one prompt, in seconds."""
     algorithm = algorithm_named(entry.algorithm, entry.own)
     setting = subject.setting
     model, task = setting.transformer, setting.behaviour
@@ -183,11 +183,11 @@ def _planned(
 
 
 class _BegunError(Exception):
-    """An algorithm has nothing more to object to."""
+    """An algorithm has no objections and begins to work."""
 
 
 class _Probe(Problem):
-    """A problem that can be looked at, and that stops whoever begins to work on it."""
+    """A problem that can be inspected, but raises an error as soon as an algorithm begins to work on it."""
 
     def _begin(self, *arguments: Any, **options: Any) -> NoReturn:
         raise _BegunError
@@ -196,10 +196,10 @@ class _Probe(Problem):
 
 
 def refusal(algorithm: Algorithm, entry: Entry, subject: Subject, metric: Metric, ablation: str) -> str:
-    """Why an algorithm is not defined for this metric, this ablation or this model; "" if it is. Nothing is computed.
+    """Why an algorithm is not defined for this metric, ablation or model; "" if it is defined. Nothing is computed.
 
-    It is called with a problem that nothing can be done with, and what it says before it begins counts. A user's own algorithm
-    is only asked what it declares, for nobody knows what it does before.
+    The algorithm is called with a problem that it cannot work on, and an error that it raises before it begins is the reason.
+    For a user's own algorithm, only its declarations are checked, because it may do anything before it begins.
     """
     try:
         problem = subject.problem(metric, ablation)

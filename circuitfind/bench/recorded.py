@@ -1,10 +1,10 @@
-"""What a benchmark's folder holds, read back: one row per measured quantity, its costs, and what is missing with the reason.
+"""Read a benchmark's folder: one row per measured quantity, the costs, and the missing cells with the reason.
 
 table.parquet or table.csv   model, task, algorithm, options, metric, ablation, seed, cell, quantity, at, value
 costs.csv                    model, ..., cell, seconds, forwards, megabytes, ...
 failures.csv, skipped.csv    model, ..., type and message, or reason
-grid.json                    what was asked for, by which command, on which machine, with which versions
-cells/CELL/result.json       of one cell; ``roc``: [fpr, tpr] where the circuit is known
+grid.json                    the grid, the command, the machine and the versions
+cells/CELL/result.json       the results of one cell; ``roc``: [fpr, tpr] if the circuit is known
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     import pandas
 
 SETTING = ("model", "task", "ablation")
-"""What makes a setting: seeds of one setting are averaged, for they are no independent evidence."""
+"""The columns that define a setting. Seeds of one setting are averaged, because they are not independent evidence."""
 METHOD = ("algorithm", "options", "metric")
 WORDS = (*SETTING, *METHOD, "cell", "quantity", "type", "message", "reason")
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A benchmark's tables. Each of the first four has a column ``entrant``, see :func:`read`.
+    """A benchmark's tables. Each of the four tables has a column ``entrant``, see :func:`read`.
 
     Attributes:
-        folder: where they are from.
-        table, costs, failures, skipped: as in the module's first lines; empty where there is no such file.
-        grid: what ``grid.json`` says.
+        folder: the benchmark's folder.
+        table, costs, failures, skipped: as in the module docstring; empty if there is no such file.
+        grid: the contents of ``grid.json``.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Recorded:
     grid: dict[str, Any]
 
     def roc(self, cell: str) -> tuple[list[float], list[float]] | None:
-        """False and true positive rates of a cell's ranking, or None where they were not measured."""
+        """False and true positive rates of a cell's ranking, or None if they were not measured."""
         path = self.folder / "cells" / cell / "result.json"
         found = _json(path).get("roc")
         return (found[0], found[1]) if found else None
@@ -53,11 +53,11 @@ class Recorded:
 def read(folder: Path) -> Recorded:
     """Read a benchmark's folder.
 
-    An *entrant* is an algorithm, with its options or its metric in its name where the benchmark runs it with several of them in
-    one setting: ``eap-ig-inputs [steps=10]``.
+    An *entrant* is an algorithm. If the benchmark runs it with several options or metrics in one setting, its name includes
+    them: ``eap-ig-inputs [steps=10]``.
 
     Raises:
-        OptionError: there is no table in it, or a column is missing.
+        OptionError: the folder has no table, or a column is missing.
     """
     parquet, csv = folder / "table.parquet", folder / "table.csv"
     if not parquet.exists() and not csv.exists():
@@ -84,7 +84,7 @@ def _csv(path: Path) -> pandas.DataFrame:
 
 
 def _plain(frame: pandas.DataFrame, needed: Iterable[str]) -> pandas.DataFrame:
-    """Every column of :data:`SETTING` and :data:`METHOD`, as words; NaN is no word."""
+    """The table with every column of :data:`SETTING` and :data:`METHOD` as text; NaN becomes empty text."""
     missing = [name for name in ("model", "task", "algorithm", *needed) if needed and name not in frame]
     if missing:
         raise OptionError(f"the benchmark's table lacks the column {missing[0]!r}")
@@ -98,7 +98,7 @@ def _plain(frame: pandas.DataFrame, needed: Iterable[str]) -> pandas.DataFrame:
 
 
 def _told_apart(table: pandas.DataFrame) -> dict[str, list[str]]:
-    """Of each algorithm, which of options and metric it was run with several of in one setting."""
+    """For each algorithm, which of options and metric took several values in one setting."""
     shown: dict[str, list[str]] = {}
     for algorithm, rows in table.groupby("algorithm", sort=False):
         settings = rows.groupby(list(SETTING))
@@ -123,10 +123,10 @@ def _entrant(algorithm: str, said: list[str]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no such file.
+    """A JSON object, or an empty one if there is no such file.
 
     Raises:
-        OptionError: it cannot be read.
+        OptionError: the file cannot be read.
     """
     if not path.exists():
         return {}

@@ -1,7 +1,7 @@
-"""Is an entrant better than the one behind it? Wilcoxon's signed-rank test over settings, between neighbours in the ranking.
+"""Is an entrant better than the next one? Wilcoxon's signed-rank test over settings, between neighbours in the ranking.
 
-Holm's correction for as many tests as there are neighbours. A setting counts once, however many seeds it was run with;
-settings that share a model are not independent, so these p-values are optimistic.
+Holm's correction is applied over all pairs of neighbours. A setting counts once, regardless of its number of seeds. Settings
+that share a model are not independent, so these p-values are optimistic.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from circuitfind.evaluation.hypotheses.p_values import holm
 
 LEVEL = 0.05
 FEWEST = 6
-"""Settings below which no two-sided p of this test can be below 0.05."""
+"""With fewer settings than this, no two-sided p of this test can be below 0.05."""
 
 
 @dataclass(frozen=True)
 class Lead:
-    """An entrant before the next in a ranking.
+    """The lead of an entrant over the next one in a ranking.
 
     Attributes:
-        better, worse: entrants.
-        n: settings that both have.
-        difference: the median over settings of how much better the first is, in the quantity's unit (distance from 1 for
-            faithfulness).
-        p, p_holm: two-sided, without and with correction.
+        better, worse: the two entrants.
+        n: number of settings that both have.
+        difference: median advantage of the first over settings, in the quantity's unit (distance from 1 for faithfulness).
+        p, p_holm: two-sided p-values, without and with correction.
     """
 
     better: str
@@ -42,7 +41,7 @@ class Lead:
 
     @property
     def sentence(self) -> str:
-        """What the test says."""
+        """The result of the test, in a sentence."""
         size = f"median difference {self.difference:.3g} over {self.n} setting{'s' * (self.n != 1)}"
         if self.n < FEWEST:
             return f"{self.better} before {self.worse}: {size}, too few for any p below {LEVEL}."
@@ -51,7 +50,7 @@ class Lead:
 
 
 def neighbours(board: Board) -> list[Lead]:
-    """Every entrant of a board against the next in the ranking, on the settings that both have."""
+    """Test every entrant of a board against the next in the ranking, on the settings that both have."""
     bad, order = board.quantity.badness(board.values), list(board.ranks())
     found = []
     for better, worse in pairwise(order):
@@ -63,7 +62,7 @@ def neighbours(board: Board) -> list[Lead]:
 
 
 def signed_rank_p(differences: Any) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; differences of zero are left out, and p is 1 where none is left."""
+    """Two-sided p of Wilcoxon's signed-rank test; zero differences are dropped, and p is 1 if none are left."""
     from scipy.stats import wilcoxon
 
     differences = differences[differences != 0]

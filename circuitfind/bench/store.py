@@ -1,11 +1,11 @@
-"""The folder of a benchmark's cells: each is written whole or not at all, and known by its hash.
+"""The folder of a benchmark's cells: each cell is written completely or not at all, and is identified by its hash.
 
-    OUT/cells/HASH/cell.json             what it is of
+    OUT/cells/HASH/cell.json             the description of the cell
                    result.json           rows, ROC points and costs
                    scores.safetensors    a score for every edge
-                   error.json            instead of the last two, where it failed
+                   error.json            instead of the last two, if the cell failed
 
-Several grids may share one folder: what they have in common is measured once.
+Several grids may share one folder: cells that they have in common are measured once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ DONE, FAILED, REFUSED, MISSING = STATES = ("done", "failed", "refused", "missing
 
 
 class Store:
-    """The cells below a folder."""
+    """The cells in a folder."""
 
     def __init__(self, out: Path) -> None:
         self.out, self._cells = Path(out), Path(out) / "cells"
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell is, or will be."""
+        """The folder of a cell, which may not exist yet."""
         return self._cells / cell.name
 
     def state(self, cell: Cell) -> str:
-        """One of :data:`STATES`; ``refused`` where the algorithm is not defined for it."""
+        """One of :data:`STATES`; ``refused`` if the algorithm is not defined for the cell."""
         place = self.folder(cell)
         if (place / "result.json").exists():
             return DONE
@@ -45,7 +45,7 @@ class Store:
         return REFUSED if self.failure(cell).refused else FAILED
 
     def write(self, cell: Cell, outcome: Outcome) -> None:
-        """Keep what came of a cell, in place of an earlier failure."""
+        """Store the outcome of a cell; it replaces an earlier failure."""
         place = self.folder(cell)
         partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""A benchmark's tables: what was measured, what it cost, what failed and what was not tried.
+"""A benchmark's tables: the measurements, their costs, the failed cells and the skipped ones.
 
-    table.parquet, table.csv   one row for every number; the same bytes whoever measured the cells, in whatever order
+    table.parquet, table.csv   one row for every number; the same bytes for any workers and any order of the cells
     costs.csv                  seconds, forward passes and memory, which differ from run to run
-    failures.csv, skipped.csv  cells that failed, and those that make no sense, with the reason
+    failures.csv, skipped.csv  failed cells, and cells that make no sense, with the reason
 
-Every table is sorted by its first columns, which name a cell.
+Every table is sorted by its first columns, which identify a cell.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TABLE = {**dict.fromkeys(NAMES[:-1], "string"), "seed": "int64", "cell": "string
     "at": "float64",
     "value": "float64",
 }
-"""Columns and their types. ``at``: a share of edges or a target, empty where a quantity is one number."""
+"""Columns and their types. ``at`` is a share of edges or a target; it is empty if a quantity is a single number."""
 COSTS = ("seconds", "forward_seconds", "forwards", "megabytes", "memory_by", "edges", "threads", "machine", "process")
 
 
 def write_tables(plan: Plan, store: Store) -> dict[str, int]:
-    """Write all tables of what there is of a plan; returns how many cells are in each of the store's states."""
+    """Write all tables of a plan's stored cells, and return the number of cells in each of the store's states."""
     rows, costs, failures, counts = [], [], [], dict.fromkeys(STATES, 0)
     skipped = [{**asdict(one.named), "reason": one.reason} for one in plan.skipped]
     for one in plan.planned:

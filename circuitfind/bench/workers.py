@@ -1,8 +1,8 @@
-"""Who measures the cells: this process, several processes of this machine, or actors of a Ray cluster.
+"""The workers that measure cells: this process, several processes on this machine, or actors of a Ray cluster.
 
-All give the same numbers, since a cell's threads are its own affair; they differ in what a death costs. A cell whose worker
-dies (killed by the system for its memory, say) is tried again, :data:`ATTEMPTS` times in all, and then has failed; others do
-not notice.
+All give the same numbers, because each cell fixes its own number of threads. They differ in the cost of a crash. If a worker
+dies (for example, killed by the system for its memory), its cell is tried again. After :data:`ATTEMPTS` attempts in total, the
+cell has failed. Other cells are not affected.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from circuitfind.run.sharding import Pool, WorkersDiedError, connected, room
 from circuitfind.run.sharding.pool import DEATHS as ATTEMPTS
 
 Outcomes = Generator[tuple[int, Outcome]]
-"""Number of a cell and what came of it, as they are done."""
+"""The number of a cell and its outcome, as cells are finished."""
 
 
 def in_this_process(cells: Sequence[Cell]) -> Outcomes:
-    """One after the other."""
+    """Measure one cell after another in this process."""
     subjects = Subjects()
     for number, cell in enumerate(cells):
         yield number, run_cell(cell, subjects)
 
 
 def died(attempts: int, reason: str) -> Failure:
-    """What is kept of a cell whose workers died."""
+    """The failure of a cell whose workers died."""
     return Failure(
         "WorkerDied",
         f"{attempts} workers died on this cell ({reason}); if memory was short, give fewer workers, or fewer prompts",
@@ -46,12 +46,12 @@ def died(attempts: int, reason: str) -> Failure:
 
 
 def on_processes(cells: Sequence[Cell], workers: int) -> Outcomes:
-    """On new processes of this machine.
+    """Measure cells in new processes on this machine.
 
-    Each has an executor to itself: when a process dies, its executor breaks, and so it is known which cell it had.
+    Each process has its own executor. When a process dies, its executor breaks, which shows the cell it was working on.
 
     Raises:
-        CircuitfindError: processes die before they begin.
+        CircuitfindError: a process dies before it begins.
     """
     waiting, deaths = deque(range(len(cells))), dict.fromkeys(range(len(cells)), 0)
     slots = [_Slot() for _ in range(min(workers, len(cells)))]
@@ -76,7 +76,7 @@ def on_processes(cells: Sequence[Cell], workers: int) -> Outcomes:
 
 
 class _Slot:
-    """Room for one process, and the cell it has."""
+    """One process and the cell it is working on."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -88,11 +88,11 @@ class _Slot:
         self.future: Future[Outcome]
 
     def give(self, number: int, cells: Sequence[Cell]) -> None:
-        """A cell to measure."""
+        """Give the process a cell to measure."""
         self.number, self.future = number, self._executor.submit(_measure, cells[number])
 
     def taken(self) -> tuple[int, Outcome | None]:
-        """The cell's number and what came of it; None where the process died, which has a successor then."""
+        """The cell's number and its outcome; None if the process died, which is then replaced."""
         assert self.number is not None
         number, self.number = self.number, None
         try:
@@ -105,18 +105,18 @@ class _Slot:
             self._executor.shutdown()
             self._begin()
             return number, None
-        except Exception as error:  # not of the cell, which keeps its own: of the way there or back
+        except Exception as error:  # an error of sending or receiving; errors of the cell are outcomes
             return number, Failure(type(error).__name__, str(error))
 
     def end(self) -> None:
-        """End the process, at once if it is at work."""
+        """End the process; kill it if it is working."""
         if self.number is not None and self._ready.done() and self._ready.exception() is None:
             os.kill(self._ready.result(), signal.SIGKILL)
         self._executor.shutdown(cancel_futures=True)
 
 
 def _finished(slots: Sequence[_Slot]) -> list[_Slot]:
-    """Those whose cell is done, waiting for one."""
+    """The slots whose cell is done; waits for at least one."""
     busy = [slot for slot in slots if slot.number is not None]
     done, _ = wait([slot.future for slot in busy], return_when=FIRST_COMPLETED)
     return [slot for slot in busy if slot.future in done]
@@ -126,7 +126,7 @@ _measurer: Measurer | None = None
 
 
 def _start() -> None:
-    """In a new process: Ctrl-C is the first process's affair, whose end is this one's too."""
+    """Set up a new process: it ignores Ctrl-C, which the parent handles, and ends with its parent."""
     global _measurer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -153,11 +153,11 @@ def _measure(cell: Cell) -> Outcome:
 
 
 def on_ray(cells: Sequence[Cell], workers: int, address: str) -> Outcomes:
-    """On actors of a Ray cluster, each with the CPUs of a cell's threads, or a GPU.
+    """Measure cells on actors of a Ray cluster, each with one CPU per thread of a cell, or a GPU.
 
     Args:
-        workers: how many, 0 for as many as there is room for.
-        address: of the cluster; ``local`` starts one on this machine.
+        workers: number of actors; 0 for as many as fit.
+        address: address of the cluster; ``local`` starts one on this machine.
 
     Raises:
         OptionError: no connection, or too little room.

@@ -1,4 +1,4 @@
-"""YAML files of which nothing is lost silently: a key that occurs twice is an error."""
+"""YAML files without silent loss: a key that occurs twice is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        OptionError: the file is missing or not YAML, holds something else, or a key occurs twice.
+        OptionError: the file is missing or not YAML, does not hold a mapping, or a key occurs twice.
     """
     import yaml
 
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _loader() -> Any:
-    """The safe loader, which builds plain values only, without its tolerance of keys that occur twice."""
+    """The safe loader, which only builds plain values, but refusing keys that occur twice."""
     import yaml
 
     class Strict(yaml.SafeLoader):  # type: ignore[misc]

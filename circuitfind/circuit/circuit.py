@@ -1,4 +1,4 @@
-"""A circuit: the edges that are kept, everywhere or part by part of the prompts; as table, graph and file."""
+"""A circuit: the edges that are kept, everywhere or per part of the prompts; as table, graph and file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 from circuitfind.circuit import stored
 from circuitfind.circuit.json_file import read_object
 from circuitfind.circuit.layout import Layout
+from circuitfind.circuit.parts_as_graph import Links, at_parts, links_of
 from circuitfind.circuit.pruning import prune
-from circuitfind.circuit.unrolled import Links, at_parts, links_of
 from circuitfind.errors import CircuitError
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.scores import Provenance
@@ -33,14 +33,14 @@ class Circuit:
 
     Attributes:
         graph: the whole graph.
-        kept: boolean, after pruning: (edges,), or (parts, edges) where edges are kept part by part of the prompts.
-        scores: numbers of that shape, or None for a circuit that was given and not found.
+        kept: boolean, after pruning: (edges,), or (parts, edges) if edges are kept per part of the prompts.
+        scores: numbers of that shape, or None for a circuit without scores, such as one given by hand.
         selection: the rule that chose it: ``rule``, ``absolute``, ``asked`` (edges before pruning) and the rule's number.
         provenance: where the scores came from.
-        layout: the parts, if edges are kept part by part. Each edge then counts once for every part that keeps it.
+        layout: the parts, if edges are kept per part. Each edge then counts once for every part that keeps it.
 
     Raises:
-        CircuitError: an array of another shape or kind.
+        CircuitError: an array with the wrong shape or dtype.
     """
 
     graph: ComputationGraph
@@ -60,26 +60,28 @@ class Circuit:
 
     @property
     def n_edges(self) -> int:
-        """Kept edges."""
+        """The number of kept edges."""
         return int(np.count_nonzero(self.kept))
 
     # ---------------------------------------------------------------- parts of prompts
 
     @property
     def parts(self) -> str:
-        """What its edges are kept apart by: ``"position"``, ``"span"``, or ``""`` for nothing."""
+        """The kind of parts that its edges are kept in: ``"position"``, ``"span"``, or ``""`` without parts."""
         return "" if self.layout is None else self.layout.kind
 
     def spans(self, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:
-        """The parts of these prompts, of the kind that the circuit keeps its edges apart by; None for a circuit without."""
+        """The parts of these prompts, of the circuit's kind of parts; None for a circuit without parts."""
         return spans_of(pairs, self.parts, tokenizer) if self.parts else None
 
     def rows(self, spans: Spans | None = None) -> Mask:
-        """The kept edges in the order of other prompts' parts, found by label: boolean (parts of ``spans``, edges); ``kept`` of
-        a circuit without parts.
+        """The kept edges in the order of other prompts' parts, matched by label; ``kept`` for a circuit without parts.
+
+        Returns:
+            boolean (parts of ``spans``, edges).
 
         Raises:
-            CircuitError: the prompts have a part that the circuit knows nothing of.
+            CircuitError: the prompts have a part that the circuit does not know.
         """
         return self.kept if spans is None or self.layout is None else self.kept[self.layout.places(spans)]
 
@@ -93,19 +95,19 @@ class Circuit:
 
     @property
     def links(self) -> Links:
-        """Where attention moves information from part to part: see :func:`.unrolled.links_of`; none without parts."""
+        """Where attention moves information from part to part; see :func:`.parts_as_graph.links_of`. Empty without parts."""
         return [] if self.layout is None else links_of(self.graph, self.kept, self.layout)
 
     # ---------------------------------------------------------------- edges and nodes
 
     @property
     def edges(self) -> list[dict[str, Any]]:
-        """The kept edges by decreasing size of score: ``name, source, target, port, score``; with parts, ``part`` first."""
+        """The kept edges by decreasing absolute score: ``name, source, target, port, score``; with parts, ``part`` first."""
         columns = self.columns()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def columns(self, most: int | None = None) -> dict[str, list[Any]]:
-        """:attr:`edges` by column, or those of the ``most`` first."""
+        """:attr:`edges` by column; only the first ``most`` if given."""
         places = self.strongest(most)
         score = [None] * len(places) if self.scores is None else self.scores.ravel()[places].tolist()
         parts, numbers = np.divmod(places, self.graph.n_edges)
@@ -113,7 +115,7 @@ class Circuit:
         return {**labels, **self.graph.edge_columns(numbers.tolist()), "score": score}
 
     def strongest(self, most: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Where the kept edges stand in the flat array of all, by decreasing size of score; the ``most`` first if given."""
+        """Indices of the kept edges in the flat array of all, by decreasing absolute score; the first ``most`` if given."""
         places = np.flatnonzero(self.kept)
         if self.scores is not None:
             places = places[np.argsort(-np.abs(self.scores.ravel()[places]), kind="stable")]
@@ -121,7 +123,7 @@ class Circuit:
 
     @cached_property
     def nodes(self) -> list[str]:
-        """Nodes with a kept edge, in execution order. One into a group's keys or values does not tell which heads it is for."""
+        """Nodes with a kept edge, in execution order. An edge into a group's keys or values does not count for its heads."""
         senders, receivers = self.graph.ends(np.flatnonzero(np.atleast_2d(self.kept).any(0)))
         own = receivers[self.graph.receiver_stop[receivers] == self.graph.receiver_node[receivers] + 1]
         used = np.union1d(senders, self.graph.receiver_node[own])
@@ -139,7 +141,7 @@ class Circuit:
         )
 
     def _repr_html_(self) -> str:
-        """The picture, for a notebook. Drawing lies above this module, so it is looked up when a notebook asks."""
+        """The picture, for a notebook. Drawing is a room of a higher rank, so it is imported only when needed."""
         html: str = import_module("circuitfind.rendering.notebook").circuit_html(self)
         return html
 
@@ -154,14 +156,17 @@ class Circuit:
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The circuit as a graph; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
 
-        The graph attributes ``provenance`` and ``selection`` (JSON text) say where it is from.
+        The graph attributes ``provenance`` and ``selection`` (JSON text) record its origin.
 
-        With parts, nodes are at parts, such as ``a3.h1@S2``, and only those with a kept edge are in. The graph attribute
-        ``parts`` has the labels in order. Node attributes: ``kind``, ``layer`` and ``head`` as there, ``node`` and ``part``.
-        Edges within a part: key the port (``q``, ``k``, ``v``) or ``""``; attributes ``kind`` (``"edge"``), ``name``, ``port``,
-        ``part``, and ``score`` where there are scores. Attention: an edge with key and ``kind`` ``"attention"`` from a head at
-        the part where its keys and values are read to the same head at another part, where its output is used. What enters
-        a head's ``q`` stays at its part, though its node may have such an edge.
+        With parts, each node is a node at a part, such as ``a3.h1@S2``, and only those with a kept edge are included.
+
+        * The graph attribute ``parts`` has the labels in order.
+        * Node attributes: ``kind``, ``layer`` and ``head`` as in the graph without parts, plus ``node`` and ``part``.
+        * Edges within a part: the key is the port (``q``, ``k``, ``v``) or ``""``; attributes are ``kind`` (``"edge"``),
+          ``name``, ``port``, ``part``, and ``score`` if there are scores.
+        * Attention: an edge with key and ``kind`` ``"attention"``, from a head at the part where its keys and values are read
+          to the same head at another part, where its output is used. What enters a head's ``q`` stays at its part, even if
+          the node has such an edge.
         """
         graph = self.graph.to_networkx(self.kept, self.scores) if self.layout is None else at_parts(self)
         graph.graph |= {
@@ -172,9 +177,9 @@ class Circuit:
 
     @classmethod
     def from_networkx(cls, graph: networkx.MultiDiGraph, like: Circuit | None = None) -> Circuit:
-        """From such a graph without parts, perhaps edited.
+        """A circuit from such a graph without parts, which may have been edited.
 
-        Scores are taken from ``like``, and provenance too, where it is given.
+        Scores and provenance are taken from ``like`` if it is given.
         """
         shape, kept = ComputationGraph.from_networkx(graph)
         if like is None:
@@ -186,12 +191,12 @@ class Circuit:
         return replace(like, graph=shape, kept=kept, selection={"rule": "edited", "from": dict(like.selection)})
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; they are described by ``circuit.schema.json``."""
+        """JSON-ready values, described by ``circuit.schema.json``."""
         return stored.to_json(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Circuit:
-        """What :meth:`to_json` gave, in this version or an earlier one. Scores of edges outside the circuit become 0.
+        """The circuit from the values of :meth:`to_json`, of this or an earlier version; edges outside it get score 0.
 
         Raises:
             CircuitError, UnknownNameError: another schema, a missing or wrong value, or an edge that does not exist.
@@ -199,12 +204,12 @@ class Circuit:
         return cls(**stored.read(values))
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, ``circuit.json``."""
+        """Write the circuit as JSON, usually to ``circuit.json``."""
         path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Circuit:
-        """Read what :meth:`save` wrote; files of other tools are read by :func:`circuitfind.load_circuit`.
+        """Read a file written by :meth:`save`; :func:`circuitfind.load_circuit` reads files of other tools.
 
         Raises:
             CircuitError: not such a file.

@@ -1,4 +1,4 @@
-"""The one way in which a JSON object is read from a file."""
+"""How a JSON object is read from a file, in one place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # what is not UTF-8, or not JSON, is a ValueError
+    except (OSError, ValueError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
         raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
     if not isinstance(values, dict):
         raise CircuitError(f"{path} is not a readable JSON file: it holds a {type(values).__name__}, not an object")
@@ -25,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def object_or_nothing(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is missing or broken."""
+    """A JSON object, or an empty one if the file is missing or broken."""
     try:
         return read_object(path)
     except CircuitError:

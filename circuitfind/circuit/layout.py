@@ -1,10 +1,10 @@
 """Parts of prompts: where in the prompt an edge is used.
 
-An edge stays within a position: what its sender writes at a token is read by its receiver at the same token. Only attention
-moves information, inside a head: a head's output at a token is made of its query there and of its keys and values at the
-tokens it sees, which are that token and those before it, where attention is causal. So a circuit may keep (part of the prompt,
-edge), parts being positions or labelled spans (:mod:`circuitfind.task.spans`), and everything that holds for circuits holds
-part by part. How the parts lie to each other is their :class:`Layout`.
+An edge stays within a position: its receiver reads at a token what its sender writes at the same token. Only attention moves
+information between tokens, inside a head. A head's output at a token depends on its query there and on its keys and values at
+the tokens it sees (under causal attention, that token and those before it). So a circuit may keep (part of the prompt, edge)
+pairs, where parts are positions or labelled spans (:mod:`circuitfind.task.spans`). Everything that holds for circuits then
+holds per part. A :class:`Layout` says which part sees which.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from circuitfind.task.spans import REST
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How the parts of some prompts lie, as far as a circuit's paths depend on it.
+    """How the parts of some prompts relate, as far as a circuit's paths depend on it.
 
     Attributes:
         labels: a name for every part.
-        sees: whether a token of part j sees one of part i (has it before it or at it, if attention is causal), at [i, j];
-            (parts, parts).
+        sees: (parts, parts); at [i, j], whether a token of part j sees one of part i. Under causal attention, a token sees
+            itself and earlier tokens.
         answers: whether an answer is read in a part, (parts,).
     """
 
@@ -39,7 +39,7 @@ class Layout:
 
     @classmethod
     def of(cls, spans: Spans, pairs: TokenPairs, causal: bool = True) -> Layout:
-        """Of these prompts, under causal attention or another."""
+        """The layout of the parts of these prompts, under causal or bidirectional attention."""
         read = spans.of[np.arange(len(pairs)), pairs.answer_position]
         return cls(spans.labels, spans.sees(pairs.length, causal), np.isin(np.arange(len(spans)), read))
 
@@ -48,11 +48,11 @@ class Layout:
 
     @property
     def kind(self) -> str:
-        """What the parts are: ``"span"``, among which there always is the rest, or ``"position"``."""
+        """The kind of parts: ``"span"``, which always includes the rest of the prompt, or ``"position"``."""
         return "span" if REST in self.labels else "position"
 
     def places(self, spans: Spans) -> list[int]:
-        """Which of these parts the parts of other prompts are, found by label.
+        """The index among these parts of each part of other prompts, matched by label.
 
         Raises:
             CircuitError: the prompts have a part that is not among these.
@@ -61,13 +61,13 @@ class Layout:
         if unknown := [label for label in spans.labels if label not in known]:
             advice = "no longer prompts, or parts by 'span'" if self.kind == "position" else "prompts of its task"
             raise CircuitError(
-                f"these prompts have the part {unknown[0]!r}, and what was found on others knows only "
+                f"these prompts have the part {unknown[0]!r}, but the circuit or the scores only know "
                 f"{', '.join(self.labels)}; use {advice}"
             )
         return [known[label] for label in spans.labels]
 
     def joined(self, other: Layout, places: list[int]) -> Layout:
-        """With what ``other`` adds, whose parts are at ``places`` among these: a path of either is a path."""
+        """The union with ``other``, whose parts are at ``places`` among these: a path in either is a path in the result."""
         sees, answers = self.sees.copy(), self.answers.copy()
         sees[np.ix_(places, places)] |= other.sees
         answers[places] |= other.answers
@@ -80,7 +80,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Layout:
-        """What :meth:`to_json` gave."""
+        """The layout from the values of :meth:`to_json`."""
         labels = tuple(map(str, values["labels"]))
         sees = np.array(values["sees"], dtype=bool).reshape(len(labels), len(labels))
         return cls(labels, sees, np.array(values["answers"], dtype=bool).reshape(len(labels)))
@@ -89,13 +89,13 @@ class Layout:
 def layout_of(
     scores: EdgeScores, sets: Sequence[TokenPairs], tokenizer: Tokenizer | None, causal: bool = True
 ) -> Layout:
-    """The parts that the scores were kept apart by, as they lie in any of some sets of prompts.
+    """The parts of the scores, with the layouts of all sets of prompts joined.
 
     Args:
-        causal: whether the model's attention is.
+        causal: whether the model's attention is causal.
 
     Raises:
-        CircuitError: a set has a part that the scores know nothing of.
+        CircuitError: a set has a part that the scores do not know.
         OptionError: the scores have no parts.
     """
     n_parts = len(scores.by_part)

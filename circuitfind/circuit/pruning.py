@@ -1,8 +1,8 @@
-"""What cannot matter is pruned:
+"""Pruning of edges that cannot matter.
 
-* dead ends (nodes that feed nothing) never matter;
-* nodes that no path from the input reaches do not matter under ``corrupted`` ablation, where their output is the
-  corrupted one. Under the others it is not, so there only dead ends are pruned.
+* Dead ends (nodes that feed nothing) never matter.
+* Nodes that no path from the input reaches do not matter under ``corrupted`` ablation, because their output is then the
+  corrupted one. Under the other ablations it is not, so only dead ends are pruned.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit.layout import Layout
-from circuitfind.circuit.unrolled import unrolled
+from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 
 
 def prune(graph: ComputationGraph, kept: Mask, ablation: str, layout: Layout | None = None) -> Mask:
-    """The kept edges that lie on a kept path to the logits, and from the input where the ablation allows it.
+    """The kept edges on a kept path to the logits, and also from the input if the ablation allows that pruning.
 
     With parts, paths run within a part, and inside a head from the part of its keys and values to every part that sees it.
 

@@ -1,4 +1,4 @@
-"""A circuit's JSON, described by ``circuit.schema.json``; files of version 0.1, which had two schemas, are read too."""
+"""A circuit's JSON, described by ``circuit.schema.json``; files of version 0.1, which had two schemas, can be read too."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "circuitfind-circuit/2"
 FIRST, FIRST_WITH_PARTS = "circuitfind-circuit/1", "circuitfind-positional-circuit/1"
-"""Schemas of version 0.1: without parts, the same but for its name; with parts, a schema of its own."""
+"""Schemas of version 0.1: without parts, the same except for its name; with parts, a separate schema."""
 
 
 def to_json(circuit: Circuit) -> dict[str, Any]:
-    """JSON-ready values; only kept edges are in them."""
+    """JSON-ready values, with kept edges only."""
     p = circuit.provenance
     return {
         "schema": SCHEMA,
@@ -44,7 +44,7 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a :class:`circuitfind.circuit.Circuit`, from :func:`to_json`'s values.
+    """The arguments of :class:`circuitfind.circuit.Circuit`, from the values of :func:`to_json`.
 
     Raises:
         CircuitError, UnknownNameError: another schema, a missing or wrong value, or an edge that does not exist.

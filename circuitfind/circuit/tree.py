@@ -7,8 +7,8 @@
     ...
     └─ m0  +5.9542  (above)
 
-Under a node stand the senders that it reads, each with the effect (score) of its edge and, for a head, the port that reads it.
-A node's own senders are listed once, where it is met first; later it is "(above)".
+Below a node are the senders that it reads, each with the effect (score) of its edge and, for a head, the port that reads it.
+A node's own senders are listed once, at its first occurrence; later occurrences are marked "(above)".
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ABOVE = "(above)"
 
 
 def tree_text(circuit: Circuit, labels: Mapping[str, str] | None = None) -> str:
-    """The tree, line by line; ports with the strongest edge come first, and within a port the strongest edge.
+    """The tree, line by line; the port with the strongest edge comes first, and within a port the strongest edge.
 
     Args:
-        circuit: one with parts of prompts is shown without: an edge that any part keeps.
-        labels: what to write beside nodes, by name (``{"a3.h7": "END -> IO 0.91"}``).
+        circuit: a circuit with parts of prompts is shown without parts, with every edge that any part keeps.
+        labels: text to write next to nodes, by name (``{"a3.h7": "END -> IO 0.91"}``).
 
     Example:
         >>> import circuitfind as cf
@@ -43,7 +43,7 @@ def tree_text(circuit: Circuit, labels: Mapping[str, str] | None = None) -> str:
 
 @dataclass
 class _Tree:
-    """What has been written so far: nodes and, where heads share them, ports."""
+    """The writer of a tree; it remembers the nodes (and ports shared by heads) written so far."""
 
     circuit: Circuit
     labels: Mapping[str, str]
@@ -55,7 +55,7 @@ class _Tree:
         yield from self._below(graph.n_senders, "")
 
     def _below(self, node: int, indent: str) -> Iterator[str]:
-        """What a node reads, each with what is below it."""
+        """The senders that a node reads, each with its own subtree."""
         rows = [(receiver, sender) for receiver in self._ports(node) for sender in self._senders(receiver)]
         for place, (receiver, sender) in enumerate(rows):
             last = place == len(rows) - 1
@@ -64,7 +64,7 @@ class _Tree:
                 yield from self._below(sender, indent + (NOTHING if last else DOWN))
 
     def _ports(self, node: int) -> list[int]:
-        """A node's receivers with edges, the one with the strongest edge first."""
+        """A node's receivers that have edges, the one with the strongest edge first."""
         graph = self.circuit.graph
         mine = np.flatnonzero((graph.receiver_node <= node) & (node < graph.receiver_stop)).tolist()
         best = {receiver: max((self._size(edge) for edge in self._edges(receiver)), default=-1.0) for receiver in mine}
@@ -79,7 +79,7 @@ class _Tree:
         return 0.0 if self.circuit.scores is None else abs(float(self.circuit.scores[edge]))
 
     def _senders(self, receiver: int) -> list[int]:
-        """Senders with an edge into a receiver, best first; -1 alone, where heads share it and it was listed before."""
+        """Senders with an edge into a receiver, best first; only -1 if heads share the receiver and it was listed before."""
         graph, name = self.circuit.graph, self.circuit.graph.receiver_names[receiver]
         if graph.receiver_stop[receiver] - graph.receiver_node[receiver] > 1:
             if name in self._met:

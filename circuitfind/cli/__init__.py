@@ -1,7 +1,12 @@
-"""The command line: ``circuitfind COMMAND``. Every command prints text for people, or with ``--json`` one JSON value.
+"""The command line: ``circuitfind COMMAND``. Every command prints text for people, or one JSON value with ``--json``.
 
-Exit codes: 0 done, 1 a replay that does not agree, a submission that its loader would refuse, a truth that does not hold, or
-cells of a benchmark that failed, 2 something about the input is wrong (one clear message, no traceback), 130 interrupted.
+Exit codes:
+
+* 0: done.
+* 1: a replay disagrees, a submission would be refused by its loader, a known circuit fails its checks, or cells of a
+  benchmark failed.
+* 2: the input is wrong (one clear message, no traceback).
+* 130: interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from circuitfind.cli import truths, bench, check, lists  # noqa: F401  # isort: 
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, which newer versions of typer turn into this code and older ones into an exception."""
+"""Exit code after Ctrl-C. Newer versions of typer return this code; older ones raise an exception."""
 
 
 def main() -> None:
@@ -28,17 +33,17 @@ def main() -> None:
     try:
         code = (
             app(prog_name="circuitfind", standalone_mode=False) or 0
-        )  # what typer.Exit carries is returned, not raised
+        )  # the code of typer.Exit is returned, not raised
     except CircuitfindError as error:
         _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except OSError as error:  # a folder that is not there or not ours, a full disk
+    except OSError as error:  # a missing folder, no permission, a full disk
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except Exception as error:
         _show_usage_error(error)
     if code == INTERRUPTED:
-        advice = "; the same command goes on where it was" if sys.argv[1:2] in (["discover"], ["bench"]) else ""
+        advice = "; the same command resumes it" if sys.argv[1:2] in (["discover"], ["bench"]) else ""
         _fail(f"interrupted{advice}", INTERRUPTED)
     sys.exit(code)
 
@@ -49,7 +54,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _show_usage_error(error: Exception) -> NoReturn:
-    """Errors of the command line itself (unknown option, missing argument) are shown by their own library."""
+    """Let typer show errors of the command line itself (unknown option, missing argument)."""
     show = getattr(error, "show", None)
     if show is None:
         raise error

@@ -14,21 +14,23 @@ MOST_SHOWN = 20
 
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes, or Ray actors; 0 works in this process [default: as many as there are cores]."),
+    typer.Option(help="Processes, or Ray actors; 0 works in this process (default: one per core)."),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(help="Only cells MODEL/TASK/ALGORITHM/ABLATION/SEED of this pattern, such as '*/ioi/*'; repeatable."),
+    typer.Option(
+        help="Only cells whose MODEL/TASK/ALGORITHM/ABLATION/SEED matches this pattern, such as '*/ioi/*'; repeatable."
+    ),
 ]
 
 
 @app.command()
 def bench(
-    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML [default: the one that --show prints].")] = None,
+    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML (default: the one that --show prints).")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the cells, the tables and the page.")] = Path("results/bench"),
     workers: Workers = None,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster, or 'local' to start one on this machine.")] = "",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that have failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")] = False,
     only: Only = None,
     algorithm: Annotated[list[str] | None, typer.Option("--algorithm", "-a", help="Only this one; repeatable.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this one; repeatable.")] = None,
@@ -36,7 +38,7 @@ def bench(
     listing: Annotated[
         bool, typer.Option("--list", help="Print the cells and the estimate, and measure nothing.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the default grid, to begin one of your own.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the default grid, as a start for your own.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run algorithms x tasks x models x ablations x seeds, and compare them (exit code 1 if a cell failed)."""

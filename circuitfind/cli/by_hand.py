@@ -1,6 +1,4 @@
-"""Commands that change components or paths of a model and measure what follows: activation-patch, ablate, path-patch,
-path-map.
-"""
+"""Commands that patch components or paths of a model and measure the effect: activation-patch, ablate, path-patch, path-map."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ def activation_patch(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="residual, head, mlp, attention or node; or a component such as a3.h5; repeated: together [default: head]."
+            help="residual, head, mlp, attention or node; or components such as a3.h5, patched together (default: head)."
         ),
     ] = None,
     by: Annotated[str, typer.Option(help="position, span, or nothing for all positions at once.")] = "",
@@ -43,7 +41,7 @@ def activation_patch(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Put values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
+    """Patch values of one run into another, component by component, and measure how much of the behaviour comes or goes."""
     from circuitfind import patching
 
     _check_picture(out)
@@ -64,7 +62,7 @@ def ablate(
     ],
     each: Annotated[bool, typer.Option("--each/--together", help="One at a time, or all together.")] = False,
     neurons: Annotated[
-        str | None, typer.Option(help="Neurons of the one MLP that is named: 3,17,40 or all (with --each: a ranking).")
+        str | None, typer.Option(help="Neurons of the one named MLP: 3,17,40 or all (with --each: a ranking).")
     ] = None,
     split: Split = "held-out",
     top: Top = 12,
@@ -97,7 +95,7 @@ def path_patch(
     split: Split = "train",
     as_json: Json = False,
 ) -> None:
-    """Measure what a path, or a set of paths, does."""
+    """Measure the effect of a path, or of a set of paths."""
     from circuitfind import patching
 
     effect = patching.path_patch(setting, path, direction=direction, split=split)
@@ -118,7 +116,7 @@ def path_map(
     top: Annotated[int, typer.Option(help="How many senders to print.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Measure every sender through one receiver: sender -> RECEIVER -> * -> logits."""
+    """Measure the effect of every sender through one receiver: sender -> RECEIVER -> * -> logits."""
     from circuitfind import patching
 
     found = patching.path_heat_map(setting, receiver, through=through, direction=direction, split=split)
@@ -128,7 +126,7 @@ def path_map(
 
 
 def _check_picture(out: Path | None) -> None:
-    """Refuse a picture that cannot be drawn before the model runs."""
+    """Refuse a picture with an unknown suffix, before the model runs."""
     from circuitfind.rendering.image import IMAGE_SUFFIXES, known_suffix
 
     if out is not None:
@@ -136,7 +134,7 @@ def _check_picture(out: Path | None) -> None:
 
 
 def _numbers(neurons: str | None) -> list[int] | str | None:
-    """``"3,17"`` to numbers; ``"all"`` and nothing stay."""
+    """``"3,17"`` as numbers; ``"all"`` and None stay as they are."""
     if neurons is None or neurons == "all":
         return neurons
     parts = [part.strip() for part in neurons.split(",")]
@@ -169,7 +167,7 @@ def _ablation_lines(effects: Any, top: int, picture: Path | None) -> Iterable[st
         f"{about.model}, {about.task}: {about.n_prompts} {about.split} prompts, {about.ablation} ablation; {about.unit} "
         f"{effects.before.mean():.3f} before, {effects.everything.mean():.3f} with everything ablated"
     )
-    yield "effect > 0: the component helps; with its 95 % interval, its share of what everything costs, and the metric after"
+    yield "effect > 0: the component helps; with its 95 % interval, its share of what full ablation costs, and the metric after"
     for row in effects.top(top).to_dict("records"):
         yield f"  {_measured(row)}  {row['after']:9.3f}  {row['component']}"
     if picture:

@@ -24,15 +24,13 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option(
-            help="A format of 'circuitfind formats' that is written. mib: a folder, a sub-folder for each run."
-        ),
+        typer.Option(help="A writable format of 'circuitfind formats'. mib: a folder with a sub-folder for each run."),
     ] = "eap-ig",
     out: Annotated[Path | None, typer.Option(help="The file to write, or the submission's folder.")] = None,
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            help="mib: the pair TASK_MODEL of a run; repeatable, in the runs' order [default: by their names]."
+            help="mib: the pair TASK_MODEL of a run; repeatable, in the runs' order (default: by their names)."
         ),
     ] = None,
     circuit_files: Annotated[
@@ -44,7 +42,7 @@ def export(
 ) -> None:
     """Write a circuit, or its scores, in another format; or several as a submission to the MIB circuit track.
 
-    EAP-IG's JSON has all edges where a run folder has their scores, and else the kept ones.
+    EAP-IG's JSON holds all edges if the source is a run folder with their scores, otherwise the kept ones.
     """
     from circuitfind.formats import writers
 
@@ -78,17 +76,17 @@ def _convert(source: Path, file: Path, to: str) -> None:
 
 
 def _facts(source: Path, found: Contents, names: Iterable[str]) -> dict[str, int]:
-    """What a format needs to know of the model, which is loaded to tell."""
+    """What a format needs to know about the model, which is loaded to find out."""
     from circuitfind import models
 
     if not (spec := found.settings.get("model") or found.provenance.model):
-        raise OptionError(f"{source} does not say its model, whose width the format asks for; give a run folder")
+        raise OptionError(f"{source} does not name its model, whose width the format needs; give a run folder")
     config = models.load(spec).config
     return {name: getattr(config, name) for name in names}
 
 
 def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str | None, force: bool) -> list[Path]:
-    """Every run's folder of the submission; all are named before the first is written."""
+    """Write every run's folder of the submission; all names are checked before the first is written."""
     from circuitfind.formats import read, read_scores
     from circuitfind.formats.mib import MODELS, pair_name, write_pair
 
@@ -104,10 +102,10 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
     written = []
     for run, scores, name in zip(runs, found, names, strict=True):
         if scores.unscored.any():
-            raise OptionError(f"{run} leaves edges without a score, and MIB asks for one of each")
+            raise OptionError(f"{run} leaves edges without a score, but MIB needs one for each edge")
         known_model = (
             name.partition("_")[2] in MODELS
-        )  # one of the benchmark's own, whose width is known without loading it
+        )  # a model of the benchmark: its width is known without loading it
         facts = {} if known_model else _facts(run, read(run), ("d_model", "n_heads"))
         written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **facts))
     return written
@@ -115,7 +113,7 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
 
 @app.command()
 def formats(as_json: Json = False) -> None:
-    """List the formats of files: which are read, wherever a circuit or scores are asked for, and which export writes."""
+    """List the file formats: which are read wherever a command takes a circuit or scores, and which export writes."""
     from circuitfind.formats import FORMATS
 
     rows = {
@@ -156,11 +154,11 @@ def compare(
         int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
     ] = None,
     signed: Signed = False,
-    detail: Annotated[str, typer.Option(help="Of the picture: ports, heads, layers or auto.")] = "auto",
+    detail: Annotated[str, typer.Option(help="Detail of the picture: ports, heads, layers or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold two circuits against each other: what they share, beside what chance would share, and how their scores agree."""
+    """Compare two circuits: what they share, what they would share by chance, and how well their scores agree."""
     from circuitfind.run import comparison
     from circuitfind.run.comparison_files import lines, write_comparison
 

@@ -1,4 +1,4 @@
-"""Commands that say what a circuit's nodes are: tree, roles."""
+"""Commands that say what a circuit's nodes do: tree, roles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ Threshold = Annotated[float, typer.Option(help="Share of attention below which a
 def tree(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
-    roles: Annotated[bool, typer.Option("--roles/--no-roles", help="Write what heads attend to beside them.")] = True,
+    roles: Annotated[
+        bool, typer.Option("--roles/--no-roles", help="Write next to each head what it attends to.")
+    ] = True,
     threshold: Threshold = 0.3,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Commands that list what there is: tasks, models, algorithms, metrics."""
+"""Commands that list what is available: tasks, models, algorithms, metrics."""
 
 from __future__ import annotations
 

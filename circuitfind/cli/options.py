@@ -43,7 +43,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' [default: the task's, else tasks-4l].",
+        help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' (default: the task's, else tasks-4l).",
     ),
 ]
 TaskName = Annotated[str, typer.Argument(help="A task's name (see 'circuitfind tasks') or a file of pairs.")]
@@ -53,24 +53,32 @@ AlgorithmOption = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME [default: the task's]."),
+    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME (default: the task's)."),
 ]
-Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
+Ablation = Annotated[
+    str | None,
+    typer.Option(help="corrupted, zero, mean, mean-positional or optimal [default: corrupted]."),
+]
+Corrupt = Annotated[
+    str, typer.Option(help="Make the corrupted prompts of your pairs: swap:LABEL,LABEL, resample, or replace:WORDS.")
+]
+GroupBy = Annotated[str, typer.Option(help="A column of your pairs; rows with the same text in it stay in one split.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
 Prompts = Annotated[int, typer.Option(help="How many pairs.")]
-Seed = Annotated[int, typer.Option(help="Which prompts, and of whatever else is drawn at random.")]
-BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
+Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]
+BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time (default: what memory allows).")]
 Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
 Bos = Annotated[
     bool | None,
-    typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token [default: as the tokenizer does]."),
+    typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token (default: as the tokenizer does)."),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps [default: cuda where there is one].")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps (default: cuda where there is one).")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="What a run may take beside the weights, such as 8GB [default: as the device allows]."),
+    typer.Option(help="Memory limit of a run in addition to the weights, such as 8GB (default: as the device allows)."),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Answers = Annotated[str, typer.Option(help="Of answers with several tokens, 'all' tokens count, or the 'first' alone.")]
 KvPorts = Annotated[
     str, typer.Option(help="A k and a v port for each 'head', or each 'group' of heads that share keys and values.")
 ]
@@ -79,10 +87,10 @@ KvPorts = Annotated[
 def about(
     path: Path, circuit: Any, settings: Mapping[str, Any], model: str | None, task: str | None, otherwise: str = ""
 ) -> tuple[str, str]:
-    """The model and the task of a circuit that was opened: as asked for, or else as its run or its file says.
+    """The model and the task of an opened circuit: those given as options, or else those of its run or its file.
 
     Raises:
-        OptionError: nothing says them.
+        OptionError: neither names them.
     """
     spec = model or settings.get("model") or circuit.provenance.model
     chosen = task or settings.get("task") or circuit.provenance.task
@@ -92,7 +100,7 @@ def about(
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:
-    """Print ``value`` as JSON, or the lines that say the same to people."""
+    """Print ``value`` as JSON, or the lines that say the same for people."""
     if as_json:
         typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
     else:
@@ -101,7 +109,7 @@ def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:
 
 
 def read_settings(pairs: list[str] | None, flag: str) -> dict[str, str]:
-    """``["steps=10"]`` to ``{"steps": "10"}``."""
+    """``["steps=10"]`` as ``{"steps": "10"}``."""
     settings = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")

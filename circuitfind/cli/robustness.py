@@ -1,4 +1,4 @@
-"""Commands that ask what a circuit is worth: hypotheses, stability, certify."""
+"""Commands that test how well a circuit holds up: hypotheses, stability, certify."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TaskOrRun = Annotated[
 ]
 Algorithm = Annotated[
     str | None,
-    typer.Option("--algorithm", "-a", help="One that keeps scores apart by prompt [default: as for discover]."),
+    typer.Option("--algorithm", "-a", help="One that can score each prompt separately (default: as for discover)."),
 ]
 Edges = Annotated[
-    int | None, typer.Option(help="Size of the circuit [default: the run's; else the smallest faithful one's].")
+    int | None, typer.Option(help="Size of the circuit (default: the run's; else the smallest faithful one's).")
 ]
 
 
@@ -31,13 +31,13 @@ Edges = Annotated[
 def hypotheses(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="A run folder, circuit.json, or an EAP-IG graph JSON.")],
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's, or the task's where that is kl]")] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: the circuit's, or the task's where that is kl)")] = None,
     split: Split = "held-out",
     alpha: Annotated[float, typer.Option(help="Chance of error allowed, after correction.")] = 0.05,
     eps: Annotated[float, typer.Option(help="How far from 1/2 the chance to beat the model may be.")] = 0.1,
     quantile: Annotated[float, typer.Option(help="Share of random edges or circuits to outdo.")] = 0.9,
     random: Annotated[int, typer.Option(help="Random edges, and random circuits of equal size.")] = 100,
-    permutations: Annotated[int, typer.Option(help="Of the independence test.")] = 1000,
+    permutations: Annotated[int, typer.Option(help="Permutations of the independence test.")] = 1000,
     edges: Annotated[int | None, typer.Option(help="Test only N edges, drawn at random, for minimality.")] = None,
     correction: Annotated[str, typer.Option(help="holm or benjamini-hochberg.")] = "holm",
     reference: Annotated[
@@ -105,7 +105,7 @@ def certify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Which edges would stay, and which stay out, whatever few prompts were deleted? (randomised deletion)"""
+    """Which edges stay in the circuit, or out of it, no matter which few prompts are deleted? (randomised deletion)"""
     from circuitfind.evaluation import certify_edges
 
     scores, circuit = _by_prompt(setting, task, algorithm, option, edges, signed)
@@ -120,7 +120,7 @@ def certify(
 def _by_prompt(
     setting: Setting, task: str, algorithm: str | None, option: list[str] | None, edges: int | None, signed: bool
 ) -> tuple[EdgeScores, Circuit]:
-    """Scores of every prompt, and the circuit whose stability is asked for: those of a run folder, or found here."""
+    """Per-prompt scores and the circuit to test: those of a run folder, or found here."""
     from circuitfind.formats import open_run
     from circuitfind.run import calls
     from circuitfind.run.request import RunConfig

@@ -1,4 +1,4 @@
-"""The options that name a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` that they make.
+"""The options of a setting, declared once, and the :class:`~circuitfind.setting.value.Setting` made from them.
 
 A command whose first argument is a setting is decorated with :func:`setting_options`, which gives it these options.
 """
@@ -15,10 +15,13 @@ import typer
 
 from circuitfind.cli.options import (
     Ablation,
+    Answers,
     BatchSize,
     Bos,
+    Corrupt,
     Device,
     Dtype,
+    GroupBy,
     KvPorts,
     Memory,
     Metric,
@@ -30,7 +33,7 @@ from circuitfind.cli.options import (
     about,
     read_settings,
 )
-from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
+from circuitfind.setting.defaults import N_HELD_OUT, N_PROMPTS
 
 if TYPE_CHECKING:
     from circuitfind.setting.value import Setting as Setting
@@ -38,24 +41,31 @@ else:
     Setting = Any  # the command line starts without the model's libraries
 
 Command = Callable[..., None]
+OfRun = Annotated[str | None, typer.Option(help="As in discover (default: the run's).")]
+TaskOptionOfRun = Annotated[
+    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
+]
 
 
 def setting_named(
     task: TaskName,
     model: Model = None,
     metric: Metric = None,
-    ablation: Ablation = ABLATION,
+    ablation: Ablation = None,
     prompts: Prompts = N_PROMPTS,
     seed: Seed = 0,
     batch_size: BatchSize = None,
     task_option: TaskOption = None,
+    corrupt: Corrupt = "",
+    group_by: GroupBy = "",
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
     bos: Bos = None,
     kv_ports: KvPorts = "head",
+    answers: Answers = "all",
 ) -> Setting:
-    """The setting that options name; nothing is loaded."""
+    """The setting given by the options; nothing is loaded."""
     from circuitfind.setting.value import Setting
 
     return Setting(
@@ -68,32 +78,34 @@ def setting_named(
         seed=seed,
         task_options=read_settings(task_option, "--task-option"),
         batch_size=batch_size,
+        corrupt=corrupt,
+        group_by=group_by,
         memory=memory,
         device=device,
         dtype=dtype,
         bos=bos,
         kv_ports=kv_ports,
+        answers=answers,
     )
 
 
 def setting_of_circuit(
-    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
-    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task or file of pairs (default: the circuit's task).")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="(default: the circuit's model)")] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
+    ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
-    task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
-    ] = None,
+    task_option: TaskOptionOfRun = None,
+    corrupt: OfRun = None,
+    group_by: OfRun = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
     bos: Bos = None,
 ) -> Callable[..., Setting]:
-    """From a circuit that was opened (its path, itself, its run's settings) to the setting it is measured in."""
-    options = read_settings(task_option, "--task-option") if task_option or task else None
+    """A function from an opened circuit (its path, the circuit, its run's settings) to the setting it is measured in."""
 
     def setting(path: Path, circuit: Any, run: Mapping[str, Any], otherwise: str = "") -> Setting:
         from circuitfind.setting.value import Setting
@@ -107,8 +119,9 @@ def setting_of_circuit(
             n=prompts,
             n_held_out=prompts,
             seed=seed,
-            task_options=options,
+            task_options=read_settings(task_option, "--task-option") if task_option or task else None,
             batch_size=batch_size,
+            **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by),
             memory=memory,
             device=device,
             dtype=dtype or run.get("dtype") or "float32",
@@ -119,15 +132,21 @@ def setting_of_circuit(
     return setting
 
 
+def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:
+    """How your own pairs are read: as the options say, or else as in the run."""
+    read = {name: run.get(name, "") if value is None else value for name, value in given.items()}
+    return read | {"answers": run.get("answers") or "all"}
+
+
 def setting_options(
     options: Callable[..., Any] = setting_named, *, without: Iterable[str] = (), **defaults: Any
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a setting beside its own; its first argument is what they make.
+    """Give a command the options of a setting in addition to its own; its first argument is the setting they make.
 
     Args:
-        options: what declares the options and takes their values.
-        without: options that would mean nothing to this command.
-        defaults: other defaults of some of them for this command.
+        options: a function that declares the options as its parameters and takes their values.
+        without: options that mean nothing to this command.
+        defaults: this command's own defaults for some of the options.
     """
     common = [
         parameter.replace(default=defaults.get(parameter.name, parameter.default))
@@ -145,7 +164,7 @@ def setting_options(
             taken = {one.name: given[one.name] if one.name in named else given.pop(one.name) for one in common}
             command(options(**taken), **given)
 
-        first = "task" if options is setting_named else ""  # an argument, before the command's own
+        first = "task" if options is setting_named else ""  # an argument, placed before the command's own
         every = sorted([*own, *shared], key=lambda one: (one.name == "as_json", one.name != first))
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Commands that are the stages of the method: discover, evaluate, render; and replay, which makes decisions again."""
+"""Commands for the stages of the method: discover, evaluate, render; and replay, which checks logged decisions again."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ AlgorithmName = Annotated[
     typer.Option(
         "--algorithm",
         "-a",
-        help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
+        help="See 'circuitfind algorithms' (default: eap-ig-inputs under corrupted ablation, else eap-ig-activations).",
     ),
 ]
 Faithfulness = Annotated[
     float | None,
     typer.Option(
-        help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
+        help=f"Keep the smallest circuit that reaches this on the train split (default: {FAITHFULNESS}; acdc's is its own)."
     ),
 ]
 Parts = Annotated[
@@ -68,7 +68,7 @@ Workers = Annotated[
 @setting_options()
 def discover(
     setting: Setting,
-    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
+    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' (default: ioi).")] = None,
     data: Data = None,
     algorithm: AlgorithmName = None,
     option: AlgorithmOption = None,
@@ -81,9 +81,9 @@ def discover(
     random: Random = N_RANDOM,
     parts: Parts = "",
     workers: Workers = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: results/TASK/MODEL/ALGORITHM).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Go on although the model cannot do the task.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Continue even if the model cannot do the task.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find, measure and draw the circuit of a behaviour (no argument: IOI on the zoo model tasks-4l)."""
@@ -102,10 +102,10 @@ def discover(
 
 
 def _task_or_data(task: str | None, data: Path | None) -> str:
-    """What the command is to be about."""
+    """The task or the file of pairs that the command was given; ``ioi`` by default."""
     if task is not None and data is not None:
         raise OptionError(f"give a task ({task}) or --data ({data}), not both")
-    if data is not None and not data.suffix:  # or it would be read as a task's name
+    if data is not None and not data.suffix:  # otherwise it would be read as a task's name
         raise OptionError(f"--data {data}: give a file of pairs (.csv, .tsv, .jsonl, .json) or a Python file")
     return str(data) if data is not None else task or "ioi"
 
@@ -147,7 +147,7 @@ def _open(
     signed: bool,
     ablation: str | None = None,
 ) -> Any:
-    """A file's circuit, or the one chosen from its scores."""
+    """A file's circuit, or one chosen from its scores."""
     from circuitfind.formats import open_circuit
 
     rules = {"top": edges, "threshold": threshold, "greedy": greedy, "nodes": nodes}
@@ -163,7 +163,7 @@ def _open(
 def evaluate(
     setting_of: Any,
     circuit: Holder,
-    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     split: Split = "held-out",
     random: Random = N_RANDOM,
     edges: Edges = None,
@@ -173,7 +173,7 @@ def evaluate(
     signed: Signed = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a circuit on held-out prompts, random circuits of equal size beside it."""
+    """Measure a circuit on held-out prompts, next to random circuits of equal size."""
     from circuitfind.evaluation import verdict
     from circuitfind.run import calls
 
@@ -186,7 +186,7 @@ def evaluate(
 def render(
     circuit: Holder,
     out: Annotated[
-        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: an .svg beside the circuit].")
+        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
     detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
     top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
@@ -219,13 +219,13 @@ def render(
 @app.command()
 def replay(
     run: Annotated[Path, typer.Argument(help="A run folder of acdc, or the decisions.csv in it.")],
-    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep [default: all].")] = None,
+    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep (default: all).")] = None,
     steps: Annotated[int | None, typer.Option(help="Only the first N tests.")] = None,
     device: Device = None,
     dtype: Dtype = "float64",
     as_json: Json = False,
 ) -> None:
-    """Make every decision of a run again, one plain forward pass for each (exit code 1 if one does not agree)."""
+    """Check every decision of a run again, one plain forward pass each (exit code 1 if any disagrees)."""
     from circuitfind.run.replay import replay_decisions
 
     replays = replay_decisions(run, threshold=threshold, steps=steps, dtype=dtype, device=device)

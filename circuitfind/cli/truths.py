@@ -1,4 +1,4 @@
-"""The command that verifies what is known of a model's circuit: verify."""
+"""The command that verifies the known circuits of ground-truth models: verify."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from circuitfind.cli.options import Json, app, print_result
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Ground-truth models [default: all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Ground-truth models (default: all).")] = None,
     prompts: Annotated[int, typer.Option(help="Held-out pairs, or all there are.")] = 1000,
     seed: Annotated[int, typer.Option(help="Which pairs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Cut every edge of models whose circuit is known: is the known circuit right (exit code 1 if one is not)?"""
+    """Check known circuits by cutting every edge of their models (exit code 1 if a circuit is wrong)."""
     from circuitfind import zoo
     from circuitfind.truth.verification import verify_model
 
@@ -41,4 +41,4 @@ def _lines(found: list[Any]) -> Iterator[str]:
             f"{one.agreement:8.1%}{one.faithfulness:10.4f}{least:15.3g}{most:14.1e}  {'ok' if one.passed else 'FAIL'}"
         )
         yield from (f"  {problem}" for problem in one.problems)
-    yield "KL: of the circuit to the full model, in nats; of the two last columns, mean KL when an edge is cut alone"
+    yield "KL: of the circuit to the full model, in nats; in the last two columns, mean KL when an edge is cut alone"

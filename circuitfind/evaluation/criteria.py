@@ -1,26 +1,27 @@
 """Completeness and minimality of a circuit (Wang et al. 2022, arXiv:2211.00593, section 4 and appendices K and M).
 
 ``F`` is the mean of the metric over prompts, ``C`` a circuit, ``M`` the whole model, and ``C \\ K`` what is left when the
-things of ``K`` are knocked out: nodes, as in the paper, or edges. A node is knocked out by cutting every edge that it
-sends, which replaces its output by the ablated one; ``input`` and ``logits`` are not, for without them nothing is left.
+members of ``K`` are knocked out: nodes, as in the paper, or edges. A node is knocked out by cutting every edge that it
+sends, which replaces its output by the ablated one. ``input`` and ``logits`` are never knocked out, because nothing would
+be left without them.
 
-* Completeness (4.1): the *incompleteness score* ``|F(C \\ K) - F(M \\ K)|`` is small for every ``K`` in ``C``. It is large
-  where the model has parts that do the circuit's work when that fails, and the circuit lacks them.
+* Completeness (4.1): the *incompleteness score* ``|F(C \\ K) - F(M \\ K)|`` is small for every ``K`` in ``C``. It is large if
+  the model has parts that take over when the circuit fails, and the circuit lacks them.
 * Minimality (4.2): for every ``v`` of ``C`` there is a ``K`` in ``C`` without ``v`` whose *minimality score* ``|F(C \\ (K u
-  {v})) - F(C \\ K)|`` is large. The ``K`` is needed because parts that stand in for each other are not missed alone.
+  {v})) - F(C \\ K)|`` is large. ``K`` is needed because removing only one of several redundant parts changes nothing.
 
-There are as many ``K`` as subsets, so both search. The paper takes random subsets (each thing is in with probability 1/2),
-classes of heads (``sets`` here), and, for completeness, a greedy search of 10 steps, 10 times, with 10 candidates drawn at
+Every subset is a possible ``K``, so both criteria search. The paper uses random subsets (each member is in with probability
+1/2), classes of heads (``sets`` here), and, for completeness, 10 greedy searches of 10 steps, with 10 candidates drawn at
 each step.
 
 Deviations:
 
 * Algorithm 3 of appendix M, as printed, adds the ``v`` with the largest ``|F(C \\ (K u {v})) - F(C \\ K)|``, in which the
-  model does not occur; its text, section 4.1 and the experiment's code maximise the incompleteness score. So does this, and
-  like the code it adds a thing only if the score rises.
-* The paper's nodes are heads at one position each, and MLPs are never knocked out; here a node is a head or an MLP at all
-  positions. It ablates with the mean over ABC prompts; here it is the ablation that is asked for.
-* Scores are also given as shares of ``|F(M) - F(empty)|`` and not, as there, of ``F(M)``, which for a divergence is 0.
+  model does not occur. Its text, section 4.1 and the experiment's code maximise the incompleteness score. This module does
+  the same and, like the code, adds a member only if the score rises.
+* The paper's nodes are heads at single positions, and MLPs are never knocked out. Here a node is a head or an MLP at all
+  positions. The paper ablates with the mean over ABC prompts; here the ablation is an argument.
+* Scores are also given as shares of ``|F(M) - F(empty)|``; the paper uses ``F(M)``, which is 0 for a divergence.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.progress import track
 from circuitfind.task import TokenPairs
@@ -42,16 +43,16 @@ from circuitfind.transformer import Transformer
 
 THINGS = ("nodes", "edges")
 BYTES_OF_MASKS = 64 * 2**20
-"""Of circuits that are run together."""
+"""Maximum bytes of circuits that run together."""
 Set = frozenset[int]
 
 
 @dataclass(frozen=True)
 class Knockout:
-    """One set of things knocked out.
+    """One set of nodes or edges knocked out.
 
     Attributes:
-        kind: ``none``, ``given``, ``random`` or ``greedy``: where the set is from.
+        kind: ``none``, ``given``, ``random`` or ``greedy``: where the set comes from.
         names: what was knocked out.
         circuit, model: F(C \\ K) and F(M \\ K), in the metric's unit.
     """
@@ -69,12 +70,12 @@ class Knockout:
 
 @dataclass(frozen=True)
 class Completeness:
-    """How far circuit and model drift apart when the same things are knocked out of both.
+    """How far circuit and model drift apart when the same nodes or edges are knocked out of both.
 
     Attributes:
         of: ``nodes`` or ``edges``.
-        knockouts: the sets, that of nothing first: its score is the unfaithfulness |F(C) - F(M)|.
-        span: |F(M) - F(empty)|, what is all there is to lose.
+        knockouts: the sets. The empty set comes first: its score is the unfaithfulness |F(C) - F(M)|.
+        span: |F(M) - F(empty)|, the whole effect that can be lost.
     """
 
     of: str
@@ -83,7 +84,7 @@ class Completeness:
 
     @property
     def random_mean(self) -> float:
-        """Mean incompleteness score of the random sets; NaN where there are none."""
+        """Mean incompleteness score of the random sets; NaN if there are none."""
         scores = [knockout.score for knockout in self.knockouts if knockout.kind == "random"]
         return float(np.mean(scores)) if scores else float("nan")
 
@@ -101,11 +102,11 @@ class Completeness:
 
 @dataclass(frozen=True)
 class Need:
-    """The largest change found that knocking out one thing makes.
+    """The largest change found from knocking out one node or edge.
 
     Attributes:
-        name: the thing, v.
-        without: the set K that was out already.
+        name: the node or edge, v.
+        without: the set K that was already knocked out.
         before, after: F(C \\ K) and F(C \\ (K u {v})), in the metric's unit.
     """
 
@@ -122,11 +123,11 @@ class Need:
 
 @dataclass(frozen=True)
 class Minimality:
-    """What every node or edge of a circuit is needed for.
+    """How much every node or edge of a circuit is needed.
 
     Attributes:
         of: ``nodes`` or ``edges``.
-        needs: one for each, in the graph's order.
+        needs: one per node or edge, in the graph's order.
         span: |F(M) - F(empty)|.
     """
 
@@ -136,7 +137,7 @@ class Minimality:
 
     @property
     def least(self) -> Need:
-        """The thing that is needed least: the circuit is as minimal as this one's score."""
+        """The least needed node or edge; its score says how minimal the circuit is."""
         return min(self.needs, key=lambda need: need.score)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,9 +152,9 @@ def _share(score: float, span: float) -> float | None:
 
 
 class _Things:
-    """The nodes or edges of a circuit, by number, and what is left without some of them."""
+    """The nodes or edges of a circuit, by number, and the circuit without some of them."""
 
-    def __init__(self, conditions: Conditions, circuit: Circuit, of: str) -> None:
+    def __init__(self, conditions: CircuitRunner, circuit: Circuit, of: str) -> None:
         if of not in THINGS:
             raise UnknownNameError("kind of knock-out", of, THINGS)
         self.conditions, self.of, self.graph = conditions, of, circuit.graph
@@ -170,7 +171,7 @@ class _Things:
         return len(self.members)
 
     def without(self, circuit: Mask, things: Iterable[int]) -> Mask:
-        """A circuit, boolean (edges,), without some things."""
+        """A circuit, boolean (edges,), without some of its nodes or edges."""
         out, members = circuit.copy(), [self.members[thing] for thing in things]
         if self.of == "edges":
             out[members] = False
@@ -179,7 +180,7 @@ class _Things:
         return out
 
     def performance(self, circuit: Mask, sets: Sequence[Set]) -> list[float]:
-        """F of a circuit without each of some sets, in groups whose masks stay small."""
+        """F of a circuit without each of some sets, run in groups to keep masks small."""
         at_once, out = max(1, BYTES_OF_MASKS // len(circuit)), list[float]()
         for start in range(0, len(sets), at_once):
             masks = np.stack([self.without(circuit, chosen) for chosen in sets[start : start + at_once]])
@@ -187,7 +188,7 @@ class _Things:
         return out
 
     def named(self, sets: Sequence[Iterable[str]]) -> list[Set]:
-        """Sets from names."""
+        """Sets of numbers, from sets of names."""
         number = {name: place for place, name in enumerate(self.names)}
         names = [list(chosen) for chosen in sets]
         for name in (name for chosen in names for name in chosen if name not in number):
@@ -219,17 +220,17 @@ def completeness(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Completeness:
-    """Knock the same things out of a circuit and of the whole model; see this module's first lines.
+    """Knock the same nodes or edges out of a circuit and the whole model; see the module docstring.
 
     Args:
-        circuit: pruned first; its nodes are those that send a kept edge.
+        circuit: the circuit; it is pruned first, and its nodes are those that send a kept edge.
         ablation: what a cut edge carries.
         of: ``nodes`` or ``edges``.
-        n_random: random sets, each thing in with probability 1/2 (10 in the paper's figure 6).
+        n_random: number of random sets; each member is in with probability 1/2 (10 sets in the paper's figure 6).
         sets: further sets, by name, such as classes of heads.
-        greedy: searches for the worst set (10 in the paper), each of ``steps`` steps that try ``candidates`` things, drawn anew
-            each time; the last set of each, whose score is its largest, is reported.
-        seed: of all draws.
+        greedy: number of searches for the worst set (10 in the paper). Each has ``steps`` steps, and each step tries
+            ``candidates`` newly drawn members. The last set of each search is reported; it has the search's largest score.
+        seed: seed of all draws.
 
     Raises:
         UnknownNameError: ``of``, or a name in ``sets`` that is not in the circuit.
@@ -237,7 +238,7 @@ def completeness(
     """
     if min(n_random, greedy, seed) < 0 or min(steps, candidates) < 1:
         raise OptionError("give 0 or more random sets, greedy searches and seed, and 1 or more steps and candidates")
-    things = _Things(Conditions(model, pairs, metric, ablation, batch_size), circuit, of)
+    things = _Things(CircuitRunner(model, pairs, metric, ablation, batch_size), circuit, of)
     rng = np.random.default_rng(seed)
     chosen = [("none", frozenset[int]()), *(("given", named) for named in things.named(sets))]
     half = [np.flatnonzero(rng.random(len(things)) < 0.5).tolist() for _ in range(n_random)]
@@ -256,7 +257,7 @@ def _knockouts(things: _Things, chosen: Sequence[tuple[str, Set]]) -> list[Knock
 
 
 def _worst_set(things: _Things, steps: int, candidates: int, rng: np.random.Generator) -> Set:
-    """Grow a set whose incompleteness score rises with each thing that joins."""
+    """Grow a set whose incompleteness score rises with each new member."""
     chosen: Set = frozenset()
     (best,) = (knockout.score for knockout in _knockouts(things, [("greedy", chosen)]))
     for _ in range(steps):
@@ -283,22 +284,22 @@ def minimality(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Minimality:
-    """For every node or edge, the largest change found that knocking it out makes; see this module's first lines.
+    """For every node or edge, the largest change found from knocking it out; see the module docstring.
 
-    The sets K are: nothing; ``sets`` (the paper's are classes of heads, chosen by hand, appendix K); and random ones, of a size
-    drawn evenly from 1 to all but one, since half of a circuit mostly does nothing, and then nothing is missed. Each is
-    tried for every thing, without that thing. A larger change may exist.
+    The sets K are: the empty set; ``sets`` (in the paper, classes of heads chosen by hand, appendix K); and random sets. Their
+    sizes are drawn uniformly from 1 to all but one, because half of a circuit mostly does nothing, and then nothing is missed.
+    Each set is tried for every node or edge, without that one. A larger change may exist.
 
     Args:
         circuit, ablation, of, sets, seed: as for :func:`completeness`.
-        n_random: random sets; each is two more runs for every thing.
+        n_random: number of random sets; each takes two more runs per node or edge.
 
     Raises:
-        UnknownNameError, OptionError: as there.
+        UnknownNameError, OptionError: as for :func:`completeness`.
     """
     if min(n_random, seed) < 0:
         raise OptionError(f"{n_random} random sets with seed {seed}: give 0 or more of both")
-    things = _Things(Conditions(model, pairs, metric, ablation, batch_size), circuit, of)
+    things = _Things(CircuitRunner(model, pairs, metric, ablation, batch_size), circuit, of)
     rng, tried = np.random.default_rng(seed), [frozenset[int](), *things.named(sets)]
     for _ in range(n_random if len(things) > 1 else 0):
         size = int(rng.integers(1, len(things)))

@@ -1,4 +1,4 @@
-"""Faithfulness and its neighbours, on held-out prompts.
+"""Faithfulness and related measures, on held-out prompts.
 
 Conventions:
     faithfulness = (m(circuit) - m(empty)) / (m(full) - m(empty)), a ratio of means over prompts, not clipped
@@ -19,7 +19,7 @@ import numpy as np
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.batches import without_incorrect
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
@@ -28,18 +28,18 @@ from circuitfind.transformer import Transformer
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was measured of one circuit.
+    """What was measured for one circuit.
 
     Attributes:
-        split, metric, unit, ablation: on which prompts, what, and how edges were cut.
-        n_edges, n_edges_total: size after pruning, and of the whole graph; with parts of prompts, counted once for each.
-        full, empty, circuit: the metric of every prompt, float64 (prompts,).
-        kl: KL(full || circuit) of every prompt, in nats.
-        accuracy, accuracy_full, top1, top1_full: shares of prompts, of the circuit and of the full model (accuracy is NaN
-            where no incorrect answer is given).
-        random: faithfulness of every random circuit of equal size.
+        split, metric, unit, ablation: the prompts, what was measured, and how edges were cut.
+        n_edges, n_edges_total: edges after pruning, and in the whole graph; counted once per part with parts of prompts.
+        full, empty, circuit: the metric on every prompt, float64 (prompts,).
+        kl: KL(full || circuit) on every prompt, in nats.
+        accuracy, accuracy_full, top1, top1_full: shares of prompts, for the circuit and for the full model (accuracy is NaN
+            if no incorrect answer is given).
+        random: faithfulness of each random circuit of equal size.
         random_edges: their mean size.
-        seed: of the random circuits and the bootstrap.
+        seed: seed of the random circuits and the bootstrap.
     """
 
     split: str
@@ -109,7 +109,7 @@ class Evaluation:
         )
 
     def _random_json(self) -> dict[str, Any]:
-        """The random circuits, in sum."""
+        """A summary of the random circuits."""
         return {
             "mean": float(self.random.mean()) if len(self.random) else None,
             "std": float(self.random.std(ddof=1)) if len(self.random) > 1 else None,
@@ -140,20 +140,20 @@ def evaluate_circuit(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Measure a circuit, the full and the empty model, and random circuits of equal size, on the same prompts.
+    """Measure a circuit, the full and empty models, and random circuits of equal size, on the same prompts.
 
     Args:
-        circuit: with parts of prompts or without; the parts of these prompts are found by label.
-        n_random: how many random circuits; 0 leaves the control out.
+        circuit: with or without parts of prompts; the parts of these prompts are found by label.
+        n_random: how many random circuits; 0 skips the control.
 
     Raises:
-        OptionError: a negative number, or a metric that needs incorrect answers where there are none.
-        CircuitError: the prompts have a part that the circuit knows nothing of.
+        OptionError: a negative number, or a metric that needs incorrect answers when there are none.
+        CircuitError: the prompts have a part that the circuit does not have.
     """
     spans = circuit.spans(pairs, model.tokenizer)
     names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
     also = [METRICS[name] for name in names]
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also, spans)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also, spans)
     alike = circuit.graph, circuit.n_edges, n_random
     controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]

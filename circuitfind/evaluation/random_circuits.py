@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit import Layout
-from circuitfind.circuit.unrolled import unrolled
+from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, Provenance
@@ -27,12 +27,13 @@ def random_circuits(
 ) -> Mask:
     """``n`` random circuits with at least ``n_edges`` edges *after pruning*: boolean (circuits, edges).
 
-    A random subset of the same size would be worth little as a control: pruning leaves almost nothing of it. So edges
-    are added in random order until the pruned circuit is as large as the one it is compared with.
+    A random subset of the same size would be a poor control, because pruning leaves almost nothing of it. So edges are added
+    in random order until the pruned circuit is as large as the one it is compared with.
 
     Args:
-        avoid: edges that come in only where the others do not make a circuit of that size, boolean (edges,).
-        layout: parts of prompts, for circuits of (part, edge): boolean (circuits, parts, edges). Nothing is avoided then.
+        avoid: edges used only if the others do not suffice for a circuit of that size, boolean (edges,).
+        layout: parts of prompts, for circuits of (part, edge) pairs: boolean (circuits, parts, edges). ``avoid`` is then
+            ignored.
     """
     if n < 0 or seed < 0:
         raise OptionError(f"{n} random circuits with seed {seed}: give 0 or more of both")
@@ -63,7 +64,7 @@ def _at_parts(graph: ComputationGraph, layout: Layout, n_edges: int, n: int, abl
 
 
 def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Place of each value, 0 for the smallest; of equals, the earlier one comes first."""
+    """The rank of each value, 0 for the smallest; among equals, the earlier one comes first."""
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ranks

@@ -1,4 +1,4 @@
-"""What a circuit's numbers allow one to say: the claim, and every reason to doubt it."""
+"""What a circuit's numbers support: the claim, and every reason to doubt it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def verdict(
     *,
     without_parts: int | None = None,
 ) -> list[str]:
-    """Sentences: first what was found, then each weakness of the evidence (none if there is none).
+    """Sentences: first what was found, then each weakness of the evidence, if any.
 
     Args:
-        stability: under resampling of the prompts that the circuit was found on, where it was measured.
-        without_parts: edges of the circuit without parts that one with parts stands beside; both are then compared first.
+        stability: stability under resampling of the prompts that the circuit was found on, if measured.
+        without_parts: number of edges of the corresponding circuit without parts; if given, both are compared first.
     """
     lines = _lines(circuit, evaluation, stability)
     if without_parts is None or circuit.layout is None:

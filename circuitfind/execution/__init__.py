@@ -1,17 +1,18 @@
 """Run a model under an edge mask, run a circuit, pull gradients back to receivers.
 
-* :mod:`.masks`: the engines that run under a mask. The dense one takes any mask and is the reference for all others; the sparse
-  one computes only the nodes of a circuit.
-* :mod:`.recompute`: the engines that change something and compute again only what that reaches. One edge is cut in an otherwise
-  clean run; a circuit loses and regains edges; components are patched, whoever reads them; a change goes along paths.
-* :mod:`.gradients`: gradients at every receiver, in a run on one shared stream, and by every edge's mask, at any mask. Both are
-  tested against autograd through the plain loop.
-* :mod:`.writes`: what senders write, which is also the one value for what cut edges carry; :mod:`.ablation` says which.
-* :mod:`.measuring`: many circuits on many prompts, the function that selection and evaluation call.
+* :mod:`.masks`: the engines that run under a mask. The dense one takes any mask and is the reference for all others. The
+  sparse one computes only the nodes of a circuit.
+* :mod:`.recompute`: the engines that change something and recompute only what the change reaches. One edge is cut in an
+  otherwise clean run; a circuit loses and regains edges; components are patched for all their readers; a change goes along
+  paths.
+* :mod:`.gradients`: gradients at every receiver of a run on one shared stream, and with respect to every edge's mask value,
+  at any mask. Both are tested against autograd through the plain loop.
+* :mod:`.writes`: what senders write. The same class holds what cut edges carry; :mod:`.ablation` decides that.
+* :mod:`.measuring`: many circuits on many prompts; selection and evaluation call it.
 """
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation
-from circuitfind.execution.batches import Batch, make_batches, require_incorrect
+from circuitfind.execution.batches import Batch, make_batches, require_answers, require_corrupted
 from circuitfind.execution.gradients.by_masks import MaskedRun
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.masks.dense import run_masked
@@ -31,7 +32,8 @@ __all__ = [
     "make_batches",
     "measure_circuits",
     "prepare_ablation",
-    "require_incorrect",
+    "require_answers",
+    "require_corrupted",
     "run_circuit",
     "run_masked",
     "single_edge_effects",

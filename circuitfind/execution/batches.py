@@ -1,10 +1,10 @@
-"""Micro-batches: prompt pairs on the model's device, few enough at a time that memory does not grow with their number."""
+"""Micro-batches: prompt pairs on the model's device, so few at a time that memory does not grow with their number."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from circuitfind.errors import OptionError, PairsError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.task import Spans, TokenPairs
-from circuitfind.task.metrics import Metric, Targets
-from circuitfind.task.tokens import NO_TOKEN
+from circuitfind.task.metrics import METRICS, Metric, Targets
+from circuitfind.task.tokens import NO_TOKEN, AnswerSteps
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256
@@ -27,7 +27,8 @@ class Batch:
     """Some prompt pairs as tensors.
 
     Attributes:
-        clean, corrupted: token ids (prompts, positions), right-padded.
+        clean, corrupted: token ids (prompts, positions), right-padded; without corrupted prompts ``corrupted`` has no
+            positions.
         answer: position whose logits are read (prompts,).
         targets: what the logits are held against.
         real: True at real tokens (prompts, positions).
@@ -44,6 +45,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.clean)
 
+    @property
+    def reference(self) -> Tensor:
+        """The prompts that means are taken over: the corrupted ones, or the clean ones where there are none."""
+        return self.corrupted if self.corrupted.shape[1] else self.clean
+
     def at_answer(self, x: Tensor) -> Tensor:
         """(..., prompts, positions, vector) at the answer positions: (..., prompts, vector)."""
         return x[..., torch.arange(len(self), device=x.device), self.answer, :]
@@ -54,26 +60,28 @@ class Batch:
         return self._rows(slice(None, middle)), self._rows(slice(middle, None))
 
     def _rows(self, rows: slice) -> Batch:
-        t = self.targets
-        targets = Targets(t.correct[rows], t.incorrect[rows], None if t.clean_logits is None else t.clean_logits[rows])
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, targets, self.real[rows], self.rows[rows])
+        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows])
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
-    """Rows that have no incorrect answer."""
-    return np.flatnonzero(~(pairs.incorrect >= 0).any(1))
+    """Pairs that have no incorrect answer."""
+    has = (pairs.incorrect >= 0).any(1) if pairs.steps is None else pairs.steps.wrong > 0
+    return np.flatnonzero(~has)
 
 
-def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
-    """Refuse a metric that needs incorrect answers where a pair has none.
+def require_answers(metric: Metric, pairs: TokenPairs) -> None:
+    """Refuse a metric that the answers do not allow: one that needs incorrect answers where a pair has none, or one that is
+    undefined for answers of several tokens.
 
     Raises:
-        OptionError: the message says which pair.
+        OptionError: the message says which pair, or which metrics are defined.
     """
+    if pairs.steps is not None:
+        _require_over_tokens(metric, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == len(pairs) else f"pair {without[0] + 1} has none"
+        which = "these pairs have none" if len(without) == pairs.n_pairs else f"pair {without[0] + 1} has none"
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
         )
@@ -100,13 +108,44 @@ def require_ids(model: Transformer, pairs: TokenPairs) -> None:
             )
 
 
+def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
+    defined = [other.name for other in METRICS if other.over_tokens is not None and other.over_tokens.adds_up]
+    way_out = f"use {', '.join(defined[:-1])} or {defined[-1]}, or the first tokens of the answers alone"
+    if metric.over_tokens is None:
+        raise OptionError(f"the metric {metric.name!r} is undefined where answers have several tokens; {way_out}")
+    if not metric.over_tokens.sets and len(several := np.flatnonzero(steps.right > 1)):
+        raise OptionError(
+            f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and pair "
+            f"{several[0] + 1} has {steps.right[several[0]]}; give one, or use logit-diff"
+        )
+
+
+def require_corrupted(there: bool, what: str, source: str = "these pairs") -> None:
+    """Refuse what needs corrupted prompts where there are none.
+
+    Args:
+        there: whether there are corrupted prompts.
+        what: what needs them.
+        source: what the pairs are called.
+
+    Raises:
+        OptionError: the message says how to get some, or to go without.
+    """
+    if not there:
+        lacks = "have no corrupted prompts" if source == "these pairs" else "has no column 'corrupted'"
+        raise OptionError(
+            f"{source} {lacks}, which {what} needs; add the column, make the prompts with --corrupt RULE (corrupt= in Python; "
+            "swap:A,B, resample or replace:WORDS), or use --ablation mean, mean-positional, zero or optimal, which need none"
+        )
+
+
 def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -> int:
     """Prompts per micro-batch that the memory budget allows.
 
     Args:
         longest: tokens of the longest prompt.
-        numbers_per_token: what is held of every token; by default all senders' outputs, a share of which is as much again
-            for what is made of them.
+        numbers_per_token: numbers held per token; by default twice all senders' outputs, which leaves room for values
+            computed from them.
     """
     return prompts_at_a_time(model, numbers_per_token or 2 * dense_numbers(model), longest, MOST_PROMPTS)
 
@@ -114,14 +153,15 @@ def default_size(model: Transformer, longest: int, numbers_per_token: int = 0) -
 def make_batches(
     model: Transformer, pairs: TokenPairs, size: int | None = None, numbers_per_token: int = 0
 ) -> list[Batch]:
-    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row); of equal length where
-    attention is not causal, because padding would be seen.
+    """Cut ``pairs`` into micro-batches of prompts of similar length (sorted by length, ties by row).
+
+    If attention is not causal, lengths within a micro-batch are equal, because padding would be visible.
 
     Args:
-        size: prompts per batch; by default :func:`default_size` of ``numbers_per_token``.
+        size: prompts per batch; by default :func:`default_size` for ``numbers_per_token``.
 
     Raises:
-        OptionError: a size below 1. PairsError: prompts or answers are no ids of this model.
+        OptionError: a size below 1. PairsError: prompts or answers are not ids of this model.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
@@ -142,12 +182,13 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     length = tensor(part.length)
     clean = tensor(part.clean)
     real = torch.arange(clean.shape[1], device=model.device) < length[:, None]
-    targets = Targets(tensor(part.correct), tensor(part.incorrect))
+    weight = None if part.steps is None else tensor(part.steps.weight).to(model.dtype)
+    targets = Targets(tensor(part.correct), tensor(part.incorrect), weight=weight)
     return Batch(clean, tensor(part.corrupted), tensor(part.answer_position), targets, real, rows)
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
-    """What ``run`` makes of a step, or of its halves where memory is short and it is a micro-batch of several prompts."""
+    """Results of ``run`` on a step; on its halves if memory runs out and the step is a batch of several prompts."""
     try:
         return [run(step)]
     except (MemoryError, RuntimeError) as error:
@@ -165,8 +206,7 @@ def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, .
     if not any(metric.flat_at_clean or metric.needs_clean for metric in metrics):
         return batch
     clean = model.logits(batch.clean, batch.answer)
-    targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
-    return Batch(batch.clean, batch.corrupted, batch.answer, targets, batch.real, batch.rows)
+    return replace(batch, targets=replace(batch.targets, clean_logits=clean))
 
 
 def parts_of(spans: Spans, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
-"""Measure many circuits on many prompts: the one function that evaluation and selection call.
+"""Measures many circuits on many prompts: the one function that evaluation and selection call.
 
-Circuits run one after the other on the sparse engine, which is faster than the dense one at every size; what they share, the
-ablated run of a micro-batch, is computed once.
+Circuits run one after the other on the sparse engine, which is faster than the dense one at every size. The ablated run of
+a micro-batch, which they share, is computed once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
-from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_incorrect, with_clean_logits
+from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_answers, with_clean_logits
 from circuitfind.execution.masks.sparse import run_circuit
 from circuitfind.progress import track
 from circuitfind.task import Spans, TokenPairs
@@ -36,29 +36,29 @@ def measure_circuits(
     """Every metric of every circuit on every prompt.
 
     Args:
-        masks: boolean (circuits, edges); with ``spans`` (circuits, parts, edges), and already pruned.
+        masks: boolean (circuits, edges); with ``spans``, (circuits, parts, edges) and already pruned.
         ablation: from :func:`circuitfind.execution.ablation.prepare_ablation`.
-        batch_size: prompts at a time; by default what memory allows.
-        spans: which part of its prompt every token belongs to.
+        batch_size: prompts at a time; by default as many as memory allows.
+        spans: the part of its prompt that every token belongs to.
 
     Returns:
-        For each metric's name, float64 (circuits, prompts), in the order of ``pairs``.
+        For each metric's name, float64 (circuits, pairs), in the order of ``pairs``.
 
     Raises:
         NumericalError: a logit is NaN or infinite; the message names the first layer where that happens.
         OptionError: a metric needs incorrect answers that a pair does not have.
     """
     for metric in metrics:
-        require_incorrect(metric, pairs)
+        require_answers(metric, pairs)
     values = {metric.name: np.empty((len(masks), len(pairs))) for metric in metrics}
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size, circuit_numbers(model, masks)):
             in_pieces(batch, lambda part: _measure(model, part, masks, metrics, ablation, values, spans))
-    return values
+    return {metric.name: metric.of_pairs(values[metric.name], pairs.steps) for metric in metrics}
 
 
 def circuit_numbers(model: Transformer, masks: np.ndarray[Any, Any]) -> int:
-    """Numbers per token that running the largest of some circuits holds: its senders, the base streams, the ablated run."""
+    """Numbers per token for running the largest of some circuits: its senders, the base streams, the ablated run."""
     c, graph = model.config, model.graph
     largest = max((int(np.count_nonzero(mask)) for mask in masks), default=0)
     most = min(graph.n_senders, 1 + largest)
@@ -75,7 +75,7 @@ def _measure(
     values: dict[str, np.ndarray[Any, Any]],
     spans: Spans | None,
 ) -> None:
-    """All circuits on one micro-batch, into ``values``."""
+    """Measure all circuits on one micro-batch and write the results into ``values``."""
     parts = None if spans is None else parts_of(spans, batch)
     batch = with_clean_logits(model, batch, tuple(metrics))
     constants = ablation.writes(batch)
@@ -88,7 +88,7 @@ def _measure(
 
 
 def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:
-    """Stop with the layer at which NaN or infinity first appears."""
+    """Raise an error that names the layer where NaN or infinity first appears."""
     if torch.isfinite(logits).all():
         return
     find_non_finite(model, batch)
@@ -99,12 +99,14 @@ def check_finite(model: Transformer, batch: Batch, logits: Tensor) -> None:
 
 
 def find_non_finite(model: Transformer, batch: Batch) -> None:
-    """Run the full model block by block.
+    """Run the full model block by block, and raise an error at the first NaN or infinity.
 
     Raises:
-        NumericalError: NaN or infinity appears; the message says after which layer, and on which prompt.
+        NumericalError: NaN or infinity appears; the message says after which layer and on which prompt.
     """
     for side, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
+        if not tokens.shape[1]:  # no corrupted prompts
+            continue
         for at in walk(model, model.embed(tokens)):
             if at.block.kind == "mlp":
                 continue

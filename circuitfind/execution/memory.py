@@ -1,4 +1,4 @@
-"""How much memory a run may take, and what follows from it: prompts at a time, tiles, and what goes to disk."""
+"""How much memory a run may use, and what that decides: prompts at a time, tile sizes, and what goes to disk."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.transformer import Transformer
 
 TILE_BYTES = 64 * 2**20
-"""Bytes of all senders' writes that are made at a time from head space."""
+"""Bytes of all senders' writes that are computed from head space at a time."""
 DEFAULT_CPU, SHARE_OF_GPU = 2**30, 0.6
-"""What a run may take beside the weights where nothing is said: bytes on a CPU (at most half of what is free), and the share
-of a GPU's free memory."""
+"""Default memory of a run besides the weights: bytes on a CPU (at most half of what is free), and the share of a GPU's free
+memory."""
 FILE_BYTES = 256 * 2**20
-"""Least size of a temporary file."""
+"""Minimum size of a temporary file."""
 SHARE_OF_BATCH = 0.4
 """Share of the budget that one micro-batch may take; the rest is for tiles, means, logits and the allocator."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -30,8 +30,7 @@ _LIMIT: ContextVar[int] = ContextVar("memory limit", default=0)
 
 @contextmanager
 def memory_limit(size: str | int | None) -> Iterator[None]:
-    """Everything inside takes at most about ``size`` beside the weights: ``8GB``, ``500MB``, bytes; None leaves it to the
-    device.
+    """Limit memory besides the weights to about ``size``: ``8GB``, ``500MB``, bytes; None lets the device decide.
 
     Example:
         >>> import circuitfind as cf
@@ -46,15 +45,15 @@ def memory_limit(size: str | int | None) -> Iterator[None]:
 
 
 def current_limit() -> int:
-    """The limit in bytes that was set, 0 for none."""
+    """The current limit in bytes; 0 for none."""
     return _LIMIT.get()
 
 
 def parse_bytes(text: str | int) -> int:
-    """``8GB``, ``500 MB``, ``1.5G`` or a number of bytes; units are powers of 1024.
+    """Bytes from ``8GB``, ``500 MB``, ``1.5G`` or a number of bytes; units are powers of 1024.
 
     Raises:
-        OptionError: it is none of these, or not positive.
+        OptionError: the text is not a size, or the size is not positive.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", str(text), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
@@ -64,7 +63,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 def budget(device: torch.device) -> int:
-    """Bytes a run on ``device`` may take beside the weights: the limit that was set, or what the device allows."""
+    """Bytes a run on ``device`` may use besides the weights: the current limit, or what the device allows."""
     if limit := current_limit():
         return limit
     if device.type == "cuda":
@@ -81,7 +80,7 @@ def prompts_at_a_time(model: Transformer, numbers_per_token: int, longest: int, 
 def _free_memory() -> int:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system says
+    except (ValueError, OSError, AttributeError):  # not available on every system
         return 2 * DEFAULT_CPU
 
 
@@ -91,10 +90,10 @@ def tile_tokens(model: Transformer, size: int) -> int:
 
 
 def attribution_numbers(model: Transformer, recompute: bool = False) -> int:
-    """Numbers per token that an attribution pass holds at the same time, without its tile.
+    """Numbers per token that an attribution pass holds at once, without its tile.
 
-    The stream at every block, differences and port gradients in head space, MLP differences and gradients; and unless
-    recomputed, q, k, v and the MLPs' pre-activations.
+    These are the stream at every block, differences and port gradients in head space, and MLP differences and gradients.
+    Unless recomputed, q, k, v and the MLPs' pre-activations are added.
     """
     c = model.config
     q, kv, mlps = c.n_heads * c.d_head, c.n_kv_heads * c.d_head, bool(c.d_mlp)
@@ -106,8 +105,10 @@ def attribution_numbers(model: Transformer, recompute: bool = False) -> int:
 
 
 def patching_numbers(model: Transformer) -> int:
-    """Numbers per token that patching holds: of two whole runs the stream at every block, mixed values, keys, values and what
-    MLPs write, and the hidden values of one MLP.
+    """Numbers per token that patching holds.
+
+    For each of two whole runs: the stream at every block, mixed values, keys, values, what MLPs write, and the hidden
+    values of one MLP.
     """
     c = model.config
     of_a_layer = (c.n_heads + 2 * c.n_kv_heads) * c.d_head + bool(c.d_mlp) * c.d_model
@@ -115,9 +116,7 @@ def patching_numbers(model: Transformer) -> int:
 
 
 def patched_tokens(model: Transformer, most: int) -> int:
-    """Tokens of patched runs that may be in work at the same time: at most ``most``, and as many as half of the budget's rest
-    allows.
-    """
+    """Tokens of patched runs to process at once: at most ``most``, in half of the budget that batches leave."""
     c = model.config
     numbers = 4 * (1 + c.gated) * c.d_mlp + 8 * c.d_model + 4 * c.n_heads * c.d_head
     share = int((1 - SHARE_OF_BATCH) / 2 * budget(model.device))
@@ -125,13 +124,15 @@ def patched_tokens(model: Transformer, most: int) -> int:
 
 
 def dense_numbers(model: Transformer) -> int:
-    """Numbers per token of all senders' writes in the stream's own space."""
+    """Numbers per token of all senders' writes, in the residual stream's space."""
     return model.graph.n_senders * model.config.d_model
 
 
 def searching_numbers(model: Transformer) -> int:
-    """Numbers per token that an incremental search holds of every prompt: the senders' outputs twice, the stream at every
-    block, q, k and v of every node, and at most a constant for every receiver.
+    """Numbers per token that an incremental search holds for every prompt.
+
+    These are the senders' outputs twice, the stream at every block, q, k and v of every node, and at most one constant per
+    receiver.
     """
     c, graph = model.config, model.graph
     return (
@@ -140,10 +141,11 @@ def searching_numbers(model: Transformer) -> int:
 
 
 class Room:
-    """Where large tensors that stay are put: memory, or where that is too small temporary files that the system pages.
+    """Storage for large long-lived tensors: memory, or temporary files paged by the system if memory is too small.
 
     Args:
-        on_disk: whether they go to files (CPU tensors only). Each file holds many tensors, for mappings are limited in number.
+        on_disk: whether they go to files (CPU tensors only). Each file holds many tensors, because the number of mappings is
+            limited.
     """
 
     def __init__(self, on_disk: bool = False) -> None:
@@ -165,12 +167,12 @@ class Room:
         return part.view(like.dtype)[: torch.Size(shape).numel()].view(shape)
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """The tensor, in its place."""
+        """The tensor, moved to this storage."""
         return self.empty(tuple(tensor.shape), tensor).copy_(tensor) if self.on_disk else tensor.contiguous()
 
 
 def _file_of(size: int) -> Tensor:
-    """Bytes that lie in a file without a name, reserved, so that a full disk is noticed here and not while they are used."""
+    """Bytes in an unnamed file; space is reserved now, so a full disk is noticed here and not during use."""
     with tempfile.NamedTemporaryFile(prefix="circuitfind-") as file:  # mapped files outlive their names
         try:
             os.posix_fallocate(file.fileno(), 0, max(1, size))

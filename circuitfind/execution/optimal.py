@@ -1,17 +1,17 @@
 """The constants of optimal ablation (Li & Janson 2024, arXiv:2409.09951, section 2).
 
-For each sender the vector that, written in its place at every position of every prompt, changes the model least:
+For each sender, this is the vector that changes the model least when the sender writes it at every position of every prompt:
 
     constant(s) = argmin over a of  E over clean prompts of KL(full model || model in which s writes a)
 
-at the answer positions. The expectation is over the clean prompts, because it is on them that the ablated model is run; the
-corrupted prompts play no part. Each sender's constant is its own, the others left as they are, as the paper does for the
-importance of components; for a circuit it fits constants anew to the set that is cut, which is not done here.
+at the answer positions. The expectation is over the clean prompts, because the ablated model runs on them. The corrupted
+prompts play no role. Each sender's constant is fitted with the other senders left intact, as the paper does for the
+importance of components. For a circuit, the paper refits the constants to the set that is cut; this is not done here.
 
-Found by gradient descent from the sender's mean over the clean prompts: :data:`STEPS` steps, each on :data:`PROMPTS` prompts,
-in a fixed order. A step's length is a share of how much the sender's output varies, and falls linearly to 0. Where the mean is
-better on all prompts together, the mean stays. One step costs half a forward and a backward pass for every sender and prompt of
-it, for nothing changes below the sender.
+The constants are found by gradient descent from the sender's mean over the clean prompts: :data:`STEPS` steps, each on
+:data:`PROMPTS` prompts, in a fixed order. The step length is proportional to the spread of the sender's output and falls
+linearly to 0. If the mean is better over all prompts, the mean is used. On average, one step costs half a forward and
+backward pass per sender and prompt, because nothing changes below the sender.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from circuitfind.transformer import Transformer, walk
 STEPS, PROMPTS, RATE = 64, 8, 0.15
 """Steps, prompts of a step, and the first step's length in standard deviations of the sender's output."""
 BETAS = (0.8, 0.95)
-"""How slowly the averages of the gradient and of its squared length forget."""
+"""Decay rates of the running averages of the gradient and of its squared length."""
 KEPT_BYTES = 64 * 2**20
-"""Bytes of constants that are remembered, of several models and sets of prompts."""
+"""Bytes of constants that are cached, for several models and sets of prompts."""
 _KNOWN: dict[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Clean prompts (prompts, positions), where their answers are (prompts,), and how long they are."""
+    """Clean prompts (prompts, positions), with answer positions (prompts,) and lengths (prompts,)."""
 
     clean: Tensor
     answer: Tensor
@@ -51,7 +51,7 @@ class _Prompts:
 
     @classmethod
     def of(cls, batches: Sequence[Batch]) -> _Prompts:
-        """Those of all batches, in an order that does not depend on the batches."""
+        """The prompts of all batches, in an order that does not depend on how they are batched."""
         longest = max(batch.clean.shape[1] for batch in batches)
         clean = torch.cat([pad(batch.clean * batch.real, (0, longest - batch.clean.shape[1])) for batch in batches])
         answer, length = (torch.cat(parts) for parts in zip(*((b.answer, b.real.sum(1)) for b in batches), strict=True))
@@ -60,7 +60,7 @@ class _Prompts:
         return cls(clean[order], answer[order], length[order])
 
     def groups(self, size: int, causal: bool = True) -> list[_Prompts]:
-        """Shuffled and cut into groups of about ``size`` prompts; of equal length where padding would be seen."""
+        """The prompts, shuffled, in groups of about ``size``; of equal length if padding would be visible."""
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(self.clean), generator=generator).to(self.clean.device)
         alike = [order] if causal else [order[self.length[order] == length] for length in self.length.unique()]
@@ -81,9 +81,9 @@ class _Prompts:
 
 
 def optimal_constants(model: Transformer, batches: Sequence[Batch]) -> Tensor:
-    """The constants of all senders, (senders, 1, 1, d_model); those of the last few models and prompts are remembered.
+    """The constants of all senders, (senders, 1, 1, d_model); those of the last few models and prompts are cached.
 
-    A model in float64 gets those of the same model in float32, so that runs in both can be compared.
+    A float64 model gets the constants of the same model in float32, so that runs in both dtypes can be compared.
     """
     with torch.inference_mode(False), torch.no_grad():
         narrow = model.to(dtype=torch.float32) if model.dtype == torch.float64 else model
@@ -98,7 +98,7 @@ def optimal_constants(model: Transformer, batches: Sequence[Batch]) -> Tensor:
 
 
 class _Search:
-    """Gradient descent for all senders, as many side by side as memory allows."""
+    """Gradient descent for all senders, as many in parallel as memory allows."""
 
     def __init__(self, model: Transformer, groups: list[_Prompts]) -> None:
         self.model, self.groups = model, groups
@@ -109,7 +109,7 @@ class _Search:
         self.chunks = [range(first, min(first + at_a_time, n)) for first in range(0, n, at_a_time)]
 
     def constants(self) -> Tensor:
-        """(senders, d_model)."""
+        """The constants, (senders, d_model)."""
         found, where = self.mean.clone(), [(chunk, step) for chunk in self.chunks for step in range(STEPS)]
         average, square = torch.zeros_like(found), torch.zeros_like(found[:, :1])
         for chunk, step in track(where, "optimal ablation"):
@@ -152,7 +152,8 @@ def _divergence(model: Transformer, group: _Prompts, senders: range, constants: 
 def _ablated_logits(model: Transformer, group: _Prompts, senders: range, constants: Tensor) -> tuple[Tensor, Tensor]:
     """Logits at the answers with each sender in turn replaced, (senders, prompts, d_vocab), and those of the full model.
 
-    Each sender's copy of the prompts branches off the clean run where the sender writes; from there on all run together.
+    Each sender's copy of the prompts branches off the clean run where the sender writes. From there on, all copies run
+    together.
     """
     graph, reads = model.graph, model.mlp_reads
     with torch.no_grad():
@@ -160,7 +161,7 @@ def _ablated_logits(model: Transformer, group: _Prompts, senders: range, constan
     stream = writes.entry
 
     def branches(nodes: range) -> Tensor:
-        """The stream from here on with each of some senders replaced, one after the other along the prompts."""
+        """The stream from here on with each of some senders replaced, concatenated along the prompts."""
         here = [node for node in nodes if node in senders]
         copies = [stream - writes.of(node) + constants[node - senders.start].to(stream.dtype) for node in here]
         return torch.cat(copies) if copies else stream[:0]
@@ -186,7 +187,7 @@ def _ablated_logits(model: Transformer, group: _Prompts, senders: range, constan
 
 
 def _moments(model: Transformer, groups: list[_Prompts]) -> tuple[Tensor, Tensor]:
-    """Over all tokens: the mean of every sender's output, (senders, d_model), and how far its numbers are off, (senders, 1)."""
+    """Mean of every sender's output over all tokens, (senders, d_model), and its standard deviation, (senders, 1)."""
     shape = model.graph.n_senders, model.config.d_model
     device = model.device
     sums = [torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2)]
@@ -204,7 +205,7 @@ def _moments(model: Transformer, groups: list[_Prompts]) -> tuple[Tensor, Tensor
 
 
 def _numbers(model: Transformer, groups: list[_Prompts]) -> int:
-    """Numbers per token that autograd keeps of a run."""
+    """Numbers per token that autograd keeps for a run."""
     c = model.config
     longest = max(group.clean.shape[1] for group in groups)
     return c.n_layers * (8 * c.d_model + c.n_heads * (5 * c.d_head + 2 * longest) + 4 * (1 + c.gated) * c.d_mlp)

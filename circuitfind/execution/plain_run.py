@@ -1,4 +1,4 @@
-"""The whole of one run, as a start for changed runs and as a source of values to put into others."""
+"""A complete run, as a base for changed runs and as a source of values for patching."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from circuitfind.errors import OptionError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
+from circuitfind.graph import rule_of
 from circuitfind.transformer import Transformer, walk
 
 
 def hidden_values(model: Transformer, layer: int, stream: Tensor) -> Tensor:
-    """Hidden values (..., d_mlp) of an MLP that reads ``stream`` (..., d_model): after the activation, the gate and a norm
-    inside, before the output projection. A mixture of experts has none.
+    """Hidden values (..., d_mlp) of an MLP that reads ``stream`` (..., d_model).
+
+    They are taken after the activation, the gate and any norm inside, and before the output projection. A mixture of experts
+    has none.
     """
     return model.mlp_core(layer, model.mlp_port(layer, stream))
 
 
 @dataclass(frozen=True)
 class PlainRun:
-    """A run of some prompts in which nothing is cut.
+    """A run of some prompts with nothing cut.
 
     Attributes:
-        model: which model ran.
+        model: the model that ran.
         writes: what every sender wrote, and the streams.
-        keys, values: the keys and values of every layer as projected, (nodes or shared heads, prompts, positions, width) each.
+        keys, values: the projected keys and values of every layer, (nodes or shared heads, prompts, positions, width) each.
     """
 
     model: Transformer
@@ -50,7 +54,7 @@ class PlainRun:
         return run
 
     def hidden(self, layer: int) -> Tensor:
-        """Hidden values (prompts, positions, d_mlp) of an MLP; those of the last layer asked for are kept."""
+        """Hidden values (prompts, positions, d_mlp) of an MLP; those of the most recent layer are cached."""
         if layer not in self._hidden:
             self._hidden.clear()
             reads = next(
@@ -62,11 +66,11 @@ class PlainRun:
 
 @dataclass(frozen=True)
 class AblatedValues:
-    """What zero and mean ablation put in the place of live values.
+    """What zero and mean ablation put in place of live values.
 
     Attributes:
-        writes: of all senders, the same for all prompts.
-        means: of the hidden values of some MLPs, by layer, (1, positions or 1, d_mlp); those of the others are not known.
+        writes: writes of all senders, the same for all prompts.
+        means: means of the hidden values of some MLPs, by layer, (1, positions or 1, d_mlp); unknown for the others.
     """
 
     writes: Writes
@@ -82,10 +86,10 @@ Donor = PlainRun | AblatedValues
 
 
 def donor_of(ablation: Ablation, batch: Batch, means: dict[int, Tensor]) -> Donor:
-    """What an ablation puts in the place of live values on a micro-batch.
+    """What an ablation puts in place of live values on a micro-batch.
 
     Args:
-        means: from :func:`hidden_means`, where hidden values are to be replaced.
+        means: from :func:`hidden_means`, if hidden values are to be replaced.
     """
     if ablation.name == "corrupted":
         return PlainRun.of(ablation.model, batch.corrupted)
@@ -99,27 +103,31 @@ def _cut(mean: Tensor, batch: Batch) -> Tensor:
 def hidden_means(
     ablation: str, model: Transformer, batches: Sequence[Batch], layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """What a neuron's hidden value is replaced by, for the MLPs of some layers: (1, positions or 1, d_mlp) each.
+    """Replacement values of neurons, for the MLPs of some layers: (1, positions or 1, d_mlp) each.
 
-    0 under zero ablation, and under the mean ablations its mean over the corrupted prompts' real tokens, over all or position
-    by position. Under corrupted ablation there is nothing to prepare.
+    They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of the corrupted prompts, over
+    all positions or for each position. Under corrupted ablation there is nothing to prepare.
     """
-    width = model.config.d_mlp
-    if ablation == "corrupted":
+    width, rule = model.config.d_mlp, rule_of(ablation)
+    if rule.carries == "run" or not layers:
         return {}
-    if ablation == "zero":
+    if rule.carries == "zero":
         return {layer: torch.zeros((1, 1, width), dtype=model.dtype, device=model.device) for layer in layers}
+    if rule.carries != "mean":
+        raise OptionError(
+            f"neurons have no constants of {ablation} ablation; use corrupted, zero, mean or mean-positional"
+        )
     longest = max(batch.clean.shape[1] for batch in batches)
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
-    for batch in batches if layers else ():
-        run, stop = PlainRun.of(model, batch.corrupted), batch.clean.shape[1]
+    for batch in batches:
+        run, stop = PlainRun.of(model, batch.reference), batch.clean.shape[1]
         counts[:stop] += batch.real.sum(0).cpu()
         for layer in layers:
             real = batch.real[..., None].to(model.dtype)
             sums[layer][:stop] += (run.hidden(layer) * real).sum(0).cpu()
-    if ablation == "mean":
-        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
-    else:
+    if rule.by_position:
         means = {layer: (total / counts[:, None])[None] for layer, total in sums.items()}
+    else:
+        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
     return {layer: mean.to(model.dtype).to(model.device) for layer, mean in means.items()}

@@ -1,8 +1,9 @@
-"""What every sender writes in one run, with heads kept in head space: what a run leaves behind, and what cut edges carry.
+"""What every sender writes in one run, with heads in head space: a run's result, and what cut edges carry.
 
-A head's write is linear in its mixed values (``d_head`` numbers against ``d_model``), so these are stored, and writes
-are made of them when they are needed: for one sender, for a tile of prompts and positions, or summed into streams. Where
-a node's write is not linear (a norm after the block), or is a constant (zero and mean ablation), the write itself is kept.
+A head's write is linear in its mixed values, which are ``d_head`` numbers instead of ``d_model``. So mixed values are
+stored, and writes are computed from them when needed: for one sender, for a tile of prompts and positions, or summed into
+streams. If a node's write is not linear (a norm after the block), or is a constant (zero and mean ablation), the write
+itself is stored.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from circuitfind.transformer import AtBlock, Transformer, base_streams, walk
 
 @dataclass(frozen=True)
 class Writes:
-    """Outputs of all senders on some prompts, or what stands for them under an ablation: what cut edges carry.
+    """Outputs of all senders on some prompts, or what replaces them under an ablation: what cut edges carry.
 
     Attributes:
-        model: whose senders.
+        model: the senders' model.
         entry: what ``input`` writes, (prompts, positions, d_model).
-        mixed: mixed values of every layer's attention nodes, (nodes, prompts, positions, width) each; with a norm after
-            the block, what they write instead, (nodes, prompts, positions, d_model).
+        mixed: mixed values of every layer's attention nodes, (nodes, prompts, positions, width) each. With a norm after the
+            block, their writes instead, (nodes, prompts, positions, d_model).
         mlps: what every MLP writes, (prompts, positions, d_model) each.
-        constant: where given, it stands for all of the above: (senders, 1 or prompts, 1 or positions, d_model).
-        less: where given, it is taken from all of the above; of the shape of ``constant``.
-        recorded: the streams of the run, where it kept them.
+        constant: if given, it replaces all of the above: (senders, 1 or prompts, 1 or positions, d_model).
+        less: if given, it is subtracted from all of the above; same shape as ``constant``.
+        recorded: the streams of the run, if it kept them.
     """
 
     model: Transformer
@@ -50,7 +51,7 @@ class Writes:
         return found
 
     def collect(self, at: AtBlock) -> None:
-        """Add what one block of a run writes; the run's lists are filled in its order."""
+        """Add what one block of a run writes; call it in the order of the run."""
         if at.block.kind == "attention":
             self.mixed.append(kept(self.model, at.mixed, at.written))
         elif at.block.kind == "mlp":
@@ -82,14 +83,14 @@ class Writes:
 
     @cached_property
     def streams(self) -> tuple[Tensor, ...]:
-        """The stream made of these writes only at every block in order, (prompts, positions, d_model) each; kept once made.
+        """The stream of these writes only, at every block in order, (prompts, positions, d_model) each; cached.
 
-        The attention output biases stay in it whatever is cut.
+        The attention output biases stay in it no matter what is cut.
         """
         return tuple(self.recorded or self.streams_in_turn())
 
     def streams_in_turn(self) -> Iterator[Tensor]:
-        """The same one after the other, not kept."""
+        """:attr:`streams` one after the other, not cached."""
         if self.constant is not None:
             yield from base_streams(self.model, self.constant, self.entry)
             return
@@ -105,7 +106,7 @@ class Writes:
                 yield stream
 
     def first_reader(self, senders: slice) -> tuple[Block, Tensor]:
-        """The first block that reads a sublayer, and the stream there, (prompts, positions, d_model)."""
+        """The first block that reads a sublayer, and its stream, (prompts, positions, d_model)."""
         for block, stream in zip(self.model.graph.blocks, self.streams_in_turn(), strict=True):
             if block.n_senders >= senders.stop:
                 return block, stream
@@ -120,8 +121,8 @@ class Writes:
         """Writes of senders at some prompts and positions: (senders, prompts, positions, d_model).
 
         Args:
-            out: room for them, written over.
-            senders: whole :func:`sublayers` in a row; None for all.
+            out: buffer for the result; overwritten.
+            senders: whole consecutive :func:`sublayers`; None for all.
         """
         here = self.entry[prompts, positions]
         senders = slice(0, self.model.graph.n_senders) if senders is None else senders
@@ -136,7 +137,7 @@ class Writes:
         return out if self.less is None else out.sub_(_cut(self.less[senders], prompts, positions))
 
     def _fill(self, part: slice, prompts: slice, positions: slice, out: Tensor) -> None:
-        """One sublayer's writes into ``out``."""
+        """Fill ``out`` with one sublayer's writes."""
         kind, layer, _ = self.model.graph.place(part.start)
         if part.start == 0:
             out[0] = self.entry[prompts, positions]
@@ -150,11 +151,11 @@ class Writes:
 
     @cached_property
     def dense(self) -> Tensor:
-        """All of them, broadcastable to (senders, prompts, positions, d_model); kept once made."""
+        """All writes, broadcastable to (senders, prompts, positions, d_model); cached."""
         return self.tile(slice(None), slice(None)) if self.constant is None else self.constant
 
     def minus(self, other: Writes) -> Writes:
-        """Differences of two runs of the same prompts, or of a run and the constants that stand for it."""
+        """Differences of two runs of the same prompts, or of a run and the constants that replace it."""
         if other.constant is not None:
             return replace(self, less=other.constant)
         mixed = [ours - theirs for ours, theirs in zip(self.mixed, other.mixed, strict=True)]
@@ -163,7 +164,7 @@ class Writes:
 
 
 def kept(model: Transformer, z: Tensor, written: Tensor) -> Tensor:
-    """What :attr:`Writes.mixed` holds of an attention block: mixed values, or with a norm after it what it writes."""
+    """What :attr:`Writes.mixed` holds for an attention block: mixed values, or its writes if a norm follows it."""
     return written[None] if model.config.post_norm else z
 
 
@@ -183,7 +184,7 @@ def _cut(constant: Tensor, prompts: slice, positions: slice) -> Tensor:
 
 
 def tiles(shape: torch.Size, tokens: int) -> Iterator[tuple[slice, slice]]:
-    """Cut prompts x positions into tiles of about n tokens: whole prompts where they fit, else parts of one."""
+    """Cut prompts x positions into tiles of about ``tokens`` tokens: whole prompts if they fit, else parts of one."""
     n_prompts, n_positions = shape[:2]
     rows = max(1, tokens // n_positions)
     columns = n_positions if rows > 1 or n_positions <= tokens else max(1, tokens)

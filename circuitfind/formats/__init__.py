@@ -1,4 +1,4 @@
-"""Files of circuits and scores, ours and other tools'. A format is one file: how it is recognised, read and written."""
+"""Files of circuits and scores, ours and other tools'. Each module is one format: how it is recognised, read and written."""
 
 from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
 from circuitfind.formats.importances import Importances

@@ -1,7 +1,7 @@
 """AutoCircuit's prune scores: a tensor for each of the model's receiving modules, shaped like its patch masks.
 
-AutoCircuit itself keeps them in memory as ``PruneScores``, a dictionary from module names to tensors, and pickles it. Pickles
-are not read here. The same dictionary is a safetensors file, one line to write and to read there:
+AutoCircuit keeps them in memory as ``PruneScores``, a dictionary from module names to tensors, and pickles it. Pickles are not
+read here. Instead, the same dictionary can be a safetensors file, which takes one line each to write and to read there:
 
     safetensors.torch.save_file(prune_scores, "prune-scores.safetensors")
     prune_scores = safetensors.torch.load_file("prune-scores.safetensors")
@@ -9,7 +9,7 @@ are not read here. The same dictionary is a safetensors file, one line to write 
 Tensors are ``blocks.L.hook_q_input``, ``hook_k_input`` and ``hook_v_input`` (heads, senders), ``blocks.L.hook_mlp_in``
 (senders,) and the last block's ``hook_resid_post`` (senders,), for a model patched with ``factorized=True,
 separate_qkv=True`` and no ``seq_len``. Its senders are ours, in our order. A circuit is 1 where an edge is kept and 0
-elsewhere, as its ``circuit_prune_scores`` makes it. Infinity, which its ACDC gives to edges that it never cut, is an edge
+elsewhere, as made by its ``circuit_prune_scores``. Infinity, which its ACDC gives to edges that it never cut, means an edge
 without a score.
 """
 
@@ -35,12 +35,12 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether all tensors of a safetensors file are called as patch masks are."""
+    """Whether all tensors of a safetensors file have names of patch masks."""
     return bool(place.tensors) and all(MASK.fullmatch(name) for name in place.tensors)
 
 
 def read(place: OnDisk) -> Contents:
-    """Scores of all edges; a circuit where there is nothing but 1 and 0."""
+    """Scores of all edges; a circuit if all values are 1 or 0."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -66,10 +66,10 @@ def _ranked(graph: ComputationGraph, values: Floats) -> Importances:
 
 
 def _graph_of(tensors: Tensors) -> ComputationGraph:
-    """The graph whose masks these are.
+    """The graph that these masks belong to.
 
     Raises:
-        CircuitError: they are of none.
+        CircuitError: they belong to no graph.
     """
     found = [match for name in tensors if (match := MASK.fullmatch(name))]
     if any(match[2] == "attn_in" for match in found):
@@ -95,7 +95,7 @@ def _graph_of(tensors: Tensors) -> ComputationGraph:
 
 
 def _names(graph: ComputationGraph, block: Block) -> list[str]:
-    """The modules whose masks are the rows of a block, in their order."""
+    """The modules whose masks are the rows of a block, in order."""
     if block.kind == "attention":
         return [f"blocks.{block.layer}.hook_{port}_input" for port in PORTS]
     if block.kind == "mlp":
@@ -111,7 +111,7 @@ def _shapes(graph: ComputationGraph) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def write(contents: Contents, path: Path, *, n_heads: int | None = None) -> None:
-    """The scores, where there are scores of all edges; else 1 for every kept edge."""
+    """Write the scores, if all edges have one; otherwise 1 for every kept edge and 0 elsewhere."""
     from safetensors.numpy import save_file
 
     ranked = contents.importances

@@ -1,6 +1,6 @@
-"""Our own JSON of a circuit, with or without parts of prompts: the kept edges, with where they are from.
+"""Our own JSON of a circuit, with or without parts of prompts: the kept edges and their provenance.
 
-Beside a circuit in a run folder lie the scores of all edges and the configuration of the run; they are read with it.
+In a run folder, the scores of all edges and the configuration of the run are read together with the circuit.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from circuitfind.scores import EdgeScores
 
 SCORES = "scores.safetensors"
 CIRCUITS = {"circuit.json": "evaluation.json", "positional.json": "positional_evaluation.json"}
-"""The circuits of a run folder, each with the file of what was measured of it."""
+"""The circuits of a run folder, each with the file of its evaluation."""
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether a file says that it follows one of our schemas."""
+    """Whether a file names one of our schemas."""
     return place.values.get("schema") in (stored.SCHEMA, stored.FIRST, stored.FIRST_WITH_PARTS)
 
 
 def read(place: OnDisk) -> Contents:
-    """The circuit, and what its run folder has of it."""
+    """The circuit, with the scores and settings of its run folder."""
     scores = place.path.with_name(SCORES)
     ranked = place.path.name == "circuit.json" and scores.exists()
     settings = settings_in(place.path.parent) if place.path.name in CIRCUITS else {}
@@ -34,14 +34,14 @@ def read(place: OnDisk) -> Contents:
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The circuit; scores of the edges outside it are left out."""
+    """Write the circuit; scores of the edges outside it are left out."""
     if contents.circuit is None:
-        raise OptionError("circuit-json holds a circuit, and here are scores only; use scores or parquet")
+        raise OptionError("circuit-json holds a circuit, but there are only scores here; use scores or parquet")
     contents.circuit.save(path)
 
 
 def settings_in(folder: Path) -> dict[str, Any]:
-    """The configuration of a run, whose ``task`` is its own pairs where they lie there; empty where there is none."""
+    """The configuration of a run, or {} if there is none; ``task`` is ``pairs.jsonl`` if the folder has that file."""
     config, own = folder / "config.json", folder / "pairs.jsonl"
     if not config.exists():
         return {}
@@ -49,7 +49,7 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 
 def scores_in(path: Path) -> Importances:
-    """The scores of a file that a run wrote: every edge has one."""
+    """The scores of a file written by a run, in which every edge has one."""
     importances = Contents.of(EdgeScores.load(path)).importances
     assert importances is not None
     return importances

@@ -1,7 +1,7 @@
-"""What a format is: how a file is recognised, read and written. To begin, copy ``graphml.py``.
+"""What a format is: how a file is recognised, read and written. To add one, start from a copy of ``graphml.py``.
 
-A file holds a circuit, or scores of all edges, or both (:class:`Contents`); whoever opens one takes what it needs, and is told
-in one sentence where that is missing.
+A file holds a circuit, or scores of all edges, or both (:class:`Contents`). The caller takes what it needs; if that is missing,
+the error says so in one sentence.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Contents:
     """What a file holds.
 
     Attributes:
-        circuit: the circuit; None where there are scores only.
-        ranking: gives the scores of all edges when they are asked for, since those of a run may be large; None without any.
-        settings: the configuration of the run that it is of, empty where it is of none.
+        circuit: the circuit; None if there are only scores.
+        ranking: returns the scores of all edges on demand, because those of a run may be large; None if there are no scores.
+        settings: the configuration of its run; empty if it does not belong to a run.
     """
 
     circuit: Circuit | None = None
@@ -39,7 +39,7 @@ class Contents:
 
     @classmethod
     def of(cls, what: Contents | Circuit | EdgeScores | Importances) -> Contents:
-        """Any of the values that a file may hold."""
+        """The contents made of any value that a file may hold."""
         if isinstance(what, Contents):
             return what
         if isinstance(what, EdgeScores):
@@ -51,19 +51,19 @@ class Contents:
 
     @cached_property
     def importances(self) -> Importances | None:
-        """Scores of all edges, with the edges that have none; None where there are no scores of all edges."""
+        """Scores of all edges, with a mask of unscored ones; None if the file has no scores of all edges."""
         return None if self.ranking is None else self.ranking()
 
     @property
     def graph(self) -> ComputationGraph | None:
-        """The graph that it is of; None of a file that holds nothing."""
+        """The graph of the circuit or the scores; None for a file that holds nothing."""
         if self.circuit is not None:
             return self.circuit.graph
         return None if self.importances is None else self.importances.scores.graph
 
     @property
     def provenance(self) -> Provenance:
-        """Where the circuit, or the scores, are from."""
+        """The provenance of the circuit, or of the scores."""
         if self.circuit is not None:
             return self.circuit.provenance
         return Provenance() if self.importances is None else self.importances.scores.provenance
@@ -72,14 +72,14 @@ class Contents:
         """The circuit.
 
         Args:
-            use: what it is for, to say where there is none.
+            use: what the circuit is for, for the error message.
 
         Raises:
-            OptionError: there are scores only, or the circuit has parts of prompts.
+            OptionError: there are only scores, or the circuit has parts of prompts.
         """
         if self.circuit is None:
             raise OptionError(
-                f"{use} holds a circuit, and here are scores only; give a run folder, or a circuit's file"
+                f"{use} holds a circuit, but there are only scores here; give a run folder, or a circuit's file"
             )
         if self.circuit.layout is not None:
             raise OptionError(f"{use} holds a circuit without parts of prompts; give circuit.json or the run folder")
@@ -89,28 +89,26 @@ class Contents:
         """A score for every edge.
 
         Raises:
-            OptionError: there are none, or some edges are left without.
+            OptionError: there are no scores, or some edges have none.
         """
         if self.importances is None:
             raise OptionError(
-                f"{use} holds scores of all edges, and here are none; give a run folder, or a file of scores"
+                f"{use} holds scores of all edges, but there are none here; give a run folder, or a file of scores"
             )
         if self.importances.unscored.any():
-            raise OptionError(
-                f"{use} has a score for every edge, and here edges are left without one; eap-ig can say so"
-            )
+            raise OptionError(f"{use} has a score for every edge, but some edges here have none; eap-ig can mark them")
         return self.importances.scores
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A file or a folder that formats look into; what is read of it is read once."""
+    """A file or a folder for formats to look into; each part of it is read at most once."""
 
     path: Path
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes of a file; none of a folder, or where there is no file."""
+        """The first bytes of a file; empty for a folder or a missing file."""
         try:
             with self.path.open("rb") as file:
                 return file.read(4096)
@@ -119,12 +117,12 @@ class OnDisk:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The JSON object that a file holds, else an empty one."""
+        """The JSON object in a file; empty if there is none."""
         return object_or_nothing(self.path) if self.head.lstrip()[:1] == b"{" else {}
 
     @cached_property
     def tensors(self) -> tuple[str, ...]:
-        """Names of a safetensors file's tensors; none of any other file."""
+        """Names of the tensors of a safetensors file; empty for any other file."""
         if self.head[8:9] != b"{":
             return ()
         from safetensors import SafetensorError, safe_open
@@ -138,18 +136,18 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write circuits or scores down.
+    """One way to store circuits or scores.
 
     Attributes:
         name: file stem with dashes, the name on the command line.
-        suffixes: of its files; empty for folders.
-        description: one sentence: whose it is, and what it holds.
-        sniff: whether something is of this format, whatever its name; None where it cannot be read.
-        read: what it holds. A file that is broken is a CircuitError.
-        write: ``write(contents, path, **given)``; None where it cannot be written.
-        needs: facts about the model that ``write`` is given: ``d_model``, ``n_heads``.
-        options: what else ``write`` takes.
-        ours: asked first what is wrong with a file that no format recognises.
+        suffixes: suffixes of its files; empty for folders.
+        description: one sentence: which tool uses it, and what it holds.
+        sniff: whether a file or folder has this format, regardless of its name; None if the format cannot be read.
+        read: returns the contents; raises CircuitError for a broken file.
+        write: ``write(contents, path, **given)``; None if the format cannot be written.
+        needs: facts about the model that ``write`` takes: ``d_model``, ``n_heads``.
+        options: further keywords that ``write`` takes.
+        ours: tried first on a file that no format recognises, to report what is wrong with it.
     """
 
     name: str

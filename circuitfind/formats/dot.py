@@ -1,4 +1,4 @@
-"""Graphviz DOT text of a circuit's picture, for other drawing tools. It cannot be read back: a picture leaves things out."""
+"""Graphviz DOT text of a circuit's picture, for other drawing tools. It is incomplete, so it cannot be read back."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from circuitfind.formats.contract import FORMATS, Contents, Format
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The text of the picture that ``circuitfind render`` draws."""
+    """Write the text of the picture that ``circuitfind render`` draws."""
     if contents.circuit is None:
-        raise OptionError("dot draws a circuit, and here are scores only; give a run folder, or a circuit's file")
+        raise OptionError("dot draws a circuit, but there are only scores here; give a run folder, or a circuit's file")
     path.write_text(rendering.circuit_dot(contents.circuit), encoding="utf-8")
 
 

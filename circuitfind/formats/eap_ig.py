@@ -1,9 +1,9 @@
-"""EAP-IG's graph JSON, which is also that of MIB's files.
+"""EAP-IG's graph JSON, which MIB's files use too.
 
 It holds a score for every edge, or for every node (``nodes: {name: {"score": ...}}``), and marks the edges of a circuit
-(``in_graph``); a file of importances marks none. NaN, and null here too, means "not scored": always kept.
+(``in_graph``); a file of importances marks none. NaN means "not scored": always kept. Here null means the same.
 
-Of a node-level file the edges are scored by :func:`circuitfind.scores.between`: that of whichever end matters less.
+In a node-level file, :func:`circuitfind.scores.between` scores each edge: it gets the score of the end that matters less.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores, Provenance, between
 
 MOST_IN_JSON = 5_000_000
-"""Edges up to which the format, an object for every edge of the graph, is written: about a gigabyte."""
+"""The most edges that are written in this format, which has one object per edge of the graph: about a gigabyte."""
 
 
 def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True, n_heads: int | None = None) -> dict[str, Any]:
     """EAP-IG's graph JSON (the format of MIB submissions).
 
-    That format knows neither groups of keys and values nor whole attention blocks: see :func:`by_query_head`.
+    The format has neither groups of keys and values nor whole attention blocks: see :func:`by_query_head`.
 
     Args:
-        d_model: the model's width, which that format asks for.
+        d_model: the model's width, which the format requires.
         all_edges: write every edge with its score (importances); otherwise only the kept ones.
-        n_heads: heads of an attention block, where a node of the graph is a whole one.
+        n_heads: number of heads in an attention block, if nodes of the graph are whole blocks.
 
     Raises:
         OptionError: all edges are more than :data:`MOST_IN_JSON`, or ``n_heads`` is needed and not given.
@@ -66,14 +66,14 @@ def to_eap_ig(circuit: Circuit, *, d_model: int, all_edges: bool = True, n_heads
 
 
 def from_eap_ig(values: Mapping[str, Any]) -> Circuit:
-    """A circuit with scores from EAP-IG's graph JSON: the edges that are marked there as being in it.
+    """A circuit with scores from EAP-IG's graph JSON: the edges marked there as being in the circuit.
 
-    Missing edges are cut and score 0; NaN and null, which stand for "not scored", count as 0. To choose a circuit by the scores
-    of such a file, see :func:`importances_of`.
+    Missing edges are cut and score 0; NaN and null ("not scored") count as 0. To choose a circuit by the scores of such a file,
+    see :func:`importances_of`.
 
     Raises:
-        CircuitError, UnknownNameError: keys are missing, or an edge does not exist in that shape.
-        CircuitError: the file is about neurons, or has infinite scores.
+        CircuitError, UnknownNameError: keys are missing, or an edge does not exist in that graph.
+        CircuitError: the file scores or cuts neurons, or has infinite scores.
     """
     try:
         graph = _graph_of_eap_ig(values["cfg"], values.get("nodes", {}))
@@ -95,7 +95,7 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_neurons(nodes: Mapping[str, Any]) -> None:
-    """A node of that format may be kept in part: some of the dimensions of what it writes ("neurons")."""
+    """Refuse partly kept nodes: the format can keep only some dimensions of a node's output ("neurons")."""
     for name, node in nodes.items():
         if not isinstance(node, Mapping):
             continue
@@ -108,7 +108,7 @@ def _refuse_neurons(nodes: Mapping[str, Any]) -> None:
 
 
 def _graph_of_eap_ig(cfg: Mapping[str, Any], nodes: Iterable[str]) -> ComputationGraph:
-    """The graph of that format's configuration. Only a complete list of nodes can show that there are no MLPs."""
+    """The graph of the format's configuration. Only a complete list of nodes can show that there are no MLPs."""
     parallel = cfg.get("parallel_attn_mlp", False)
     without = ComputationGraph(cfg["n_layers"], cfg["n_heads"], False, parallel)
     attention_only = {without.node_name(node) for node in range(without.n_nodes)} == set(nodes)
@@ -116,10 +116,10 @@ def _graph_of_eap_ig(cfg: Mapping[str, Any], nodes: Iterable[str]) -> Computatio
 
 
 def importances_of(values: Mapping[str, Any], ablation: str = "corrupted") -> Importances | None:
-    """The scores of EAP-IG's graph JSON, or None where it has none (all are 0).
+    """The scores of EAP-IG's graph JSON, or None if it has none (all are 0).
 
     Args:
-        ablation: decides what is pruned; EAP-IG's own rule is that of ``corrupted``.
+        ablation: determines what is pruned; EAP-IG's own rule is that of ``corrupted``.
 
     Raises:
         CircuitError, UnknownNameError: see :func:`from_eap_ig`; or a node's score is infinite.
@@ -148,7 +148,7 @@ def _is_missing(edge: Mapping[str, Any]) -> bool:
 
 
 def _node_scores(graph: ComputationGraph, nodes: Mapping[str, Any]) -> Floats | None:
-    """Scores of senders, NaN where there is none; None if no node has one."""
+    """Scores of senders, NaN for unscored ones; None if no node has a score."""
     given = {name: node.get("score") for name, node in nodes.items() if isinstance(node, Mapping)}
     of_sender = (given.get(name) for name in graph.sender_names)
     scores = np.array([np.nan if score is None else float(score) for score in of_sender])
@@ -166,14 +166,14 @@ def sniff(place: OnDisk) -> bool:
 
 
 def read(place: OnDisk) -> Contents:
-    """The edges marked as being in a circuit, if any is, and the scores, if any is not 0."""
+    """The edges marked as being in a circuit, if any, and the scores, if any is not 0."""
     values = place.values or read_object(place.path)
     circuit, importances = from_eap_ig(values), importances_of(values, "")
     return Contents(circuit if circuit.n_edges else None, None if importances is None else lambda: importances)
 
 
 def write(contents: Contents, path: Path, *, d_model: int, n_heads: int | None = None) -> None:
-    """All edges where there are scores of all edges, those of a circuit marked; else the circuit's edges alone."""
+    """Write all edges if all have scores, with those of a circuit marked; otherwise only the circuit's edges."""
     ranked = contents.importances
     if ranked is None or contents.circuit is not None:
         circuit = contents.circuit_for("format eap-ig")
@@ -188,7 +188,7 @@ def write(contents: Contents, path: Path, *, d_model: int, n_heads: int | None =
 
 
 def _mark(values: dict[str, Any], ranked: Importances) -> None:
-    """Say which edges have no score, and the scores of nodes where there are some."""
+    """Mark the edges without a score, and add the scores of nodes if there are any."""
     graph = ranked.scores.graph
     for name in graph.edge_names(np.flatnonzero(ranked.unscored).tolist()):
         values["edges"][name]["score"] = np.nan

@@ -13,12 +13,12 @@ from circuitfind.graph import SHARED
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether an XML file is about GraphML."""
+    """Whether a file is GraphML."""
     return b"<graphml" in place.head
 
 
 def read(place: OnDisk) -> Contents:
-    """The circuit, with the scores that its edges have."""
+    """The circuit, with the scores of its edges."""
     import networkx
 
     try:
@@ -29,7 +29,7 @@ def read(place: OnDisk) -> Contents:
 
 
 def _keyed_by_port(found: Any) -> Any:
-    """The graph as :meth:`Circuit.from_networkx` takes it: GraphML's ids are unique in the file, our keys at two nodes."""
+    """The graph as :meth:`Circuit.from_networkx` takes it: GraphML ids are unique per file, our keys per pair of nodes."""
     import networkx
 
     graph = networkx.MultiDiGraph(**found.graph)
@@ -39,12 +39,12 @@ def _keyed_by_port(found: Any) -> Any:
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The kept edges, with their scores."""
+    """Write the kept edges, with their scores."""
     import networkx
 
     graph = contents.circuit_for("format graphml").to_networkx()
     for source, target, data in graph.edges(data=True):
-        if not data:  # the link of shared keys and values to a head, which is no edge of ours
+        if not data:  # the link from shared keys and values to a head, which is not an edge
             data |= {"name": f"{source}=>{target}", "port": SHARED}
     networkx.write_graphml_xml(graph, path, edge_id_from_attribute="name")
 

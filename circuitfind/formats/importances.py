@@ -1,4 +1,4 @@
-"""Scores as files have them, some edges perhaps without one, and the circuits chosen by them, as EAP-IG does it."""
+"""Scores as stored in files, where some edges may have none, and the circuits chosen by them, as in EAP-IG."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from circuitfind.scores import EdgeScores, between
 from circuitfind.selection.prefixes import best_edges, edges_above, greedy_edges
 
 FIRST = float(np.finfo(np.float64).max) / 4
-"""What stands for "not scored" while edges are ranked: above every score, and finite."""
+"""The value for "not scored" while edges are ranked: above every score, and finite."""
 RULES = ("top", "threshold", "greedy", "nodes")
 
 
 @dataclass(frozen=True, eq=False)
 class Importances:
-    """Scores and what is always kept beside them.
+    """Scores, and the unscored edges that are always kept.
 
     Attributes:
-        scores: a score for every edge; 0 where there is none.
-        unscored: boolean (edges,), the edges that every circuit has.
-        nodes: float64 (senders,), the score of every sender, NaN where there is none; None of an edge-level file.
+        scores: a score for every edge; 0 for unscored edges.
+        unscored: boolean (edges,), the edges that every circuit keeps.
+        nodes: float64 (senders,), the score of every sender, NaN if unscored; None for an edge-level file.
     """
 
     scores: EdgeScores
@@ -35,18 +35,17 @@ class Importances:
         """A circuit by one rule.
 
         Args:
-            rule: ``top`` (edges, all alive: :func:`~.prefixes.best_edges`), ``threshold``, ``greedy`` (edges
-                grown from the logits) or ``nodes`` (all edges between that many nodes, the best by their own score).
-                Unscored edges count among the edges asked for, as in EAP-IG; unscored nodes and the input are kept
-                beside those asked for.
+            rule: ``top`` (edges, all alive: :func:`~.prefixes.best_edges`), ``threshold``, ``greedy`` (edges grown from the
+                logits) or ``nodes`` (all edges between the n nodes with the best scores of their own). Unscored edges count
+                towards the requested number, as in EAP-IG; unscored nodes and the input are kept in addition to it.
             value: the rule's number.
-            absolute: rank by size of score.
+            absolute: rank by absolute score.
 
         Raises:
-            OptionError: no such rule or size, or ``nodes`` where nodes have no scores.
+            OptionError: no such rule or size, or the rule is ``nodes`` and nodes have no scores.
         """
         if rule not in RULES:
-            raise OptionError(f"rule {rule!r} is none of {', '.join(RULES)}")
+            raise OptionError(f"rule {rule!r} is not one of {', '.join(RULES)}")
         if rule == "nodes":
             return self._best_nodes(int(value), absolute)
         ranked = replace(self.scores, values=np.where(self.unscored, FIRST, self.scores.values))
@@ -75,7 +74,7 @@ class Importances:
 def edges_between(graph: ComputationGraph, senders: Mask) -> Mask:
     """All edges between some senders, the input and the logits; boolean (edges,).
 
-    An edge into a port that several heads share is kept if one of them is.
+    An edge into a port that several heads share is kept if one of these heads is.
 
     Args:
         senders: boolean (senders,).

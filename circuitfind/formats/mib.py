@@ -1,13 +1,15 @@
 """Submissions to the circuit track of MIB (Mueller et al. 2025, arXiv:2504.13151): a folder for each task and model.
 
-Two kinds. *Importances*: one JSON file with a score for every edge, of which the benchmark takes the best n itself, by
-score for its CPR and by size of score for its CMD. *Circuits*: nine files, of at most 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and
-50 % of the edges; so that each of the two measures is taken of its own circuits, they may lie in two folders,
-``abs-true`` (CMD) and ``abs-false`` (CPR), which the evaluator reads although its instructions do not mention them.
+There are two kinds.
 
-MIB's sign is ours: the largest scores belong to the edges that help the clean behaviour. Its graphs have a node for each
-head and a q, k and v port for each, so what is shared here is written for every head
-(:func:`circuitfind.circuit.by_query_head`).
+* *Importances*: one JSON file with a score for every edge. The benchmark itself takes the best n edges, by score for its CPR
+  and by absolute score for its CMD.
+* *Circuits*: nine files, with at most 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and 50 % of the edges. To give each of the two measures
+  its own circuits, they may be in two folders, ``abs-true`` (CMD) and ``abs-false`` (CPR). The evaluator reads these although
+  its instructions do not mention them.
+
+MIB uses our sign: the largest scores belong to the edges that help the clean behaviour. Its graphs have a node for each head
+and a q, k and v port for each, so shared edges are written once per head (:func:`circuitfind.circuit.by_query_head`).
 """
 
 from __future__ import annotations
@@ -33,21 +35,21 @@ from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import best_edges
 
 FRACTIONS = MIB_FRACTIONS[:-1]
-"""Shares of the edges that the nine circuits may have, and the places on the axis at which they are counted."""
+"""The shares of edges that the nine circuits may have; the benchmark evaluates them at these points."""
 TASKS = ("ioi", "mcqa", "arithmetic-addition", "arithmetic-subtraction", "arc-easy", "arc-challenge")
 PAIRS = (
     *("ioi_gpt2", "ioi_qwen2.5", "ioi_gemma2", "ioi_llama3", "mcqa_qwen2.5", "mcqa_gemma2", "mcqa_llama3"),
     *("arithmetic-addition_llama3", "arithmetic-subtraction_llama3", "arc-easy_gemma2", "arc-easy_llama3"),
     "arc-challenge_llama3",
 )
-"""The pairs that the benchmark evaluates; it passes over any other folder."""
+"""The pairs that the benchmark evaluates; it ignores any other folder."""
 ABSOLUTE = {True: "abs-true", False: "abs-false"}
 RANKED_BY = ("signed", "absolute", "both")
 
 
 @dataclass(frozen=True)
 class FieldModel:
-    """One of the benchmark's models: its shape, and how it is called elsewhere (in small letters, without the owner)."""
+    """One of the benchmark's models: its shape, and its names elsewhere (in lower case, without the owner)."""
 
     n_layers: int
     n_heads: int
@@ -56,7 +58,7 @@ class FieldModel:
 
     @property
     def graph(self) -> ComputationGraph:
-        """Its graph, a node for each head."""
+        """Its graph, with a node for each head."""
         return ComputationGraph(self.n_layers, self.n_heads)
 
 
@@ -69,7 +71,7 @@ MODELS: Mapping[str, FieldModel] = {
 
 
 def pair_name(task: str, model: str) -> str:
-    """The folder of a task and a model: ``("ioi", "openai-community/gpt2")`` to ``ioi_gpt2``.
+    """The folder name of a task and a model: ``("ioi", "openai-community/gpt2")`` becomes ``ioi_gpt2``.
 
     Raises:
         OptionError: the benchmark does not have this pair.
@@ -86,7 +88,7 @@ def pair_name(task: str, model: str) -> str:
 
 
 def check_pair(name: str) -> str:
-    """A pair's name given by hand.
+    """Return a pair's name that was given by hand.
 
     Raises:
         OptionError: it cannot be the name of a pair's folder.
@@ -98,10 +100,10 @@ def check_pair(name: str) -> str:
 
 
 def in_the_fields_graph(scores: EdgeScores, n_heads: int | None = None) -> EdgeScores:
-    """Scores in the graph that MIB has of the model, a node for each head.
+    """Scores in MIB's graph of the model, with a node for each head.
 
     Args:
-        n_heads: heads of an attention block, where a node of the graph is a whole one.
+        n_heads: number of heads in an attention block, if nodes of the graph are whole blocks.
     """
     every = np.ones(scores.graph.n_edges, dtype=bool)
     circuit = by_query_head(Circuit(scores.graph, every, scores.values), n_heads)
@@ -119,18 +121,18 @@ def write_pair(
     circuits: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write one pair's folder into a submission, whole or not at all.
+    """Write one pair's folder into a submission, completely or not at all.
 
     Args:
         folder: the submission, which may hold other pairs.
         name: the pair, see :func:`pair_name`.
-        d_model, n_heads: of the model; needed where it is not one of :data:`MODELS`.
-        circuits: None writes importances; ``signed`` or ``absolute`` nine circuits ranked that way, each of as many edges as it
-            may have, all alive; ``both`` two sub-folders.
+        d_model, n_heads: of the model; needed if it is not one of :data:`MODELS`.
+        circuits: None writes importances. ``signed`` or ``absolute`` writes nine circuits ranked that way, each with the
+            maximum number of edges, all alive. ``both`` writes both, in two sub-folders.
         force: replace the pair's folder.
 
     Raises:
-        OptionError: the folder exists, the model's shape is not that of the pair, or is not known.
+        OptionError: the folder exists, the model's shape is not that of the pair, or the shape is not known.
     """
     if circuits not in (None, *RANKED_BY):
         raise OptionError(f"circuits {circuits!r}: use one of {', '.join(RANKED_BY)}")
@@ -138,13 +140,13 @@ def write_pair(
     d_model, n_heads = (known.d_model, known.n_heads) if known else (d_model, n_heads)
     if d_model is None:
         raise OptionError(
-            f"pair {name}: the model is none of {', '.join(MODELS)}, so its width must be given (d_model)"
+            f"pair {name}: the model is not one of {', '.join(MODELS)}, so its width must be given (d_model)"
         )
     ranked = in_the_fields_graph(scores, n_heads)
     if known and ranked.graph != known.graph:
         here = f"{ranked.graph.n_layers} layers x {ranked.graph.n_heads} heads"
         raise OptionError(
-            f"pair {name} is of a model with {known.n_layers} layers x {known.n_heads} heads, and these scores are of one with "
+            f"pair {name} is of a model with {known.n_layers} layers x {known.n_heads} heads, but these scores are of one with "
             f"{here}{'' if ranked.graph.has_mlp else ' without MLPs'}"
         )
     out = folder / name
@@ -177,7 +179,7 @@ def _files(scores: EdgeScores, d_model: int, circuits: str | None) -> Any:
 
 
 def largest(fraction: float, n_edges: int) -> int:
-    """Edges that a circuit of this share may have: rounded down, as the benchmark does."""
+    """The maximum number of edges of a circuit with this share: rounded down, as in the benchmark."""
     return int(fraction * n_edges)
 
 
@@ -185,12 +187,12 @@ def largest(fraction: float, n_edges: int) -> int:
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether a folder is a submission, or that of one pair."""
+    """Whether a folder is a submission, or the folder of one pair."""
     return bool(_pairs_in(place.path))
 
 
 def read(place: OnDisk) -> Contents:
-    """The importances of a pair's folder, or of a submission that has one pair.
+    """The importances of a pair's folder, or of a submission with one pair.
 
     Raises:
         CircuitError: there are several pairs, or several circuits.
@@ -209,7 +211,7 @@ def read(place: OnDisk) -> Contents:
 
 
 def _pairs_in(folder: Path) -> list[Path]:
-    """The folders of pairs: those with importances, or with circuits of their own or in two sub-folders."""
+    """The folders of pairs: those with importances, or with circuits, directly or in two sub-folders."""
     if not folder.is_dir() or (folder / "circuit.json").exists():
         return []
     patterns = ("importances.json", "edges-*.json", "abs-*/edges-*.json")
@@ -218,7 +220,7 @@ def _pairs_in(folder: Path) -> list[Path]:
 
 
 def write(contents: Contents, path: Path, *, pair: str | None = None, **given: Any) -> None:
-    """A pair's folder in the submission at ``path``; see :func:`write_pair`."""
+    """Write a pair's folder into the submission at ``path``; see :func:`write_pair`."""
     scores = contents.scores_for("a MIB submission")
     write_pair(path, pair or pair_name(scores.provenance.task, scores.provenance.model), scores, **given)
 

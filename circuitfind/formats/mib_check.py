@@ -1,6 +1,6 @@
-"""A MIB submission checked before it is handed in: everything its loader asks for, and what it silently passes over.
+"""Check a MIB submission before it is submitted: everything its loader requires, and what it silently ignores.
 
-What is held against which rule is read from the benchmark's evaluator; a file that passes here is one it can load.
+The rules are taken from the code of the benchmark's evaluator: it can load every file that passes here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from circuitfind.graph import ComputationGraph
 CFG = ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")
 CIRCUIT_SUFFIXES = (".json", ".pt")
 SHOWN = 3
-"""Edges named in a message; the others are counted."""
+"""The number of edges named in a message; the others are only counted."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong (``error``), or worth knowing (``warning``), and where."""
+    """A problem (``error``) or something worth knowing (``warning``), and its place."""
 
     level: str
     where: str
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """One file: how many edges it lists, how many of them it keeps, and out of how many; None where it could not be read."""
+    """One file: the number of edges it lists, of those it keeps, and of the graph's; None if it could not be read."""
 
     path: str
     listed: int | None
@@ -43,11 +43,11 @@ class CheckedFile:
 
 @dataclass(frozen=True)
 class SubmissionCheck:
-    """What was found in a submission.
+    """The result of checking a submission.
 
     Attributes:
-        folder: it.
-        kinds: of each pair's folder, ``importances``, ``circuits`` or ``nothing``.
+        folder: the submission.
+        kinds: the kind of each pair's folder: ``importances``, ``circuits``, ``mixed`` or ``nothing``.
         files: all files that were read.
         findings: errors and warnings.
     """
@@ -73,7 +73,7 @@ class SubmissionCheck:
         }
 
     def lines(self) -> Iterator[str]:
-        """The table, then what was found, for people."""
+        """The table of files, then the findings, as lines of text."""
         width = max((len(file.path) for file in self.files), default=4) + 2
         yield f"{'file':{width}}{'listed':>12}{'in circuit':>12}{'of':>12}"
         for file in self.files:
@@ -93,7 +93,7 @@ def check_submission(folder: Path) -> SubmissionCheck:
     """Check a submission's folder.
 
     Raises:
-        OptionError: it is no folder.
+        OptionError: it is not a folder.
     """
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder; give the one with a sub-folder for each pair")
@@ -126,7 +126,7 @@ def _of_all(kinds: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _check_pair(place: Path, root: Path, files: list[CheckedFile], findings: list[Finding]) -> str:
-    """Check a pair's folder, its sub-folders for CMD and CPR too; what kind it is."""
+    """Check a pair's folder, including its sub-folders for CMD and CPR, and return its kind."""
     halves = [path for path in sorted(place.iterdir()) if path.is_dir() and _is_half(path.name)]
     others = [path for path in sorted(place.iterdir()) if path.is_dir() and path not in halves]
     unseen = "the evaluator does not look into this folder"
@@ -142,7 +142,7 @@ def _is_half(name: str) -> bool:
 
 
 def _check_files(place: Path, pair: str, root: Path, files: list[CheckedFile], findings: list[Finding]) -> str:
-    """Check the files of one folder."""
+    """Check the files of one folder, and return its kind."""
     where = str(place.relative_to(root))
     paths = [path for path in sorted(place.iterdir()) if path.is_file()]
     circuits = [path for path in paths if path.suffix in CIRCUIT_SUFFIXES]
@@ -160,7 +160,7 @@ def _check_files(place: Path, pair: str, root: Path, files: list[CheckedFile], f
 
 
 def _of_sizes(where: str, read: Sequence[CheckedFile]) -> Iterator[Finding]:
-    """The evaluator sorts circuits by size and puts the n-th at the n-th share, whatever its size."""
+    """Check the sizes: the evaluator sorts circuits by size and assigns the n-th to the n-th share, even if it is too large."""
     if len(read) < len(FRACTIONS):
         yield Finding(
             "warning",
@@ -197,7 +197,7 @@ def _check_file(path: Path, pair: str, single: bool, root: Path, findings: list[
 
 
 def _graph_of(values: Any, pair: str) -> ComputationGraph:
-    """The graph that a file is of.
+    """The graph of a file.
 
     Raises:
         OptionError: keys are missing, or it is not the graph of the pair's model.

@@ -1,4 +1,4 @@
-"""networkx's node-link JSON of a circuit, as D3 and many other tools read it: see :meth:`Circuit.to_networkx`."""
+"""networkx's node-link JSON of a circuit, which D3 and many other tools can read: see :meth:`Circuit.to_networkx`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether a JSON object says that it is a multigraph."""
+    """Whether a JSON object has the keys of a node-link multigraph."""
     return {"multigraph", "nodes", "graph"} <= place.values.keys()
 
 
 def read(place: OnDisk) -> Contents:
-    """The circuit, with the scores that its edges have."""
+    """The circuit, with the scores of its edges."""
     import networkx
 
     values = place.values or read_object(place.path)
@@ -28,12 +28,12 @@ def read(place: OnDisk) -> Contents:
     try:
         graph = networkx.node_link_graph(values, edges=edges)
     except (networkx.NetworkXError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CircuitError(f"this is no graph in node-link JSON: {type(error).__name__}: {error}") from None
+        raise CircuitError(f"this is not a graph in node-link JSON: {type(error).__name__}: {error}") from None
     return Contents(circuit_of(graph))
 
 
 def circuit_of(graph: Any) -> Circuit:
-    """A circuit from a networkx graph, with the scores of its edges where each has one.
+    """A circuit from a networkx graph, with the scores of its edges if all of them have one.
 
     Raises:
         CircuitError, UnknownNameError: the graph lacks its shape, or has an edge that cannot exist.
@@ -50,12 +50,12 @@ def circuit_of(graph: Any) -> Circuit:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CircuitError):
             raise
-        raise CircuitError(f"this graph is no circuit: {type(error).__name__}: {error}") from None
+        raise CircuitError(f"this graph is not a circuit: {type(error).__name__}: {error}") from None
     return Circuit(circuit.graph, circuit.kept, scores, circuit.selection, circuit.provenance)
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The kept edges, with their scores."""
+    """Write the kept edges, with their scores."""
     import networkx
 
     values = networkx.node_link_data(contents.circuit_for("format node-link").to_networkx(), edges="edges")

@@ -1,4 +1,4 @@
-"""Whatever holds a circuit or scores, recognised and read, in whichever format; and written."""
+"""Recognise, read and write circuits and scores in any registered format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADVICE = "choose a circuit from them: --edges N, --threshold X, --greedy N, or -
 
 
 def format_of(place: OnDisk) -> Format:
-    """The format that recognises a file or folder; of one that none does, the format that can say what is wrong with it."""
+    """The format that recognises a file or folder; if none does, the format that can report what is wrong with it."""
     for one in FORMATS:
         if one.sniff is not None and one.sniff(place):
             return one
@@ -28,7 +28,7 @@ def format_of(place: OnDisk) -> Format:
 
 
 def read(path: str | Path) -> Contents:
-    """What a file or a folder holds, whatever its format.
+    """The contents of a file or a folder in any registered format.
 
     Raises:
         CircuitError, UnknownNameError: it cannot be read; the message names it.
@@ -45,18 +45,18 @@ def read(path: str | Path) -> Contents:
 
 
 def write(what: Contents | Circuit | EdgeScores | Importances, path: str | Path, to: str, **given: Any) -> Path:
-    """Write a circuit or scores in any registered format that writes.
+    """Write a circuit or scores in any format that can be written.
 
     Args:
         to: the format's name.
-        given: what the format needs to know of the model (``d_model``, ``n_heads``), and its options.
+        given: what the format needs to know about the model (``d_model``, ``n_heads``), and its options.
 
     Raises:
         UnknownNameError, OptionError: no such format, or it cannot hold this.
     """
     chosen = FORMATS[to]
     if chosen.write is None:
-        raise OptionError(f"format {to} is read and not written; use one of {', '.join(writers())}")
+        raise OptionError(f"format {to} can be read but not written; use one of {', '.join(writers())}")
     allowed = (*chosen.needs, *chosen.options)
     if unknown := [name for name in given if name not in allowed]:
         raise OptionError(f"format {to} takes no {unknown[0]}; it takes {', '.join(allowed) or 'nothing else'}")
@@ -73,7 +73,7 @@ def load_circuit(path: str | Path) -> Circuit:
     """The circuit of a run folder or of a file in any registered format.
 
     Raises:
-        OptionError: the file holds scores and no circuit.
+        OptionError: the file holds scores but no circuit.
         CircuitError, UnknownNameError: it cannot be read.
 
     Example:
@@ -90,14 +90,14 @@ def load_circuit(path: str | Path) -> Circuit:
 def open_circuit(
     path: Path, rule: str | None = None, value: float = 0, *, absolute: bool = True, ablation: str | None = None
 ) -> tuple[Circuit, dict[str, Any]]:
-    """A circuit and the settings of its run: the one that a file holds, or one chosen from the scores in it.
+    """A circuit and the settings of its run; the circuit is the file's own, or one chosen from the scores in it.
 
     Args:
         rule, value, absolute: see :meth:`circuitfind.formats.Importances.select`; None for the file's own circuit.
         ablation: see :func:`read_scores`.
 
     Raises:
-        OptionError: the file holds scores and no circuit, and no rule is given.
+        OptionError: the file holds scores but no circuit, and no rule is given.
         CircuitError: it cannot be read.
     """
     found = read(path)
@@ -109,28 +109,28 @@ def open_circuit(
 
 
 def open_run(path: Path) -> tuple[Circuit, dict[str, Any]]:
-    """A circuit without parts of prompts, and the settings of its run; ``task`` is then the run's own pairs.
+    """A circuit without parts of prompts, and the settings of its run; ``task`` is the run's own pairs if it has some.
 
     Raises:
         CircuitError: no readable circuit or configuration, or a circuit with parts of prompts.
-        OptionError: the file holds scores and no circuit.
+        OptionError: the file holds scores but no circuit.
     """
     circuit, settings = open_circuit(path)
     if circuit.layout is None:
         return circuit, settings
     raise CircuitError(
-        f"{path} is a circuit with parts of prompts, which this cannot be done with; give circuit.json or the run folder"
+        f"{path} is a circuit with parts of prompts, which is not supported here; give circuit.json or the run folder"
     )
 
 
 def read_scores(path: Path, ablation: str | None = None) -> Importances:
-    """The scores of all edges that a run folder or a file in any registered format holds.
+    """The scores of all edges in a run folder or in a file of any registered format.
 
     Args:
-        ablation: the one to prune by, where the file does not say its own.
+        ablation: the one to prune by, if the file does not name its own.
 
     Raises:
-        CircuitError: there are no scores of all edges in it.
+        CircuitError: it holds no scores of all edges.
     """
     return _scores_in(read(path), path, ablation)
 

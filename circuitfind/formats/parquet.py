@@ -20,7 +20,7 @@ from circuitfind.scores import EdgeScores, Provenance
 
 SCHEMA = "circuitfind-scores-parquet/1"
 ROWS_AT_ONCE = 1 << 20
-"""Rows of a group: what is in memory beside the scores while a file is written or read."""
+"""Rows in a group; this many are in memory, in addition to the scores, while a file is written or read."""
 
 
 def write_parquet(scores: EdgeScores, path: Path) -> None:
@@ -39,7 +39,7 @@ def write_parquet(scores: EdgeScores, path: Path) -> None:
 
 
 def _batch(scores: EdgeScores, edges: slice) -> list[Any]:
-    """The columns of some edges in a row, as Arrow arrays."""
+    """The columns of consecutive edges, as Arrow arrays."""
     import pyarrow
 
     graph = scores.graph
@@ -56,10 +56,10 @@ def _batch(scores: EdgeScores, edges: slice) -> list[Any]:
 
 
 def read_parquet(path: Path) -> EdgeScores:
-    """Read what :func:`write_parquet` wrote, its rows in any order.
+    """Read a file written by :func:`write_parquet`; its rows may be in any order.
 
     Raises:
-        CircuitError: not such a file, or its rows are not the edges of its graph, each once.
+        CircuitError: not such a file, or its rows are not exactly the edges of its graph.
     """
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -98,7 +98,7 @@ def _edges_of(batch: Any, graph: ComputationGraph, path: Path) -> Longs:
 
 
 def _numbers(column: Any, names: Sequence[str], place: str) -> Longs:
-    """Places in ``names`` of the entries of an Arrow array of strings, dictionary-encoded or not."""
+    """Indices in ``names`` of the entries of an Arrow array of strings, dictionary-encoded or not."""
     coded = column if hasattr(column, "dictionary") else column.dictionary_encode()
     if coded.null_count:
         raise CircuitError(f"{place} has {coded.null_count} empty entries")
@@ -111,7 +111,7 @@ def _numbers(column: Any, names: Sequence[str], place: str) -> Longs:
 
 
 def sniff(place: OnDisk) -> bool:
-    """Whether a file begins as Parquet files do."""
+    """Whether a file begins like a Parquet file."""
     return place.head[:4] == b"PAR1"
 
 
@@ -121,7 +121,7 @@ def read(place: OnDisk) -> Contents:
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The scores; a circuit beside them is left out."""
+    """Write the scores; a circuit is left out."""
     write_parquet(contents.scores_for("format parquet"), path)
 
 

@@ -1,4 +1,4 @@
-"""A run folder, as ``circuitfind discover`` fills it: the circuit, the scores of all edges, the configuration."""
+"""A run folder written by ``circuitfind discover``: the circuit, the scores of all edges, the configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def sniff(place: OnDisk) -> bool:
 
 
 def read(place: OnDisk) -> Contents:
-    """What the folder's ``circuit.json`` is read with."""
+    """The contents of the folder's ``circuit.json``, with its scores and configuration."""
     return circuit_json.read(OnDisk(place.path / "circuit.json"))
 
 

@@ -1,4 +1,4 @@
-"""Our own safetensors file of scores: one for every edge to the bit, with parts, decisions and where they are from."""
+"""Our own safetensors file of scores: the exact score of every edge, with parts, decisions and provenance."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def sniff(place: OnDisk) -> bool:
 
 
 def read(place: OnDisk) -> Contents:
-    """The scores, and the configuration of the run whose folder they lie in."""
+    """The scores, and the configuration of the run if they are in its folder."""
     found = scores_in(place.path)
     return Contents(ranking=lambda: found, settings=settings_in(place.path.parent) if place.path.name == SCORES else {})
 
 
 def write(contents: Contents, path: Path) -> None:
-    """The scores; a circuit beside them is left out."""
+    """Write the scores; a circuit is left out."""
     contents.scores_for("format scores").save(path)
 
 

@@ -1,4 +1,4 @@
-"""What a cut edge may carry, and what follows from it: rules as data."""
+"""What a cut edge may carry, and what follows from that: rules as data."""
 
 from __future__ import annotations
 
@@ -10,35 +10,42 @@ class AblationRule:
     """What holds under one ablation.
 
     Attributes:
-        name: as users write it.
+        name: the name that users write.
         prunes_from_input: whether nodes that no path from the input reaches may be dropped without changing the function.
             Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the others
-            it computes something else from the ablated stream, so only dead ends on the output side may go.
-        from_prompts: whether a cut edge carries a constant that is computed from all prompts, so that the score of one prompt
-            depends on the others.
+            it computes something else from the ablated stream, so only dead ends on the output side may be dropped.
+        carries: what a cut edge carries: the sender's ``"run"`` on the corrupted prompt, ``"zero"``, the ``"mean"`` of its
+            outputs, or the ``"optimal"`` constant. Every engine branches on this and refuses what it does not know.
+        by_position: whether there is a mean for every position.
     """
 
     name: str
+    carries: str
+    by_position: bool = False
     prunes_from_input: bool = False
-    from_prompts: bool = False
+
+    @property
+    def from_prompts(self) -> bool:
+        """Whether the constant is computed from all prompts, so that the score of one prompt depends on the others."""
+        return self.carries in ("mean", "optimal")
 
 
 _RULES = {
     rule.name: rule
     for rule in (
-        AblationRule("corrupted", prunes_from_input=True),
-        AblationRule("zero"),
-        AblationRule("mean", from_prompts=True),
-        AblationRule("mean-positional", from_prompts=True),
-        AblationRule("optimal", from_prompts=True),
+        AblationRule("corrupted", "run", prunes_from_input=True),
+        AblationRule("zero", "zero"),
+        AblationRule("mean", "mean"),
+        AblationRule("mean-positional", "mean", by_position=True),
+        AblationRule("optimal", "optimal"),
     )
 }
 ABLATIONS = tuple(_RULES)
 
 
 def rule_of(ablation: str) -> AblationRule:
-    """The rule of an ablation; of one that is not known, what is right under all: to prune from the output side alone."""
-    return _RULES.get(ablation, AblationRule(ablation))
+    """The rule of an ablation; an unknown one gets the rule that is always safe: prune from the output side only."""
+    return _RULES.get(ablation, AblationRule(ablation, "unknown"))
 
 
 def prunes_from_input(ablation: str) -> bool:

@@ -1,4 +1,4 @@
-"""A graph as a ``networkx.MultiDiGraph``, and what such a graph says when it comes back."""
+"""Conversion of a graph to a ``networkx.MultiDiGraph``, and back."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def to_networkx(
 
 
 def attributes_of(name: str) -> dict[str, Any]:
-    """``kind``, ``layer`` and ``head`` of a node, -1 where there is none."""
+    """``kind``, ``layer`` and ``head`` of a node; -1 for a missing layer or head."""
     place = place_of(name)
     return {"kind": place.kind, "layer": place.layer, "head": place.head}
 
 
 def shape_and_edges(graph: networkx.MultiDiGraph) -> tuple[dict[str, Any], list[str]]:
-    """The shape that a graph carries, and the names of its edges.
+    """The shape that a networkx graph stores, and the names of its edges.
 
     Raises:
-        CircuitError: it is no multigraph, lacks its shape, or is of a circuit with parts of prompts.
+        CircuitError: it is not a multigraph, lacks its shape, or belongs to a circuit with parts of prompts.
     """
     if not graph.is_multigraph():
         raise CircuitError(

@@ -1,4 +1,4 @@
-"""The receivers that read the residual stream at one place, and their part of an array over edges."""
+"""A block: the receivers that read the residual stream at one place, and their part of a per-edge array."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Block:
         kind: ``"attention"``, ``"mlp"`` or ``"logits"``.
         layer: its layer; ``n_layers`` for the logits.
         first_node, n_nodes: which nodes read here.
-        ports: name of every port, with how many receivers it has: one for each node, or for each group of neighbouring nodes.
-            Receivers come port by port: q of all heads, then k of all heads or groups, then v.
-        first_receiver: the first of them.
-        n_senders: how many senders come before; edges go from each of them to each receiver.
+        ports: name of every port, and its number of receivers: one for each node, or one for each group of neighbouring nodes.
+            Receivers are ordered by port: q of all heads, then k of all heads or groups, then v.
+        first_receiver: the first receiver.
+        n_senders: how many senders come before the block; edges go from each of them to each receiver.
         first_edge: index of the edge from sender 0 to the first receiver.
     """
 
@@ -44,7 +44,7 @@ class Block:
 
     @cached_property
     def n_receivers(self) -> int:
-        """The receivers of all ports."""
+        """The number of receivers of all ports."""
         return sum(n for _, n in self.ports)
 
     @property
@@ -63,22 +63,24 @@ class Block:
         return slice(self.first_edge, self.first_edge + self.n_receivers * self.n_senders)
 
     def matrix(self, per_edge: PerEdge) -> PerEdge:
-        """The part of ``per_edge`` (..., edges) that belongs here, as (..., receivers, senders); a view."""
+        """This block's part of ``per_edge`` (..., edges), as (..., receivers, senders); a view."""
         part = per_edge[..., self.edges]
         return part.reshape(*per_edge.shape[:-1], self.n_receivers, self.n_senders)
 
     @cached_property
     def rows_by_node(self) -> Longs:
-        """The receivers of every node, counted from the first here: through which each node reads its first port, then through
-        which each reads its second, and so on; (ports * nodes,).
+        """The receivers of every node, port by port, counted from the block's first receiver; (ports * nodes,).
+
+        For each node: the receiver of its first port; then for each node that of its second port, and so on.
         """
         first = np.cumsum([0, *(n for _, n in self.ports)])
         shared = [np.arange(self.n_nodes) // (self.n_nodes // n) for _, n in self.ports]
         return np.concatenate([start + rows for start, rows in zip(first, shared, strict=False)])
 
     def by_port(self, per_edge: PerEdge) -> dict[str, PerEdge]:
-        """The part of ``per_edge`` (..., edges) that belongs here, for every port (..., nodes, senders): a view, but where
-        nodes share a receiver, which is repeated for each of them.
+        """This block's part of ``per_edge`` (..., edges), for every port as (..., nodes, senders).
+
+        It is a view, except where nodes share a receiver: its row is then repeated for each of them.
         """
         matrix, found, first = self.matrix(per_edge), dict[str, PerEdge](), 0
         for (port, n), rows in zip(self.ports, self.rows_by_node.reshape(len(self.ports), -1), strict=True):
@@ -87,6 +89,6 @@ class Block:
         return found
 
     def with_all_ports(self, receiver: int) -> list[int]:
-        """The receivers through which a node reads, one of each port, given that of its first port."""
+        """The receivers through which a node reads, one per port, given the receiver of its first port."""
         rows = self.rows_by_node.reshape(len(self.ports), -1)
         return (self.first_receiver + rows[:, receiver - self.first_receiver]).tolist()

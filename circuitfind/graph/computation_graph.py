@@ -1,9 +1,9 @@
 """The computation graph: every sender that comes before a receiver has an edge to it, named ``sender->receiver``.
 
-Names and edge set are those of EAP-IG and MIB; nodes and their order are in :mod:`circuitfind.graph.nodes`. The edges of a
-block are a dense matrix (receivers x senders) laid flat, and any per-edge array is cut into per-block matrices by
-:meth:`Block.matrix` without copying. No Python object exists per edge, and what is asked about a few edges
-(:meth:`ComputationGraph.ends`, their names) needs no array of all.
+Names and edge set are those of EAP-IG and MIB; nodes and their order are in :mod:`circuitfind.graph.nodes`. The edges of
+a block are a flattened dense matrix (receivers x senders). :meth:`Block.matrix` cuts any per-edge array into per-block
+matrices without copying. No Python object exists per edge, and a question about a few edges
+(:meth:`ComputationGraph.ends`, their names) needs no array of all edges.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ComputationGraph(Nodes):
 
     @property
     def n_edges(self) -> int:
-        """How many sender-receiver pairs there are."""
+        """The number of sender-receiver pairs."""
         return self.blocks[-1].edges.stop
 
     # ---------------------------------------------------------------- edges as arrays
@@ -62,25 +62,27 @@ class ComputationGraph(Nodes):
     def first_edge(self) -> Longs:
         """The edge from sender 0 to every receiver, and the number of edges: shape (receivers + 1,).
 
-        The edges into a receiver stand together, by sender, so ``first_edge[receiver] + sender`` is an edge's number.
+        The edges into a receiver are contiguous and ordered by sender, so ``first_edge[receiver] + sender`` is an edge's
+        number.
         """
         n_senders = [n for block in self.blocks for n in [block.n_senders] * block.n_receivers]
         return np.cumsum([0, *n_senders], dtype=np.int64)
 
     def ends(self, edges: Longs) -> tuple[Longs, Longs]:
-        """Senders and receivers of some edges, given by number: two arrays of their shape."""
+        """Senders and receivers of the edges with these numbers: two arrays of the same shape."""
         receivers = np.searchsorted(self.first_edge, edges, side="right") - 1
         return edges - self.first_edge[receivers], receivers
 
     def by_head(self, matrix: PerEdge) -> PerEdge:
-        """An attention block's rows (..., receivers, senders) as q, k, v of every head (..., 3 * heads, senders): a group's is
-        repeated for its heads. Without groups it is what was given.
+        """An attention block's rows (..., receivers, senders) as q, k, v of every head (..., 3 * heads, senders).
+
+        A group's row is repeated for each of its heads. Without groups, the result is ``matrix`` itself.
         """
         return matrix[..., self.blocks[0].rows_by_node, :] if self.n_kv_groups else matrix
 
     @cached_property
     def edge_target(self) -> Ints:
-        """Node every edge leads to, the first of them where it leads to a group's, shape (edges,)."""
+        """Node every edge leads to, shape (edges,); the first head for an edge into a group's port."""
         return np.repeat(self.receiver_node, np.diff(self.first_edge))
 
     # ---------------------------------------------------------------- names
@@ -90,12 +92,14 @@ class ComputationGraph(Nodes):
         return self.edge_names([edge])[0]
 
     def edge_names(self, edges: Iterable[int] | None = None) -> list[str]:
-        """Names of some edges, or of all in order: 100 bytes each, which for large models is gigabytes."""
+        """Names of some edges, or of all in order; at 100 bytes each, all edges of a large model take gigabytes."""
         return self.edge_columns(range(self.n_edges) if edges is None else edges)["name"]
 
     def edge_columns(self, edges: Iterable[int]) -> dict[str, list[Any]]:
-        """What names some edges, as columns of a table: ``name``, ``source``, ``target`` (nodes, or a group ``a3.kv1``) and
-        ``port``: ``q``, ``k``, ``v``, or None for an MLP and the logits.
+        """Names and ends of some edges, as columns of a table.
+
+        The columns are ``name``, ``source``, ``target`` (nodes, or a group ``a3.kv1``) and ``port`` (``q``, ``k`` or ``v``;
+        None for an MLP and the logits).
         """
         senders, receivers = (part.tolist() for part in self.ends(np.fromiter(edges, dtype=np.int64)))
         names, target = self.receiver_names, self.receiver_owners
@@ -143,8 +147,8 @@ class ComputationGraph(Nodes):
 
         Args:
             kept: boolean (edges,).
-            from_input: the path must begin at the input. Right under corrupted ablation only: elsewhere what no input
-                reaches has an output that differs from what replaces it.
+            from_input: the path must begin at the input. This is right under corrupted ablation only. Under the others, a node
+                that the input does not reach has an output that differs from what replaces it.
         """
         from circuitfind.kernels import prune_rows
 
@@ -155,24 +159,24 @@ class ComputationGraph(Nodes):
     def to_networkx(
         self, kept: Mask | None = None, scores: np.ndarray[Any, Any] | None = None
     ) -> networkx.MultiDiGraph:
-        """The graph, or the part of it under ``kept``, as a ``networkx.MultiDiGraph``.
+        """The graph, or the part of it that ``kept`` selects, as a ``networkx.MultiDiGraph``.
 
         Graph attributes: :attr:`shape`.
         Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``kv``, ``mlp``, ``logits``), ``layer`` and ``head``
-        (-1 where there is none). Every node is present, also without edges. The keys and values of a group are a ``kv`` node
-        here, with links to its heads of the key :data:`.SHARED`, which are no edges of this graph and have no attributes.
-        Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
+        (-1 where there is none). Every node is present, even without edges. The keys and values of a group are a ``kv`` node
+        here. Links with the key :data:`.SHARED` lead from it to its heads; they are not edges of this graph and have no
+        attributes. Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
         number), ``port``, and ``score`` where scores are given.
 
         Args:
-            kept: boolean (edges,), all edges if None: a kilobyte each, so a million is a gigabyte.
+            kept: boolean (edges,), all edges if None. An edge takes a kilobyte, so a million edges take a gigabyte.
             scores: float (edges,), optional.
         """
         return as_networkx.to_networkx(self, kept, scores)
 
     @classmethod
     def from_networkx(cls, graph: networkx.MultiDiGraph) -> tuple[ComputationGraph, Mask]:
-        """The shape and the kept edges (boolean) of a graph made by :meth:`to_networkx`, maybe edited since.
+        """The shape and the kept edges (boolean) of a graph made by :meth:`to_networkx`, which may have been edited.
 
         Only nodes and keyed edges are read, so edges may be removed or added with
         ``graph.add_edge(source, target, key=port)``.

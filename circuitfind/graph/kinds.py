@@ -1,7 +1,8 @@
 """The kinds of nodes, in one table: how each is named, where it reads and writes, and how it is drawn.
 
-A new kind is a row here and a line in :meth:`circuitfind.graph.nodes.Nodes.sublayers`, which says how many a layer has. Names,
-places, blocks, tables, networkx attributes and pictures follow from both.
+A row here names and draws a new kind, with a line in :meth:`circuitfind.graph.nodes.Nodes.sublayers`, which says how many a
+layer has. Names, places, blocks, tables, networkx attributes and pictures follow from these two. To *run* it, the walk, the
+writes and the engines must know it too; ``CONTRIBUTING.md`` lists the files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 PORTS = ("q", "k", "v")
 BLOCKS = ("attention", "mlp", "logits")
-"""Where the stream is read, in the order of a layer; the logits read after the last."""
+"""Where the stream is read, in the order within a layer; the logits read after the last layer."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,13 @@ class NodeKind:
     """One kind of node.
 
     Attributes:
-        name: as it stands in tables and in networkx attributes.
+        name: as written in tables and in networkx attributes.
         pattern: the name of such a node, with ``{layer}`` and ``{number}``.
-        block: the block that it reads in and writes after, of :data:`BLOCKS`; empty for the input.
-        ports: what it reads through; one empty port where it reads once.
+        block: the block that it reads in and writes after, one of :data:`BLOCKS`; empty for the input.
+        ports: what it reads through; one empty port for a node that reads once.
         look: how it is drawn: ``"bar"``, ``"box"``, or ``"ports"``, a box with a cell for each port.
-        label: what is printed on it, with ``{layer}`` and ``{number}``.
-        word: what one is called where several are counted.
+        label: the text on it, with ``{layer}`` and ``{number}``.
+        word: the noun for one of them, used in counts.
         example: a name, for error messages.
     """
 
@@ -39,7 +40,7 @@ class NodeKind:
 
     @property
     def order(self) -> int:
-        """Place of its block in a layer; the input comes first of all, the logits last."""
+        """Position of its block in a layer; the input comes first of all, the logits last."""
         return BLOCKS.index(self.block) if self.block else -1
 
     @property
@@ -64,7 +65,7 @@ NODE_KINDS = {
         NodeKind("logits", "logits", "logits", look="bar", label="logits", example="logits"),
     )
 }
-"""By name. ``kv`` is no node of its own: the keys and values that the heads of a group share. ``neuron`` is patched by hand and
-not yet a node of the graph."""
+"""By name. ``kv`` is not a node of its own: it stands for the keys and values that the heads of a group share. ``neuron`` is
+patched by hand and not yet a node of the graph."""
 LETTERS = {kind.pattern[0]: kind.block for kind in NODE_KINDS.values()}
-"""First letter of the names of nodes, and the block that they read in: all nodes of a block share it."""
+"""From the first letter of node names to the block they read in: all nodes of a block share the letter."""

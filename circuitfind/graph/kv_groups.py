@@ -1,4 +1,4 @@
-"""Circuits with a port for each group's keys and values, or a node for a whole attention block, said head by head."""
+"""Circuits with a port per key/value group, or a node per attention block, rewritten head by head."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from circuitfind.graph.computation_graph import ComputationGraph
 from circuitfind.graph.names import Place
 
 FromEdge = Callable[[Longs], Longs]
-"""From numbers of edges by head to those of the edges that they are made of."""
+"""From edge numbers in the graph by head to the numbers of the edges they come from."""
 
 
 def split_by_head(graph: ComputationGraph, kept: Mask) -> tuple[ComputationGraph, Mask, FromEdge]:
-    """The same circuit in the graph with a port for each head, where edges into a group's port stand for each of its heads.
+    """The same circuit in the graph with a port for each head: an edge into a group's port becomes one edge per head.
 
-    Heads that send nothing get none, where another head of their group sends something. Without groups, all is as given.
+    A head that sends nothing gets no such edge if another head of its group sends something. Without groups, the circuit is
+    returned as given.
 
     Args:
         kept: boolean (edges,).
@@ -41,10 +42,10 @@ def split_by_head(graph: ComputationGraph, kept: Mask) -> tuple[ComputationGraph
 
 
 def split_blocks(graph: ComputationGraph, kept: Mask, n_heads: int) -> tuple[ComputationGraph, Mask, FromEdge]:
-    """The same circuit in the graph with a node for each head, where a whole attention block stands for all its heads.
+    """The same circuit in the graph with a node for each head: a whole attention block becomes all its heads.
 
-    An edge between two blocks is then one for each pair of their heads, all kept or all cut. Without whole blocks, all is as
-    given.
+    An edge between two blocks becomes one edge for each pair of their heads, all kept or all cut. Without whole blocks, the
+    circuit is returned as given.
 
     Args:
         kept: boolean (edges,).
@@ -82,7 +83,7 @@ def _sends(graph: ComputationGraph, kept: Mask) -> Mask:
 
 
 def _from(graph: ComputationGraph, by_head: ComputationGraph, edges: Longs) -> Longs:
-    """Numbers in ``graph`` of edges of the graph by head."""
+    """Numbers in ``graph`` of the given edges of the graph by head."""
     senders, receivers = by_head.ends(edges)
     stand = np.concatenate([block.first_receiver + block.rows_by_node for block in graph.blocks])
     return graph.first_edge[stand[receivers]] + senders

@@ -22,12 +22,12 @@ _PATTERNS = {
 
 
 class Place(NamedTuple):
-    """Where a node stands.
+    """The place of a node in the model.
 
     Attributes:
         kind: a name in :data:`circuitfind.graph.kinds.NODE_KINDS`.
         layer: its layer; -1 for the input and the logits.
-        number: its number among those of its kind in the layer; 0 where there is one.
+        number: its number among the nodes of its kind in the layer; 0 if it is the only one.
     """
 
     kind: str
@@ -36,12 +36,12 @@ class Place(NamedTuple):
 
     @property
     def head(self) -> int:
-        """The number of a head; -1 for other nodes."""
+        """Its head number; -1 for nodes of other kinds."""
         return self.number if self.kind == "head" else -1
 
     @property
     def of(self) -> NodeKind:
-        """The row of its kind."""
+        """Its row in the table of kinds."""
         return NODE_KINDS[self.kind]
 
     @property
@@ -51,12 +51,12 @@ class Place(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What is printed on the node in a picture."""
+        """The text on the node in a picture."""
         return self.of.label.format(layer=self.layer, number=self.number)
 
 
 def place_or_none(name: str) -> Place | None:
-    """Where the node called ``name`` stands in any graph; None for what is no node's name."""
+    """The place of the node called ``name`` in any graph; None if that is not the name of a node."""
     for kind, pattern in _PATTERNS.items():
         if (match := pattern.fullmatch(name)) is not None:
             return Place(kind, *map(int, match.groups()))
@@ -65,10 +65,10 @@ def place_or_none(name: str) -> Place | None:
 
 @cache
 def place_of(name: str) -> Place:
-    """:func:`place_or_none`, for what must be a node.
+    """:func:`place_or_none`, for a name that must be a node's.
 
     Raises:
-        CircuitError: it is none.
+        CircuitError: it is not the name of a node.
     """
     place = place_or_none(name)
     if place is None:
@@ -78,11 +78,11 @@ def place_of(name: str) -> Place:
 
 
 def port_name(node: str, port: str) -> str:
-    """The name of a port; that of the node where it reads once."""
+    """The name of a port; the node's own name if it has a single port."""
     return f"{node}<{port}>" if port else node
 
 
 def split_port(name: str) -> tuple[str, str | None]:
-    """A node's name and its port, None where no port is written; the node is empty where it is neither."""
+    """A node's name and its port; the port is None if none is written, the node is empty if the name is malformed."""
     match = _PORT.fullmatch(name)
     return ("", None) if match is None else (match["node"], match["port"])

@@ -1,13 +1,13 @@
-"""The nodes of a transformer: what writes to the residual stream, what reads from it, and in which order.
+"""The nodes of a transformer: what writes to the residual stream, what reads from it, and in what order.
 
 * senders: ``input`` (token + position embedding), ``a{L}.h{H}`` (a head, without the attention output bias), ``m{L}``
   (an MLP with its bias);
-* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}`` and ``logits``, each *before* its norm; where heads share keys and
-  values, these may have a receiver for each group of heads, ``a{L}.kv{G}<k>`` and ``<v>``, instead of one for each head.
+* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}`` and ``logits``, each *before* its norm. Where heads share keys
+and values, these may have a receiver for each group of heads, ``a{L}.kv{G}<k>`` and ``<v>``, instead of one per head.
 
 Everything is numbered in execution order. Receivers come in **blocks** (the q, k and v ports of a layer, its MLP, the
-logits); all receivers of a block read the same senders, and these are always the first ``n_senders``. A node's number is its
-sender's; the logits are the last node.
+logits). All receivers of a block read the same senders, which are always the first ``n_senders``. A node has the number of
+its sender; the logits are the last node.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from circuitfind.graph.spellings import in_our_spelling
 
 
 class Sublayer(NamedTuple):
-    """What reads the stream at one place of a layer.
+    """The nodes that read the stream at one place of a layer.
 
     Attributes:
-        kind: of its block.
+        kind: the kind of its block.
         places: its nodes.
-        ports: name of every port, with how many receivers it has.
+        ports: name of every port, and its number of receivers.
     """
 
     kind: str
@@ -50,12 +50,12 @@ class Nodes:
         has_mlp: False for attention-only models.
         parallel: attention and MLP of a layer read the same stream (GPT-J, Pythia).
         whole_attention: the attention of a layer is one node ``a{L}``, because its heads have no writes or no ports of their
-            own (a norm mixes them: Gemma 2 and 3, OLMo 2); ``n_heads`` is then 1.
-        n_kv_groups: how many k and v ports a layer has where each serves as many neighbouring heads; 0 for one per head. A
-            group is no node: an edge into its port leads to all its heads.
+            own (a norm mixes them, as in Gemma 2 and 3 and OLMo 2); ``n_heads`` is then 1.
+        n_kv_groups: how many k and v ports a layer has, if each serves a group of neighbouring heads; 0 means one per head.
+            Groups have equal sizes. A group is not a node: an edge into its port leads to all its heads.
 
     Raises:
-        CircuitError: the heads cannot be divided into this number of groups.
+        CircuitError: the heads cannot be divided evenly into this number of groups.
     """
 
     n_layers: int
@@ -72,7 +72,7 @@ class Nodes:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What the constructor takes, as files have it: ``n_kv_groups`` only where there are groups."""
+        """The constructor's arguments, as files store them: ``n_kv_groups`` only if there are groups."""
         return {name: value for name, value in asdict(self).items() if value or name != "n_kv_groups"}
 
     # ---------------------------------------------------------------- nodes
@@ -87,7 +87,7 @@ class Nodes:
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """Where every node stands: the input, every head and MLP, the logits."""
+        """The place of every node: the input, every head and MLP, the logits."""
         inner = (place for layer in range(self.n_layers) for part in self.sublayers(layer) for place in part.places)
         return (Place("input"), *inner, Place("logits"))
 
@@ -97,12 +97,12 @@ class Nodes:
 
     @property
     def n_nodes(self) -> int:
-        """Senders and the logits."""
+        """The number of senders, plus one for the logits."""
         return len(self.places)
 
     @property
     def n_senders(self) -> int:
-        """The input, every head, every MLP."""
+        """The number of senders: the input, every head, every MLP."""
         return len(self.places) - 1
 
     def node_name(self, node: int) -> str:
@@ -135,7 +135,7 @@ class Nodes:
         return ends.get(ours, ours)
 
     def nodes_called(self, name: str) -> range:
-        """Numbers of the nodes that a name stands for: one, or all heads of a group; none where there is no such node."""
+        """Numbers of the nodes that a name stands for: one, or all heads of a group; empty if there is no such node."""
         name = self.spelled(name)
         if name in self.node_number:
             return range(self.node_number[name], self.node_number[name] + 1)
@@ -204,12 +204,12 @@ class Nodes:
 
     @property
     def n_receivers(self) -> int:
-        """The ports, every MLP, the logits."""
+        """The number of receivers: the ports, every MLP, the logits."""
         return self.blocks[-1].receivers.stop
 
     @property
     def ports_per_layer(self) -> int:
-        """q of every head, k and v of every head or group."""
+        """The number of attention ports of a layer: q of every head, k and v of every head or group."""
         return self.n_heads + 2 * (self.n_kv_groups or self.n_heads)
 
     @property
@@ -219,7 +219,7 @@ class Nodes:
 
     @cached_property
     def receiver_node(self) -> Ints:
-        """Node every receiver belongs to, the first of them for a group's, shape (receivers,)."""
+        """Node every receiver belongs to, shape (receivers,); the first head for a group's."""
         nodes = [
             block.first_node + np.arange(0, block.n_nodes, block.n_nodes // n)
             for block in self.blocks
@@ -229,13 +229,13 @@ class Nodes:
 
     @cached_property
     def receiver_stop(self) -> Ints:
-        """The node after the last that every receiver belongs to, shape (receivers,): the next, but for a group's."""
+        """One past the last node that every receiver belongs to, shape (receivers,); they differ by 1 except for a group's."""
         shared = [np.full(n, block.n_nodes // n) for block in self.blocks for _, n in block.ports]
         return self.receiver_node + np.concatenate(shared).astype(np.int32)
 
     @cached_property
     def receiver_owners(self) -> tuple[str, ...]:
-        """Name of the node of every receiver, or of the group whose keys or values it stands for."""
+        """Name of the node that every receiver belongs to, or of the group whose keys or values it holds."""
         names: list[str] = []
         for block in self.blocks:
             own = [place.name for place in self.places[block.nodes]]
@@ -245,7 +245,7 @@ class Nodes:
         return tuple(names)
 
     def _grouped(self, port: str) -> bool:
-        """Whether a port is a group's, even where every group has one head."""
+        """Whether a port belongs to a group, even if every group has one head."""
         return self.n_kv_groups > 0 and port in PORTS[1:]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Compilation, and checks of arrays: compiled code does not look where it writes."""
+"""Compilation, and array checks: compiled code does no bounds checking."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 def compiled(function: Pass) -> Pass:
-    """``function`` compiled on first call, and kept on disk where any directory takes it."""
+    """``function`` compiled on first call, and cached on disk if a directory is writable."""
     try:
         return cast(Pass, numba.njit(cache=True)(function))
     except RuntimeError:
@@ -39,7 +39,7 @@ def as_read(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:
 
 
 def one_per_edge(name: str, array: NDArray[Any], dtype: type[Number], n_edges: int) -> NDArray[Number]:
-    """``array`` to read, of shape (edges,), or a ``ValueError`` that names it."""
+    """``array`` as a read-only view of shape (edges,), or a ``ValueError`` that names it."""
     view = as_read(array, dtype)
     if view.shape != (n_edges,):
         raise ValueError(f"{name}: one entry per edge is needed, ({n_edges},), but the shape is {view.shape}")
@@ -47,7 +47,7 @@ def one_per_edge(name: str, array: NDArray[Any], dtype: type[Number], n_edges: i
 
 
 def checked_edges(source: NodeIds, target: NodeIds, n_nodes: int) -> tuple[NodeIds, NodeIds]:
-    """Both ends of every edge to read, or a ``ValueError`` where one is no node of the graph."""
+    """Both ends of every edge as read-only views, or a ``ValueError`` if one is not a node of the graph."""
     if n_nodes < 2:
         raise ValueError(f"n_nodes: at least the input and the logits, 2, but {n_nodes} is given")
     n_edges = np.size(source)
@@ -56,14 +56,14 @@ def checked_edges(source: NodeIds, target: NodeIds, n_nodes: int) -> tuple[NodeI
 
 def _checked_ends(name: str, nodes: NodeIds, n_edges: int, n_nodes: int) -> NodeIds:
     view = one_per_edge(name, nodes, np.int32, n_edges)
-    # Read as unsigned, a negative number is a huge one: one comparison finds both kinds of stray.
+    # Read as unsigned, a negative number is huge, so one comparison finds both kinds of bad number.
     if n_edges and view.view(np.uint32).max() >= n_nodes:
         raise ValueError(f"{name}: node numbers are 0 to {n_nodes - 1}, but {view.min()} to {view.max()} are given")
     return view
 
 
 def checked_rank(rank: Integers, n_edges: int) -> Integers:
-    """``rank`` to read, or a ``ValueError`` where it is no permutation of the edges."""
+    """``rank`` as a read-only view, or a ``ValueError`` if it is not a permutation of the edges."""
     view = one_per_edge("rank", rank, np.int64, n_edges)
     seen = np.zeros(n_edges, np.bool_)
     if n_edges and view.view(np.uint64).max() < n_edges:
@@ -74,7 +74,7 @@ def checked_rank(rank: Integers, n_edges: int) -> Integers:
 
 
 def inverse(permutation: Integers) -> Integers:
-    """Where each number stands in ``permutation``."""
+    """The position of each number in ``permutation``."""
     inverse = np.empty_like(permutation)
     inverse[permutation] = np.arange(permutation.size)
     return inverse

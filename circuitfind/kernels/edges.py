@@ -31,8 +31,8 @@ def prune(source: NodeIds, target: NodeIds, kept: Flags, n_nodes: int, from_inpu
         target: node each edge enters, one per edge.
         kept: whether the edge is in the circuit, one per edge.
         n_nodes: number of nodes, input and logits included.
-        from_input: also drop the edges that no kept path from the input reaches. Right under corrupted ablation only:
-            under zero or mean ablation such a node's output differs from what replaces it, so there pass ``False``.
+        from_input: also drop the edges that no kept path from the input reaches. This is right under corrupted ablation
+            only. Under zero or mean ablation such a node's output differs from what replaces it, so pass ``False``.
 
     Returns:
         Whether the edge lies on a kept path to the logits (and from the input), one per edge.
@@ -60,7 +60,7 @@ def _reached(source: NodeIds, target: NodeIds, kept: Flags, n_nodes: int) -> Fla
     reached = np.zeros(n_nodes, np.bool_)
     reached[0] = True
     for edge in range(source.size):
-        # Without a branch: which edges are kept is unpredictable, and a wrong guess costs more than the store.
+        # No branch: which edges are kept is unpredictable, and a mispredicted branch costs more than the store.
         reached[target[edge]] |= kept[edge] & reached[source[edge]]
     return reached
 
@@ -80,11 +80,11 @@ def _reaching(source: NodeIds, target: NodeIds, kept: Flags, n_nodes: int) -> Fl
 
 
 def alive_after(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int, from_input: bool) -> Integers:
-    """The length at which each edge comes alive, when circuits are prefixes of one ranking.
+    """The prefix length at which each edge comes alive, when circuits are prefixes of one ranking.
 
-    The circuit of length n holds the n best-ranked edges. A longer prefix holds every shorter one, so an edge that is
-    alive stays alive, and one number per edge describes the pruning of all prefixes: the worst rank on the best path
-    through it, a bottleneck shortest path.
+    The circuit of length n holds the n best-ranked edges. A longer prefix holds every shorter one, so an edge that
+    is alive stays alive. One number per edge therefore describes the pruning of all prefixes: the worst rank on the best
+    path through it, a bottleneck shortest path.
 
     Args:
         source: node each edge leaves, one per edge, in execution order.
@@ -94,7 +94,7 @@ def alive_after(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int, 
         from_input: as in :func:`prune`.
 
     Returns:
-        The smallest prefix length after whose pruning the edge is left, one per edge; number of edges + 1 if none is.
+        The smallest prefix length at which the edge survives pruning, one per edge; number of edges + 1 if it never does.
     """
     source, target = checked_edges(source, target, n_nodes)
     needed = checked_rank(rank, source.size) + 1
@@ -105,14 +105,14 @@ def alive_after(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int, 
 
 
 def alive_counts(alive_after: Integers | NodeIds) -> Integers:
-    """Number of edges alive at each prefix length, 0 to the number of edges, from what :func:`alive_after` returns."""
+    """Number of edges alive at each prefix length, 0 to the number of edges, given the result of :func:`alive_after`."""
     counts = _counted(alive_after, alive_after.size)
     return np.cumsum(counts, out=counts)
 
 
 @compiled
 def _counted(alive_after: Integers | NodeIds, most: int) -> Integers:
-    """How many entries are 0, 1, ..., ``most``; larger ones are left out. Without the copy that ``bincount`` makes."""
+    """How many entries are 0, 1, ..., ``most``; larger ones are ignored. Avoids the copy that ``bincount`` makes."""
     counts = np.zeros(most + 1, np.int64)
     for length in alive_after:
         if length <= most:
@@ -143,8 +143,8 @@ def _needed_to_output(source: NodeIds, target: NodeIds, needed: Integers, n_node
 def grow_greedily(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int) -> Integers:
     """The order in which edges join a circuit that grows from the logits, best edge first.
 
-    The circuit starts as the logits alone. Again and again the best-ranked edge whose target is in the circuit joins
-    it, and brings its source. This is ``apply_greedy`` of EAP-IG (Hanna et al., 2024): every prefix reaches the logits.
+    The circuit starts as the logits alone. At each step, the best-ranked edge whose target is in the circuit joins it and
+    brings its source. This is ``apply_greedy`` of EAP-IG (Hanna et al., 2024): every prefix reaches the logits.
 
     Args:
         source: node each edge leaves, one per edge.
@@ -153,11 +153,11 @@ def grow_greedily(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int
         n_nodes: number of nodes, input and logits included.
 
     Returns:
-        Edge numbers in the order they join, all edges; those whose target never joins stand last, in rank order.
+        All edge numbers in the order they join; edges whose target never joins come last, in rank order.
     """
     source, target = checked_edges(source, target, n_nodes)
     best_first = inverse(checked_rank(rank, source.size))
-    # From here an edge is called by its rank, so that the smallest number is the best edge.
+    # From here on, edges are numbered by rank, so the smallest number is the best edge.
     source, target = as_read(source[best_first], np.int32), as_read(target[best_first], np.int32)
     by_target = as_read(np.argsort(target, kind="stable"), np.int64)
     start = np.zeros(n_nodes + 1, np.int64)
@@ -172,8 +172,8 @@ def grow_greedily(source: NodeIds, target: NodeIds, rank: Integers, n_nodes: int
 def _join_from_logits(source: NodeIds, target: NodeIds, by_target: Integers, start: Integers) -> Integers:
     """Edges, numbered best first, in the order they join.
 
-    Those into a node are ``by_target[start[node]:start[node + 1]]``, best first. The heap holds, of each node in the
-    circuit, the best edge that has yet to join, and so never more entries than there are nodes.
+    Edges into a node are ``by_target[start[node]:start[node + 1]]``, best first. The heap holds, for each node in the
+    circuit, the best edge that has yet to join. It therefore never has more entries than there are nodes.
     """
     joined = np.empty(source.size, np.int64)
     n_joined = 0
@@ -195,7 +195,7 @@ def _join_from_logits(source: NodeIds, target: NodeIds, by_target: Integers, sta
 
 @compiled
 def _offer_next(heap: list[int], node: int, by_target: Integers, start: Integers, upcoming: Integers) -> None:
-    """Put the best edge into ``node`` that was not offered before on the heap, if there is one."""
+    """Push the best edge into ``node`` that has not been pushed yet onto the heap, if there is one."""
     if upcoming[node] < start[node + 1]:
         heapq.heappush(heap, by_target[upcoming[node]])
         upcoming[node] += 1

@@ -10,12 +10,12 @@ from circuitfind.kernels.arrays import Flags, Floats, Integers, as_read, compile
 
 
 def stable_order(key: Floats) -> Integers:
-    """The permutation that sorts ``key`` upwards, equal ones in the order they stand: a stable ``argsort``.
+    """The permutation that sorts ``key`` in ascending order, equal keys in their original order: a stable ``argsort``.
 
     Args:
-        key: numbers, infinities allowed, NaN not (they would be left in no particular order).
+        key: numbers; infinities are allowed, NaN is not (it would end up in no particular order).
     """
-    # numpy's unstable sort is several times as fast, and putting equal ones in order afterwards costs next to nothing.
+    # numpy's unstable sort is several times as fast, and ordering equal keys afterwards costs next to nothing.
     order = np.argsort(key)
     _settle_ties(order, as_read(key, np.float64))
     return order
@@ -43,7 +43,7 @@ def ranking_curves(order_scores: Floats, truth: Flags) -> tuple[Integers, Intege
     Edges of equal score are kept together or not at all, so the curves do not depend on how ties are broken.
 
     Args:
-        order_scores: what the ranking sorts by, higher first, one per edge; infinities allowed, NaN not.
+        order_scores: what the ranking sorts by, higher first, one per edge; infinities are allowed, NaN is not.
         truth: whether the edge is in the known circuit, one per edge.
 
     Returns:
@@ -68,13 +68,13 @@ def _kept_from_the_top(per_group: Integers) -> Integers:
 def roc_auc(true_positives: Integers, false_positives: Integers) -> float:
     """Area under the ROC curve of :func:`ranking_curves`, by trapezoids.
 
-    Equal to the chance that a true edge scores higher than a false one, a tie counting half. NaN if there are no true
+    It equals the probability that a true edge scores higher than a false one, where a tie counts half. NaN if there are no true
     or no false edges.
     """
     n_true, n_false = int(true_positives[-1]), int(false_positives[-1])
     if n_true == 0 or n_false == 0:
         return math.nan
-    # In whole numbers up to the last division, so exact: twice the area is below 2 * 1.6e6 ** 2.
+    # Integer arithmetic up to the last division, so this is exact: twice the area is below 2 * 1.6e6 ** 2.
     twice_area = np.sum(np.diff(false_positives) * (true_positives[1:] + true_positives[:-1]))
     return int(twice_area) / (2 * n_true * n_false)
 
@@ -83,7 +83,7 @@ def average_precision(true_positives: Integers, false_positives: Integers) -> fl
     """Precision averaged over the true edges as the threshold falls, from the points of :func:`ranking_curves`.
 
     The step-wise sum, without interpolation between points (which would be optimistic). NaN if there are no true edges,
-    and also if there are no false ones: then every ranking would get 1 and the number says nothing.
+    and also if there are no false ones: every ranking would then get 1, which says nothing.
     """
     n_true, n_false = int(true_positives[-1]), int(false_positives[-1])
     if n_true == 0 or n_false == 0:

@@ -1,11 +1,11 @@
 """Passes over a graph given row by row: the edges into one receiver, which leave the nodes 0, 1, 2, ... without a gap.
 
-``first`` (rows + 1) says where the edges of each row begin, and where the last one ends; ``node`` (rows) which node they
-enter. So edge ``first[row] + sender`` goes from node ``sender`` to node ``node[row]``. Rows stand in execution order: all
-rows into a node before the first row that reads it.
+``first`` (rows + 1) says where the edges of each row begin, and where the last row ends. ``node`` (rows) says which node
+they enter. So edge ``first[row] + sender`` goes from node ``sender`` to node ``node[row]``. Rows are in execution order:
+all rows into a node come before the first row that reads it.
 
-A row may enter several nodes, ``node[row]`` to ``stop[row] - 1`` (the heads that share keys and values): then it reaches all
-of them, and is of use if any of them is.
+A row may enter several nodes, ``node[row]`` to ``stop[row] - 1`` (the heads that share keys and values). It then
+reaches all of them, and is useful if any of them is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def prune_rows(
         kept: whether the edge is in the circuit, one per edge.
         n_nodes: number of nodes, input and logits included.
         from_input: also drop the edges that no kept path from the input reaches.
-        stop: the node after the last that each row's edges enter (rows); ``node + 1`` if None.
+        stop: one past the last node that each row's edges enter (rows); ``node + 1`` if None.
 
     Returns:
         Whether the edge lies on a kept path to the logits (and from the input), one per edge.
@@ -66,19 +66,19 @@ def _pruned(first: Integers, node: NodeIds, stop: NodeIds, kept: Flags, n_nodes:
 def bottleneck_rows(
     first: Integers, node: NodeIds, cost: NDArray[Any], n_nodes: int, from_input: bool, stop: NodeIds | None = None
 ) -> NDArray[Any]:
-    """What the dearest edge costs on the path through each edge on which it costs least.
+    """The bottleneck cost of every edge: its most expensive edge's cost, on the best path through the edge.
 
-    With an edge's place in a ranking as its cost, circuits that are prefixes of the ranking hold the edge, after pruning,
-    from that length on (:func:`circuitfind.kernels.alive_after`). Any cost serves: the best edges by score are those with
+    If an edge's cost is its position in a ranking, circuits that are prefixes of the ranking hold the edge after pruning
+    from that length on (:func:`circuitfind.kernels.alive_after`). Any cost works: the best edges by score are those with
     ``-score`` below a bound.
 
     Args:
         first, node, n_nodes, stop: as in :func:`prune_rows`.
-        cost: int32 or float64, one per edge; below the type's largest number.
-        from_input: paths begin at the input; otherwise anywhere.
+        cost: int32 or float64, one per edge; must be below the dtype's largest number.
+        from_input: paths begin at the input; if False, they begin anywhere.
 
     Returns:
-        The cost, one per edge, of the given type; the type's largest number (infinity) where there is no path.
+        The cost, one per edge, in the given dtype; the dtype's largest number (or infinity) where there is no path.
     """
     first, node, stop = _checked_rows(first, node, stop, n_nodes)
     kind: Any = np.float64 if np.asarray(cost).dtype == np.float64 else np.int32
@@ -133,16 +133,17 @@ def grow_rows(
 ) -> Integers:
     """The first edges of a circuit that grows from the logits: :func:`circuitfind.kernels.grow_greedily` for rows.
 
-    No ranking is needed: the edges into a node are sorted when it joins, those of a row with the first of its nodes.
+    No ranking is needed: the edges into a node are sorted when the node joins. A row shared by several nodes is sorted when
+    the first of them joins.
 
     Args:
         first, node, n_nodes, stop: as in :func:`prune_rows`.
-        scores: one per edge; the largest joins first, of equals that with the smaller number.
-        absolute: the largest in size joins first.
-        n_edges: how many edges shall join.
+        scores: one per edge; the largest joins first, and ties go to the smaller edge number.
+        absolute: the largest absolute value joins first.
+        n_edges: how many edges join.
 
     Returns:
-        Edge numbers in the order they join; fewer than ``n_edges`` if no others lead into the circuit.
+        Edge numbers in the order they join; fewer than ``n_edges`` if no other edges lead into the circuit.
     """
     first, node, stop = _checked_rows(first, node, stop, n_nodes)
     scores = one_per_edge("scores", scores, np.float64, int(first[-1]))
@@ -161,10 +162,10 @@ def _grown(
 ) -> Integers:
     """Edges in the order they join.
 
-    ``queue`` is cut among the nodes in the order they join, each part up to ``end`` of its node, which is 0 for a node
-    that has yet to join; memory that no node fills is never touched. The heap holds, of each node in the circuit, the best
-    edge that has yet to join: its key, its number, the node, the edge's place in the queue. ``stands`` says which rows have
-    been put into the queue.
+    ``queue`` is divided among the nodes in the order they join. Each node's part stops at its ``end``, which is 0 for a node
+    that has yet to join. Memory that no node fills is never touched. The heap holds, for each node in the circuit, the best
+    edge that has yet to join: its key, its number, the node, and the edge's place in the queue. ``stands`` says which rows
+    are in the queue already.
     """
     joined, n_joined = np.empty(min(n_edges, scores.size), np.int64), 0
     queue, end = np.empty(scores.size, np.int32), np.zeros(start.size - 1, np.int64)
@@ -192,7 +193,7 @@ def _grown(
 
 @compiled
 def _entry(scores: Floats, absolute: bool, queue: NodeIds, target: int, place: int) -> tuple[float, int, int, int]:
-    """The edge at ``place`` of the queue, into node ``target``, as it stands in the heap."""
+    """The heap entry of the edge at ``place`` of the queue, into node ``target``."""
     edge: Any = np.int64(queue[place])
     return _key(scores, edge, absolute), edge, target, place
 
@@ -206,7 +207,7 @@ def _key(scores: Floats, edge: int, absolute: bool) -> float:
 def _line_up(
     first: Integers, scores: Floats, rows: Integers, absolute: bool, queue: NodeIds, used: int, stands: Flags
 ) -> int:
-    """Put the edges of those rows that have yet to stand in ``queue`` into it from ``used`` on, best first; where they end."""
+    """Append the edges of rows not yet in ``queue`` to it from ``used`` on, best first; return where they end."""
     begun = used
     for row in rows:
         if stands[row]:
@@ -236,11 +237,11 @@ def _checked_rows(
         )
     length = np.diff(first)
     if node.size and (length.min() < 0 or length.max() > n_nodes or node.min() < 0 or node.max() >= n_nodes):
-        raise ValueError(f"rows have 0 to {n_nodes} edges into nodes 0 to {n_nodes - 1}; these have others")
+        raise ValueError(f"rows have 0 to {n_nodes} edges into nodes 0 to {n_nodes - 1}; the given rows do not")
     if first[-1] > np.iinfo(np.int32).max:
         raise ValueError(
             f"first: {first[-1]} edges are more than the {np.iinfo(np.int32).max} that passes over rows count"
         )
     if stop.shape != node.shape or (node.size and ((stop <= node).any() or stop.max() > n_nodes)):
-        raise ValueError(f"stop: one entry per row, after its node and up to {n_nodes}; these are others")
+        raise ValueError(f"stop: one entry per row, after its node and at most {n_nodes}; the given ones differ")
     return first, node, stop

@@ -1,6 +1,6 @@
-"""Names, folders and TransformerLens objects to a checked :class:`~circuitfind.transformer.Transformer`.
+"""Turns names, folders and TransformerLens objects into a checked :class:`~circuitfind.transformer.Transformer`.
 
-The only place that imports transformer_lens, and only when a model needs it.
+This is the only place that imports transformer_lens, and only when a model needs it.
 """
 
 from circuitfind.models.checks import Check, check_model

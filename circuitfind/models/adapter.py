@@ -1,7 +1,7 @@
-"""Read the weights of a TransformerLens object (a HookedTransformer of versions 2 and 3, or a processed bridge).
+"""Reads the weights of a TransformerLens object (a HookedTransformer of versions 2 and 3, or a processed bridge).
 
-Both offer ``cfg``, ``W_E``, ``blocks[L].attn.W_Q`` (heads, d_model, d_head), ``blocks[L].mlp.W_in`` and so on; nothing
-else is asked of the object, and its class is never tested.
+Both offer ``cfg``, ``W_E``, ``blocks[L].attn.W_Q`` (heads, d_model, d_head), ``blocks[L].mlp.W_in`` and so on. Nothing
+else is required of the object, and its class is never checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK_NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
 
 
 def adapt(source: Any, *, tokenizer: Any = None, name: str = "", origin: str = "") -> Transformer:
-    """A Transformer with the weights of ``source`` as they are (folded or not), float32 copies where needed.
+    """A Transformer with the weights of ``source`` as they are (folded or not); copied only if needed.
 
     Raises:
         ModelError: the architecture is not supported; every reason is listed.
@@ -82,7 +82,7 @@ def _optional(owner: Any, attribute: str, key: str) -> Iterator[tuple[str, Tenso
 
 
 def _weights(source: Any, config: TransformerConfig) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by our names; biases and norm weights where the source has them."""
+    """All tensors by our names; biases and norm weights if the source has them."""
     yield "W_E", source.W_E.detach()
     if config.positions == "learned":
         yield "W_pos", source.W_pos.detach()[: config.n_ctx]

@@ -16,12 +16,12 @@ from circuitfind.transformer import Transformer, base_streams, sender_outputs, w
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 N_PROMPTS, N_POSITIONS, LONGEST = 3, 12, 600
-"""Size of the random prompts of the checks. Where the model has a window to look past, they are longer, up to a limit."""
+"""Size of the checks' random prompts. If the model has attention windows, prompts are longer than a window, up to a limit."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what is claimed, the largest relative error found, what is allowed, and whether it holds."""
+    """One check: the claim, the largest relative error found, and the tolerance."""
 
     claim: str
     error: float
@@ -42,12 +42,13 @@ def check_model(model: Transformer, source: Any = None, *, seed: int = 0) -> lis
 
     1. *Logits* equal the source's.
     2. *Decomposition*: at every layer the source's residual stream is the sum of the senders' writes and the constant
-       biases. It fails for post-norm models, where a head has no write of its own.
-    3. *All edges cut* gives the corrupted logits: every node reading the stream of ablated senders writes what it
+       biases. It fails for post-norm models, in which a head has no write of its own.
+    3. *All edges cut* gives the corrupted logits: every node that reads the stream of ablated senders writes what it
        writes in the corrupted run.
 
     Args:
-        source: the TransformerLens object; without one, only what needs none is checked (2 against the plain forward).
+        source: the TransformerLens object; without one, only what needs no source is checked (2 against the plain forward
+            pass).
 
     Example:
         >>> import circuitfind as cf
@@ -76,7 +77,7 @@ def require(model: Transformer, checks: list[Check], source: Any = None) -> Tran
         source: what it was compared with; where something was left on in it, that is named first.
 
     Raises:
-        ModelError: with the failed checks and what they mean.
+        ModelError: a check failed; the message lists the checks and what they mean.
     """
     if all(check.passed for check in checks):
         return model
@@ -91,7 +92,7 @@ def require(model: Transformer, checks: list[Check], source: Any = None) -> Tran
 
 
 def compare(claim: str, ours: Tensor, theirs: Tensor) -> Check:
-    """The check that two tensors are equal, as far as their precision allows."""
+    """The check that two tensors are equal up to their precision."""
     return Check(claim, _error(ours.detach(), theirs), TOLERANCE.get(ours.dtype, 1e-4))
 
 
@@ -102,7 +103,7 @@ def _error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _largest(errors: list[float]) -> float:
-    """The largest; NaN if there is one, which ``max`` would pass over."""
+    """The largest error; NaN if any is NaN, which ``max`` could miss."""
     return float(torch.tensor(errors, dtype=torch.float64).max())
 
 
@@ -121,7 +122,7 @@ def _source_run(model: Transformer, source: Any, tokens: Tensor) -> tuple[Tensor
 
 
 def _decomposition(model: Transformer, tokens: Tensor, streams: list[Tensor]) -> float:
-    """Largest error of the senders' sums against the streams."""
+    """The largest error of the senders' sums, compared with the streams."""
     outputs = sender_outputs(model, tokens)
     sums = [
         stream
@@ -132,7 +133,7 @@ def _decomposition(model: Transformer, tokens: Tensor, streams: list[Tensor]) ->
 
 
 def _all_cut(model: Transformer, corrupted: Tensor) -> float:
-    """Largest error of nodes, and of the logits, that read only the stream of corrupted senders."""
+    """The largest error of nodes and logits that read only the stream of corrupted senders."""
     graph, outputs = model.graph, sender_outputs(model, corrupted)
     errors = []
     for block, stream in zip(graph.blocks, base_streams(model, outputs, outputs[0]), strict=True):

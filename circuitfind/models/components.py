@@ -1,9 +1,9 @@
-"""Read a Transformer from a TransformerLens bridge, whatever family it was booted from.
+"""Reads a Transformer from a TransformerLens bridge of any model family.
 
-A bridge names the parts of every family alike (``blocks[L].attn.q``, ``mlp.gate``, ``ln1_post``, ...) and holds the source's
-own modules behind these names. Weights are taken as views of the source's, so nothing is held twice. What a module *does* is
-found out by asking it (is this norm a LayerNorm, an RMSNorm, one with 1 + weight?), what its configuration says is read from
-there, and the checks (:mod:`.checks`) compare the result with the source, so that a misreading is an error.
+A bridge uses the same names for the parts of every family (``blocks[L].attn.q``, ``mlp.gate``, ``ln1_post``, ...) and holds
+the source's own modules behind them. Weights are views of the source's, so nothing is stored twice. What a module *does* is
+found by running it (is this norm a LayerNorm, an RMSNorm, or one with 1 + weight?). Everything else is read from its
+configuration. The checks (:mod:`.checks`) compare the result with the source, so that a misreading is an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _linear_parts(block: Any) -> bool:
 
 
 def part(owner: Any, name: str) -> Any:
-    """A component of a bridge, or None."""
+    """A component of a bridge, or None if it has none of that name."""
     return None if owner is None else getattr(owner, "_modules", {}).get(name, getattr(owner, name, None))
 
 
@@ -48,7 +48,7 @@ def read_components(
     """A Transformer whose tensors are views of the bridge's.
 
     Args:
-        rotary_adjacent: which dimensions a rotary embedding pairs; None takes what the configuration says.
+        rotary_adjacent: which dimensions a rotary embedding pairs; None uses the configuration.
 
     Raises:
         ModelError: a part does something that no switch covers; the message names it.
@@ -57,8 +57,8 @@ def read_components(
     label = name or str(getattr(source.cfg, "model_name", None) or type(source).__name__)
     if first_of(settings, "do_layer_norm_before", default=True) is False:
         raise ModelError(
-            f"model {label!r} has its norms on the stream itself, after each block (as OPT-350m), so the stream is no sum of "
-            "what nodes write. The nearest that is covered are the other OPT models"
+            f"model {label!r} has its norms on the stream itself, after each block (as OPT-350m), so the stream is not a sum "
+            "of what nodes write. The nearest that is covered are the other OPT models"
         )
     weights = dict(_weights(source, settings, label))
     config = _config(source, settings, weights, rotary_adjacent, label)
@@ -87,7 +87,7 @@ def _linear(component: Any, prefix: str, leaf: str) -> Iterator[tuple[str, Tenso
 
 
 def _norm(component: Any, key: str, label: str, repeat: int = 1) -> Iterator[tuple[str, Tensor]]:
-    """Weight and bias of a norm; Gemma's and Nemotron's weight is one less than what it multiplies with."""
+    """Weight and bias of a norm; Gemma and Nemotron store the weight minus 1."""
     if component is None:
         return
     module = own(component)
@@ -113,7 +113,7 @@ def _weights(source: Any, settings: Any, label: str) -> Iterator[tuple[str, Tens
 
 
 def _ends(source: Any, settings: Any, label: str) -> Iterator[tuple[str, Tensor]]:
-    """Embedding and unembedding; a projection between them and the stream becomes part of them."""
+    """Embedding and unembedding; a projection between them and the stream is merged into them."""
     embed, unembed = own(part(source, "embed")).weight.detach(), _matrix(part(source, "unembed"))
     inwards, outwards = part(source, "project_in"), part(source, "project_out")
     yield "W_E", embed if inwards is None else embed @ _matrix(inwards)
@@ -154,7 +154,7 @@ def _mlp(mlp: Any, prefix: str, label: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _experts(mixture: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Router, experts and shared expert as transformers holds them: all experts in one tensor, outputs first."""
+    """Router, experts and shared expert as transformers stores them: all experts in one tensor, outputs first."""
     experts = own(mixture.experts)
     yield prefix + "W_router", own(mixture.gate).weight.detach().T
     yield prefix + "W_expert_in", experts.gate_up_proj.detach().transpose(1, 2)
@@ -218,7 +218,7 @@ def _vocabularies(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _kind_of_norm(norms: Sequence[Any], label: str) -> str:
-    """The one kind of norm that a model has."""
+    """The single kind of norm in a model."""
     kinds = {norm_kind(own(norm), label).removesuffix("+1") for norm in norms if norm is not None}
     if len(kinds) > 1:
         raise ModelError(f"model {label!r} mixes norms ({', '.join(sorted(kinds))}), which circuitfind does not cover")
@@ -226,7 +226,7 @@ def _kind_of_norm(norms: Sequence[Any], label: str) -> str:
 
 
 def _caps_and_scales(source: Any, settings: Any) -> dict[str, Any]:
-    """What bounds scores and logits, and what the embedding and the logits are multiplied with."""
+    """Caps on scores and logits, and factors on the embedding and the logits."""
     return {
         "embed_scale": _embed_scale(source, settings),
         "attention_cap": float(first_of(settings, "attn_logit_softcapping", default=0.0)),
@@ -295,7 +295,7 @@ def all_finite(model: Transformer) -> Transformer:
     """The model, if no weight is NaN or infinite.
 
     Raises:
-        ModelError: the message names the tensors.
+        ModelError: some weights are not finite; the message names the first such tensor.
     """
     bad = [key for key, tensor in model.weights.items() if not torch.isfinite(tensor).all()]
     if bad:

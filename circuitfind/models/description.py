@@ -1,4 +1,4 @@
-"""An architecture in words."""
+"""Describes an architecture in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NORMS = {"layer": "LayerNorm", "rms": "RMSNorm", "none": "no norm"}
 
 
 def architecture(config: TransformerConfig) -> str:
-    """One line: shape, heads, positions, norms, MLPs, and every switch that is not at its plain value."""
+    """One line: shape, heads, positions, norms, MLPs, and every switch that is not at its default."""
     return "; ".join(_traits(config))
 
 

@@ -1,6 +1,6 @@
-"""Hugging Face checkpoints, local or from the hub, through TransformerLens: read, wrapped, compared with themselves.
+"""Hugging Face checkpoints, local or from the hub: read through TransformerLens and compared with the original.
 
-Weights are read from safetensors straight to the dtype and device they will have. Pickles are refused: reading one runs code.
+Weights are read from safetensors directly into their final dtype and device. Pickles are refused: reading one runs code.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer
 
 N_PROBED, LONGEST_PROBE = 12, 600
-"""Tokens of the prompt on which a model is compared with its source. Where a window is longer: what looks past it, up to
-a limit."""
+"""Tokens of the prompt on which a model is compared with its source. If an attention window is longer, the prompt is longer
+than the window, up to a limit."""
 
 
 def from_transformers(
     spec: str, name: str, bos: bool | None, origin: str, *, offline: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Transformer, Any]:
-    """A model before its checks against the bridge, and the bridge.
+    """A model, not yet checked against its bridge, and the bridge.
 
     Raises:
         ModelError: it cannot be read, or the model is not covered; the message says why.
-        UnknownNameError: the hub does not give it.
+        UnknownNameError: the hub did not provide it.
     """
     try:
         with quietly(offline):
@@ -50,7 +50,7 @@ def from_transformers(
 
             original = _original(spec, dtype, device)
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
-            probe, expected = _probe(original)  # first, because the bridge takes the original's modules over
+            probe, expected = _probe(original)  # first, because the bridge takes over the original's modules
             bridge = _bridge(spec, original, dtype, device)
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -64,7 +64,7 @@ def from_transformers(
 
 
 def _original(spec: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """The Hugging Face model, every tensor of it from the checkpoint. Code that comes with a model is never run."""
+    """The Hugging Face model, with every tensor from the checkpoint; code shipped with a model is never run."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
@@ -78,7 +78,7 @@ def _original(spec: str, dtype: torch.dtype, device: torch.device) -> Any:
         trust_remote_code=False,
         attn_implementation="eager",
         experts_implementation="eager",
-        ignore_mismatched_sizes=True,  # and refused below, with names and shapes
+        ignore_mismatched_sizes=True,  # refused below, with names and shapes
         output_loading_info=True,
         **placed,
     )
@@ -101,7 +101,7 @@ def _bridge(spec: str, original: Any, dtype: torch.dtype, device: torch.device) 
 def _read(
     bridge: Any, tokenizer: HuggingFaceTokenizer, name: str, origin: str, probe: Tensor, expected: Tensor
 ) -> Transformer:
-    """The Transformer whose logits are the original's; of the two ways to pair rotated dimensions, the one that gives them."""
+    """The Transformer with the original's logits; both ways to pair rotated dimensions are tried."""
     model = all_finite(read_components(bridge, tokenizer=tokenizer, name=name, origin=origin))
     same = _same(model, probe, expected)
     if model.config.positions == "rotary" and not same.passed:
@@ -109,7 +109,7 @@ def _read(
         turned = read_components(bridge, tokenizer=tokenizer, name=name, origin=origin, rotary_adjacent=other)
         if _same(turned, probe, expected).passed:
             return turned
-    return require(model, [same])  # a bridge may leave out what Hugging Face does, so it is no proof of itself
+    return require(model, [same])  # a bridge may omit what Hugging Face does, so it cannot prove itself right
 
 
 def _same(model: Transformer, probe: Tensor, expected: Tensor) -> Check:
@@ -118,7 +118,7 @@ def _same(model: Transformer, probe: Tensor, expected: Tensor) -> Check:
 
 
 def _probe(original: Any) -> tuple[Tensor, Tensor]:
-    """A prompt of a few low ids, and what a Hugging Face model makes of it."""
+    """A prompt of a few token ids, and the logits of a Hugging Face model on it."""
     embedding = original.get_input_embeddings().weight
     settings = original.config
     window = first_of(settings, "sliding_window", "window_size", default=0)
@@ -130,7 +130,7 @@ def _probe(original: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fits(tokenizer: Any, original: Any, name: str) -> None:
-    """Refuse a tokenizer whose ids the model has no embedding for."""
+    """Refuse a tokenizer with ids that the model has no embedding for."""
     n_words, n_rows = len(tokenizer), len(original.get_input_embeddings().weight)
     if n_words > n_rows:
         raise ModelError(

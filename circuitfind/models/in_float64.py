@@ -1,7 +1,7 @@
-"""Run somebody else's model in float64 throughout.
+"""Runs a third-party model in float64 throughout.
 
-Hugging Face's modules cast to float32 inside whatever the model's dtype is: norms, rotary angles, softmax. So a model in
-float64 is only right to float32. Under :func:`float64_throughout` these casts go to float64 instead.
+Hugging Face's modules cast to float32 inside norms, rotary angles and softmax, whatever the model's dtype. So a float64
+model is only accurate to float32. Under :func:`float64_throughout`, these casts go to float64 instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from circuitfind.transformer import rotary_frequencies
 
 
 class _NoFloat32(TorchFunctionMode):
-    """Every cast to float32, of a tensor or a result, is one to float64."""
+    """Turns every cast to float32, of a tensor or a result, into a cast to float64."""
 
     def __torch_function__(
         self,
@@ -35,7 +35,7 @@ class _NoFloat32(TorchFunctionMode):
 
 @contextmanager
 def float64_throughout(wanted: bool = True, model: Any = None) -> Iterator[None]:
-    """Casts to float32 become casts to float64, if ``wanted``; tables that ``model`` holds are wider for that long."""
+    """Turn casts to float32 into casts to float64, if ``wanted``; also widen the tables of ``model`` meanwhile."""
     if not wanted:
         yield
         return
@@ -49,7 +49,7 @@ def float64_throughout(wanted: bool = True, model: Any = None) -> Iterator[None]
 
 
 def widened_tables(model: Any) -> Any:
-    """The model in evaluation mode, tables of sines and cosines that it holds made again in float64."""
+    """The model in evaluation mode, with its tables of sines and cosines recomputed in float64."""
     _widen(model.eval())
     return model
 
@@ -68,7 +68,7 @@ def frequencies_of(cos: Tensor, sin: Tensor, adjacent: bool) -> tuple[float, ...
 
 
 def _widen(model: Any) -> list[tuple[Any, str, Tensor]]:
-    """Replace tables, each as (module, attribute, table), by wider ones; returns what was there."""
+    """Replace tables by wider ones; return the old ones, each as (module, attribute, table)."""
     before = []
     for module in model.modules():
         for name, wide in _wide_tables(module).items():
@@ -78,7 +78,7 @@ def _widen(model: Any) -> list[tuple[Any, str, Tensor]]:
 
 
 def _wide_tables(module: Any) -> dict[str, Tensor]:
-    """The tables of one module in float64: those of GPT-J and CodeGen, and of TransformerLens's native models."""
+    """The tables of one module in float64, for GPT-J, CodeGen and TransformerLens's native models."""
     if isinstance(table := getattr(module, "embed_positions", None), Tensor):
         angles = _angles(table, rotary_frequencies(table.shape[1]))
         return {"embed_positions": torch.cat((angles.sin(), angles.cos()), 1)}
@@ -89,6 +89,6 @@ def _wide_tables(module: Any) -> dict[str, Tensor]:
 
 
 def _angles(table: Tensor, frequencies: tuple[float, ...]) -> Tensor:
-    """(positions, frequencies) on the device of a table with a row per position."""
+    """Angles (positions, frequencies), on the device of a table with a row per position."""
     positions = torch.arange(len(table), dtype=torch.float64, device=table.device)
     return positions[:, None] * torch.tensor(frequencies, dtype=torch.float64, device=table.device)

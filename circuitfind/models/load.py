@@ -1,4 +1,4 @@
-"""Any specification of a model to a checked Transformer."""
+"""Loads a checked Transformer from any specification of a model."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def load(
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> Transformer:
-    """A model, proved right on random tokens (see :func:`circuitfind.models.check_model`).
+    """A model, checked on random tokens (see :func:`circuitfind.models.check_model`).
 
     Args:
         spec: a zoo name (``tasks-4l``), a hub id (``openai-community/gpt2``), a local Hugging Face directory (no network
             is used), a folder that :func:`circuitfind.save_model` wrote, a booted ``TransformerBridge``, an object shaped like
             HookedTransformer, or a Transformer.
-        device: where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` or None takes CUDA where there is one, else
+        device: where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` or None uses CUDA if available, else
             the CPU.
-        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``, or torch's own objects. A checkpoint is read straight
+        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``, or torch's own objects. A checkpoint is read directly
             into it.
         bos: whether prompts begin with the BOS token; None leaves it to the tokenizer's family.
-        kv_ports: what has a k and a v port of its own: every ``head`` (the unit of the field, and of None), or, where heads
-            share keys and values, every ``group`` of them, which makes a smaller graph.
+        kv_ports: what has its own k and v port: every ``head`` (the field's convention, and the default), or, if heads share
+            keys and values, every ``group`` of heads, which gives a smaller graph.
 
     Raises:
-        UnknownNameError: neither a zoo name nor a directory, and the hub does not give it.
-        ModelError: the architecture is not supported, a check fails, or there are no groups.
-        OptionError: no such dtype, device or kind of ports, or a BOS token is asked of a tokenizer that has none.
+        UnknownNameError: neither a zoo name nor a directory, and the hub does not provide it.
+        ModelError: the architecture is not supported, a check fails, or heads form no groups.
+        OptionError: no such dtype, device or kind of ports, or a BOS token is requested and the tokenizer has none.
 
     Example:
         >>> import circuitfind as cf
@@ -72,19 +72,19 @@ def open_model(
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> tuple[Transformer, Any]:
-    """As :func:`load` but before the checks: the model, and the object to check it against (None where there is none)."""
+    """As :func:`load`, but before the checks: the model and the object to check it against, if any."""
     if kv_ports not in (None, *KV_PORTS):
         raise OptionError(f"unknown kv_ports {kv_ports!r}; use {' or '.join(KV_PORTS)}")
-    with torch.inference_mode(False):  # weights made in inference mode could never carry a gradient past them
+    with torch.inference_mode(False):  # gradients can never flow past weights made in inference mode
         model, source = read(spec, bos=bos, dtype=usable_dtype(dtype), device=usable_device(device))
     return model.with_kv_ports(kv_ports), source
 
 
 def usable_dtype(given: str | torch.dtype) -> torch.dtype:
-    """A precision by its name, or itself.
+    """A dtype by its name, or itself.
 
     Raises:
-        OptionError: there is none of that name, or nothing is computed in it.
+        OptionError: there is no such dtype, or nothing is computed in it.
     """
     return DTYPES[dtype_name(given)]
 
@@ -107,7 +107,7 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
     """A device that tensors can be put on.
 
     Raises:
-        OptionError: there is none of that name here.
+        OptionError: there is no such device here.
     """
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,9 +127,9 @@ def read(
     dtype: torch.dtype = torch.float32,
     device: torch.device = _CPU,
 ) -> tuple[Transformer, Any]:
-    """A model before its checks, and the TransformerLens object it came from (None where there is none).
+    """A model before its checks, and the TransformerLens object it came from, if any.
 
-    ``dtype`` and ``device`` are for checkpoints; what is in memory already stays as it is.
+    ``dtype`` and ``device`` apply to checkpoints; models already in memory stay as they are.
     """
     if isinstance(spec, Transformer):
         return _without_bos(spec, bos), None
@@ -166,7 +166,7 @@ def _is_zoo(folder: Path) -> bool:
 
 
 def _own_copy(model: Transformer) -> Transformer:
-    """Some tensors are views of the object's; a later change of the object must not reach half of the model."""
+    """A copy: some tensors are views of the object's, so later changes of the object would reach half of the model."""
     weights = {key: tensor.clone() for key, tensor in model.weights.items()}
     if is_tied(model.weights):  # a tied head stays tied
         weights["W_U"] = weights["W_E"].T
@@ -174,14 +174,14 @@ def _own_copy(model: Transformer) -> Transformer:
 
 
 def _without_bos(model: Transformer, bos: bool | None) -> Transformer:
-    """A model whose prompts are settled: the zoo's words have no BOS token, and a Transformer has its tokenizer."""
+    """A model whose tokenizer is fixed: the zoo's tokenizers have no BOS token, and a Transformer has its own."""
     if bos:
         raise OptionError(f"model {model.name!r} reads prompts without a BOS token; leave out --bos")
     return model
 
 
 def open_bridge(spec: str) -> Any:
-    """A TransformerLens bridge of a zoo model (or of anything ``boot_transformers`` takes), for its other tools.
+    """A TransformerLens bridge of a zoo model or checkpoint, for TransformerLens's other tools.
 
     Example:
         >>> import circuitfind as cf
@@ -197,10 +197,10 @@ def open_bridge(spec: str) -> Any:
 
 def _adapted(source: Any, tokenizer: Any, bos: bool | None, name: str, origin: str) -> Transformer:
     wrapped = tokenizer
-    if tokenizer is not None and not hasattr(tokenizer, "encode_answer"):
+    if tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
         wrapped = HuggingFaceTokenizer(tokenizer, bos)
     processed = " with TransformerLens weight processing" if getattr(source, "compatibility_mode", False) else ""
-    # Processed weights are the bridge's own; its parts still hold those of the checkpoint.
+    # Processed weights are the bridge's own; its parts still hold the checkpoint's weights.
     reader = read_components if has_components(source) and not processed else adapt
     with unknown_parts_refused(name or f"a model of type {type(source).__name__}"):
         return all_finite(reader(source, tokenizer=wrapped, name=name, origin=origin + processed))

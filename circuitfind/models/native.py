@@ -1,4 +1,4 @@
-"""A TransformerLens bridge of a model that is here as tensors, for TransformerLens's other tools."""
+"""A TransformerLens bridge of a model given as tensors, for TransformerLens's other tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
     """Boot a native bridge of the model's shape and give it the model's weights.
 
     Raises:
-        ModelError: the model has a switch that native bridges are not asked for here (only GPT-2-like, causal models are).
+        ModelError: the model is not GPT-2-like and causal; only such models are supported here.
     """
     if not model.config.causal:
         raise ModelError(f"model {model.name!r} reads in both directions, which native bridges do not")
@@ -51,10 +51,10 @@ def bridge_of(model: Transformer, tokenizer_file: Path) -> Any:
 
 
 def _copy_weights(model: Transformer, bridge: Any) -> None:
-    """Ours to the native bridge's; its linear layers hold the transposed matrices.
+    """Copy our weights into a native bridge, whose linear layers hold the transposed matrices.
 
-    It divides attention scores by the root of ``d_head`` and always embeds positions: queries are scaled to make up for another
-    factor, and positions that the model does not have are 0.
+    The bridge divides attention scores by the root of ``d_head``, so queries are scaled to compensate for another factor. It
+    always embeds positions, so these are 0 for a model without positions.
     """
     leaves = {f"{kind}_{port}": f"attn.{port.lower()}.{leaf}" for kind, leaf in _LEAVES for port in "QKVO"}
     leaves |= {f"{kind}_{end}": f"mlp.{end}.{leaf}" for kind, leaf in _LEAVES for end in ("in", "out")}

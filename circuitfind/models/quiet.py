@@ -1,4 +1,4 @@
-"""Libraries that load models, without their bars and notices, and without the hub where it is not needed."""
+"""Silences libraries that load models, and keeps them off the hub if it is not needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quietly(offline: bool) -> Iterator[None]:
-    """Keep the libraries' progress bars and notices off the terminal; no hub look-ups for a local directory."""
+    """Keep the libraries' progress bars and notices off the terminal; offline, make no hub look-ups."""
     before = {key: os.environ.get(key) for key in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS")}
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if offline:

@@ -1,6 +1,6 @@
-"""What cannot be read right is refused: by its files and configuration before anything is loaded, then by what loading says.
+"""Refuses what cannot be read correctly: first by files and configuration, then by what loading reports.
 
-Every message says what was found, what is needed, and where it helps what to do.
+Every message says what was found, what is needed and, where useful, what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IN_A_LAYER = re.compile(r"\.\d+\.")
 
 
 def refuse_folder(folder: Path) -> None:
-    """Refuse a directory that cannot be a decoder-only model in safetensors, by its files and its config.json.
+    """Refuse a directory whose files or config.json rule out a decoder-only model in safetensors.
 
     Raises:
         ModelError: the message says what was found and what is needed.
@@ -45,7 +45,7 @@ def refuse_folder(folder: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{str(file)!r} is not JSON ({error}); {_NEEDED}") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{str(file)!r} holds no JSON object, so it is no model's configuration; {_NEEDED}")
+        raise ModelError(f"{str(file)!r} holds no JSON object, so it is not a model's configuration; {_NEEDED}")
     refuse_kind(config, str(folder))
     if not any(folder.glob("*.safetensors")):
         if pickles := [file.name for pattern in _PICKLES for file in folder.glob(pattern)]:
@@ -59,10 +59,10 @@ def refuse_folder(folder: Path) -> None:
 
 
 def refuse_kind(config: dict[str, Any], where: str) -> None:
-    """Refuse what a configuration says is no decoder-only transformer.
+    """Refuse a configuration that is not a decoder-only transformer's.
 
     Raises:
-        ModelError: the message says what it is.
+        ModelError: it is not; the message says what it is.
     """
     kind, named = str(config.get("model_type") or ""), config.get("architectures") or []
     named = " ".join(map(str, named)) if isinstance(named, list) else str(named)
@@ -81,7 +81,7 @@ def refuse_kind(config: dict[str, Any], where: str) -> None:
 
 
 def _refuse_unknown(kind: str, own_code: bool, where: str) -> None:
-    """Only what transformers itself implements: a checkpoint's own code is never run."""
+    """Refuse model types that transformers itself does not implement: a checkpoint's own code is never run."""
     from transformers import CONFIG_MAPPING, __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -102,10 +102,10 @@ def _refuse_unknown(kind: str, own_code: bool, where: str) -> None:
 
 
 def refuse_report(said: dict[str, Any], spec: str) -> None:
-    """Refuse a checkpoint whose tensors are not those that its config.json asks for.
+    """Refuse a checkpoint whose tensors do not match its config.json.
 
     Raises:
-        ModelError: the message names the first tensor that is wrong.
+        ModelError: they do not match; the message names the first wrong tensor.
     """
     asked = "its config.json asks for"
     if wrong := sorted(said["mismatched_keys"]):
@@ -126,12 +126,12 @@ def _tensors(found: list[Any]) -> str:
 
 
 def _matters(key: str) -> bool:
-    """Whether a tensor that no module took is a weight of a layer. Old checkpoints also hold masks and tables."""
+    """Whether an unused tensor is a layer's weight; old checkpoints also hold masks and tables."""
     return bool(_IN_A_LAYER.search(key)) and not _TABLES.search(key)
 
 
 def refused_load(spec: str, error: Exception, offline: bool) -> ModelError | UnknownNameError:
-    """What a library's error on loading means here."""
+    """The error to raise for a library's error on loading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     detail = f"{type(error).__name__}: {' '.join(lines[: 1 + lines[0].endswith(':')])[:400]}"
     if offline:
@@ -150,10 +150,10 @@ def refused_load(spec: str, error: Exception, offline: bool) -> ModelError | Unk
 
 @contextmanager
 def unknown_parts_refused(what: str) -> Iterator[None]:
-    """Parts of a model that are not where every known family has them are a refusal, not a crash.
+    """Turn a crash over unknown parts of a model into a refusal.
 
     Raises:
-        ModelError: it names the architecture and what was not found.
+        ModelError: a part is not where known families have it; the message names the architecture and the part.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the parts of a model do, found by asking them or their configuration: one small function per switch."""
+"""What the parts of a model do, found by running them or from their configuration: one function per switch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from circuitfind.transformer import ACTIVATIONS, rotary_frequencies
 from circuitfind.transformer.norms import affine, norm_state
 
 _ALIKE = 2e-2
-"""Largest relative difference between a norm and its kind; half precision rounds, and other kinds are off by far more."""
+"""Largest relative difference between a norm and its kind: above half-precision rounding, far below other kinds."""
 _TURNED_IN_WINDOWS = ("cohere2", "exaone4")
-"""Families whose layers with a window have a rotary embedding, and whose others have no positions."""
+"""Families in which layers with a window have a rotary embedding, and the other layers have no positions."""
 _FULL, _WINDOW = ("full_attention", "global"), ("sliding_attention", "local")
 
 
 def first_of(owner: Any, *names: str, default: Any = None) -> Any:
-    """The first of some attributes that is there and not None."""
+    """The first of some attributes that exists and is not None."""
     values = (getattr(owner, name, None) for name in names)
     return next((value for value in values if value is not None), default)
 
 
 def settings_of(source: Any) -> Any:
-    """What a bridge's model is told to do, under Hugging Face's names. TransformerLens's native models read few of their
-    configuration's switches, so the others are left out.
+    """The settings of a bridge's model, under Hugging Face's names.
+
+    TransformerLens's native models read only a few switches of their configuration, so the others are left out.
     """
     model = source.original_model
     if not hasattr(model, "tok_embed"):
@@ -45,11 +46,12 @@ def settings_of(source: Any) -> Any:
 
 
 def norm_kind(module: Any, label: str) -> str:
-    """``layer``, ``rms``, these with ``+1`` (Gemma, Nemotron: the weight is one less than the factor) or ``none``, as a norm
-    behaves.
+    """The kind of norm that a module behaves like.
+
+    It is ``layer``, ``rms``, one of these with ``+1`` (Gemma, Nemotron: the weight is one less than the factor), or ``none``.
 
     Raises:
-        ModelError: it behaves like none of them.
+        ModelError: it behaves like none of these.
     """
     weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
     width = weight.shape[-1] if isinstance(weight, Tensor) else 16
@@ -77,10 +79,10 @@ def norm_kind(module: Any, label: str) -> str:
 
 
 def activation(settings: Any, cfg: Any, mlp: Any, label: str) -> str:
-    """Name of the MLPs' activation: what the configuration says, else what the MLP's own function does.
+    """Name of the MLPs' activation: from the configuration, or else from what the MLP's own function does.
 
     Raises:
-        ModelError: it is none of those that are covered.
+        ModelError: the activation is not covered.
     """
     if mlp is None:
         return "gelu_new"
@@ -93,7 +95,7 @@ def activation(settings: Any, cfg: Any, mlp: Any, label: str) -> str:
 
 
 def _named_like(mlp: Any) -> str:
-    """Which known activation a parameter-free part of an MLP computes."""
+    """The known activation that a parameter-free part of an MLP computes."""
     x = torch.linspace(-3, 3, 31)
     for child in mlp.children():
         if type(child).__name__.endswith("Dropout") or list(child.parameters()):
@@ -105,7 +107,7 @@ def _named_like(mlp: Any) -> str:
 
 
 def attention_scale(attention: Any, settings: Any, cfg: Any, d_head: int, n_layers: int) -> float | tuple[float, ...]:
-    """Factor on ``q . k``, under the names that families give it; per layer where it depends on the layer."""
+    """Factor on ``q . k``, under the names that families use; one per layer if it depends on the layer."""
     inner = first_of(attention, "attention", default=attention)  # GPT-Neo wraps its attention
     said = first_of(inner, "scaling", "softmax_scale", "inv_norm_factor")
     if said is None:
@@ -122,10 +124,10 @@ def attention_scale(attention: Any, settings: Any, cfg: Any, d_head: int, n_laye
 
 
 def windows(settings: Any, n_layers: int, label: str) -> tuple[int, ...]:
-    """How many positions back each layer sees; empty where all see everything.
+    """How many positions each layer attends to, looking back; empty if every layer sees all.
 
     Raises:
-        ModelError: a layer's attention is of a kind that is not covered.
+        ModelError: a layer has a kind of attention that is not covered.
     """
     size = int(first_of(settings, "sliding_window", "window_size", default=0))
     if first_of(settings, "use_sliding_window", "use_local_attn", default=True) is False:
@@ -140,7 +142,7 @@ def windows(settings: Any, n_layers: int, label: str) -> tuple[int, ...]:
 
 
 def rotary(source: Any, settings: Any, d_head: int, n_layers: int, adjacent: bool | None) -> dict[str, Any]:
-    """The rotary switches: tables of frequencies from the source's own module, so that every scaled variant is covered."""
+    """The rotary switches; frequencies come from the source's own module, so every scaled variant is covered."""
     component = getattr(source, "_modules", {}).get("rotary_emb") or first_of(source.original_model, "rotary")
     module = first_of(component, "original_component", default=component)
     said: dict[str, Any] = {"rotary_adjacent": _adjacent(source, settings) if adjacent is None else adjacent}
@@ -175,13 +177,13 @@ def rotary(source: Any, settings: Any, d_head: int, n_layers: int, adjacent: boo
 
 
 def _adjacent(source: Any, settings: Any) -> bool:
-    """GPT-J and CodeGen, which say ``rotary_dim``, turn adjacent pairs."""
+    """Whether adjacent dimensions are paired, as in GPT-J and CodeGen, whose configurations have ``rotary_dim``."""
     said = first_of(settings, "rotary_adjacent", default=first_of(source.cfg, "rotary_adjacent_pairs", default=False))
     return bool(said) or (source.cfg is not settings and first_of(settings, "rotary_dim") is not None)
 
 
 def _tables(module: Any) -> dict[str, tuple[float, ...]]:
-    """Frequencies by layer type ('' where all layers share them)."""
+    """Frequencies by layer type ('' if all layers share them)."""
     if isinstance(getattr(module, "cos_cached", None), Tensor):
         return {"": cached_frequencies(module)}
     found = {}

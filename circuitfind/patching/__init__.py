@@ -1,4 +1,4 @@
-"""By hand: patch activations, knock components out, change paths, and measure what follows."""
+"""Patching by hand: patch activations, knock out components, patch paths, and measure the effect."""
 
 from circuitfind.patching.activation import activation_patch
 from circuitfind.patching.component_effects import PatchingEffects

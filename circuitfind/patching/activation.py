@@ -1,14 +1,17 @@
-"""Activation patching: put a component's value of one run into another, and see how much of the behaviour comes or goes.
+"""Activation patching: patch a component's value from one run into another, and see how much of the behaviour comes or goes.
 
-Two directions, as Heimersheim & Nanda (2024, arXiv:2404.15255) name them: **denoising** puts clean values into the corrupted
-run and finds what is *sufficient* to bring the behaviour back; **noising** puts corrupted (or otherwise ablated) values into
-the clean run and finds what is *necessary* for it. Everything downstream of the patch is recomputed in full: this is not path
-patching. Corrupted prompts with a few other tokens instead of noise, and the logit difference as the metric, are what Zhang &
-Nanda (2023, arXiv:2309.16042) recommend, and the defaults here.
+There are two directions, named as in Heimersheim & Nanda (2024, arXiv:2404.15255). **Denoising** puts clean values into the
+corrupted run and finds what is *sufficient* to restore the behaviour. **Noising** puts corrupted (or otherwise ablated) values
+into the clean run and finds what is *necessary* for it. Everything downstream of the patch is recomputed in full: this is not
+path patching. The defaults follow Zhang & Nanda (2023, arXiv:2309.16042): corrupted prompts that differ in a few tokens instead
+of noise, and the logit difference as the metric.
 
-Deviations: effects are signed so that a positive one always means that the component helps the clean behaviour, whatever the
-direction and the metric; the share of metric(clean) - metric(corrupted) is a ratio of means over prompts, not a mean of ratios;
-a head's value is what it writes to the stream, so a patched mean stays the mean of writes.
+Deviations:
+
+* Effects are signed: a positive effect always means that the component helps the clean behaviour, for every direction and
+  metric.
+* The share of metric(clean) - metric(corrupted) is a ratio of means over prompts, not a mean of ratios.
+* A head's value is what it writes to the residual stream, so a patched mean is the mean of writes.
 """
 
 from __future__ import annotations
@@ -36,19 +39,19 @@ def activation_patch(
     """The effect of patching components, at every part of the prompt or at all positions at once.
 
     Args:
-        what: ``"residual"`` (the stream before every block, and the last one), ``"head"``, ``"mlp"``, ``"attention"`` (all
-            heads of a layer together), ``"node"`` (every sender); or one component by name (``"a3.h5"``, ``"m1"``,
-            ``"input"``, ``"m3.n17"``, ``"resid_mid.2"``); or a list of names, patched together; or a list of such lists, one
-            after the other.
+        what: ``"residual"`` (the residual stream before every block, and the final one), ``"head"``, ``"mlp"``,
+            ``"attention"`` (all heads of a layer together), ``"node"`` (every sender); or one component by name
+            (``"a3.h5"``, ``"m1"``, ``"input"``, ``"m3.n17"``, ``"resid_mid.2"``); or a list of names, patched together; or a
+            list of such lists, patched one after the other.
         by: ``"position"`` (absolute positions), ``"span"`` (the labelled tokens of the task), or ``""`` for all at once.
-        direction: ``"denoising"`` or ``"noising"``. The setting's ablation is where noising takes its values from; denoising
-            is defined for ``"corrupted"`` alone.
+        direction: ``"denoising"`` or ``"noising"``. Noising takes its values from the setting's ablation; denoising is only
+            defined for ``"corrupted"``.
         per_example: keep the effect on every prompt, not only the means.
 
-    A prompt that does not have a part (a position beyond its end, a label that it does not carry) does not count there.
+    A prompt without a part (a position beyond its end, or a label it does not have) does not count for that part.
 
     Raises:
-        OptionError: a direction, an ablation or a kind of component that is not offered, or parts that the pairs do not have.
+        OptionError: an unsupported direction, ablation or kind of component, or parts that the pairs do not have.
         UnknownNameError: a component that the model does not have.
 
     Example:
@@ -58,6 +61,7 @@ def activation_patch(
         (16, 1)
     """
     check_options(by, direction, setting.ablated_by)
+    setting.require_corrupted()
     patches = patches_of(setting.transformer, what)
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}
@@ -75,10 +79,10 @@ def activation_patch(
 
 
 def check_options(by: str, direction: str, ablation: str) -> None:
-    """Refuse what is not offered, before anything is loaded.
+    """Refuse unsupported options, before anything is loaded.
 
     Raises:
-        OptionError: the message says what there is.
+        OptionError: the message says what is supported.
     """
     if direction not in (DENOISING, NOISING):
         raise OptionError(

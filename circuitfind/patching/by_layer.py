@@ -1,4 +1,4 @@
-"""A list of components as a table: a row for every layer, a column for every component of a layer."""
+"""Components as a table: a row for every layer, a column for every component of a layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INPUT, FINAL = "input", "final"
 
 
 def cell_of(name: str) -> tuple[str, str] | None:
-    """Row and column of a component, or None for what has no place in such a table (neurons, components patched together)."""
+    """Row and column of a component; None for what does not fit such a table (neurons, components patched together)."""
     stream, _, layer = name.partition(".")
     if stream in ("resid_pre", "resid_mid"):
         return layer, stream.removeprefix("resid_")
@@ -30,13 +30,13 @@ def cell_of(name: str) -> tuple[str, str] | None:
 def by_layer(names: Sequence[str], values: Values) -> tuple[Values, list[str], list[str]] | None:
     """Values of components, (components,), as layers x components of a layer, with the names of rows and columns.
 
-    None where a component has no place in such a table.
+    None if a component does not fit such a table.
     """
     places = [place for name in names if (place := cell_of(name))]
     if len(places) != len(names):
         return None
     rows, columns = (list(dict.fromkeys(place[axis] for place in places)) for axis in (0, 1))
-    columns.sort(key=lambda column: column == INPUT)  # beside the others, not before them
+    columns.sort(key=lambda column: column == INPUT)  # after the others, not before them
     table = np.full((len(rows), len(columns)), np.nan)
     for (row, column), value in zip(places, values, strict=True):
         table[rows.index(row), columns.index(column)] = value
@@ -44,5 +44,5 @@ def by_layer(names: Sequence[str], values: Values) -> tuple[Values, list[str], l
 
 
 def axis_of(columns: Sequence[str]) -> str:
-    """What the columns of such a table are."""
+    """The word for the columns of such a table."""
     return "head" if all(column.isdecimal() for column in columns) else "component"

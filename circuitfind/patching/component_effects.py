@@ -1,4 +1,4 @@
-"""What patching found: an effect for every component at every part of the prompt."""
+"""The result of patching: an effect for every component at every part of the prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "circuitfind-patching/1"
 ALL = "all"
-"""Name of the one part where all positions are patched at once."""
+"""Name of the single part when all positions are patched at once."""
 WORDS = {
     "residual": "the residual stream",
     "head": "heads",
@@ -42,21 +42,21 @@ class PatchingEffects:
 
     Attributes:
         direction: ``"denoising"``: metric(patched) - metric(corrupted) with clean values put into the corrupted run;
-            ``"noising"``: metric(clean) - metric(patched) with ablated values put into the clean run. Where less of the metric
-            is better, both are turned.
-        by: ``"position"`` or ``"span"``, what the columns are; ``""`` for all positions at once.
+            ``"noising"``: metric(clean) - metric(patched) with ablated values put into the clean run. If less of the metric
+            is better, the sign of both is flipped.
+        by: the kind of the columns, ``"position"`` or ``"span"``; ``""`` for all positions at once.
         rows: the patched components.
         columns: the parts of the prompts.
-        values: mean effect over the prompts that have the part, float64 (rows, columns); NaN where none has it.
+        values: mean effect over the prompts that have the part, float64 (rows, columns); NaN where no prompt has it.
         intervals: 95 % bootstrap intervals of the means over prompts, (rows, columns, 2).
-        shares: the effect as a share of metric(clean) - metric(corrupted) of the same prompts, a ratio of means, (rows,
+        shares: the effect as a share of metric(clean) - metric(corrupted) on the same prompts, a ratio of means, (rows,
             columns); NaN where there is no difference.
-        counts: how many prompts have the part, (columns,).
-        clean, corrupted: the metric of every prompt, (prompts,), of the clean run and of the run in which everything is
-            ablated (under corrupted ablation, the corrupted run).
-        per_example: the effect on every prompt, (rows, columns, prompts), NaN where it does not have the part; None where it
-            was not asked for.
-        provenance: where all this came from.
+        counts: number of prompts that have the part, (columns,).
+        clean, corrupted: the metric on every prompt, (prompts,), in the clean run and in the run with everything ablated
+            (under corrupted ablation, the corrupted run).
+        per_example: the effect on every prompt, (rows, columns, prompts), NaN where a prompt does not have the part; None if
+            it was not requested.
+        provenance: where the effects came from.
     """
 
     direction: str
@@ -85,10 +85,10 @@ class PatchingEffects:
         provenance: Provenance,
         per_example: bool = True,
     ) -> PatchingEffects:
-        """From what was measured.
+        """The effects computed from measurements.
 
         Args:
-            sign: of the metric (:attr:`circuitfind.task.metrics.Metric.sign`).
+            sign: the metric's (:attr:`circuitfind.task.metrics.Metric.sign`).
         """
         m, denoising = measured, direction == DENOISING
         effects = m.patched - m.corrupted if denoising else m.clean - m.patched
@@ -113,7 +113,7 @@ class PatchingEffects:
 
     @property
     def meaning(self) -> str:
-        """What an effect's sign means, in a sentence."""
+        """The meaning of an effect's sign, in a sentence."""
         return MEANINGS[self.direction]
 
     def to_frame(self) -> pandas.DataFrame:
@@ -134,7 +134,7 @@ class PatchingEffects:
         )
 
     def top(self, n: int = 10, *, absolute: bool = True) -> pandas.DataFrame:
-        """The ``n`` largest effects, by size or (``absolute=False``) by value, as rows of :meth:`to_frame`, best first."""
+        """The ``n`` largest effects, absolute or (``absolute=False``) signed, as rows of :meth:`to_frame`, best first."""
         frame = self.to_frame().dropna(subset=["effect"])
         key = frame["effect"].abs() if absolute else frame["effect"]
         return frame.loc[key.sort_values(ascending=False, kind="stable").index[: max(0, n)]].reset_index(drop=True)
@@ -142,8 +142,8 @@ class PatchingEffects:
     def table(self, *, share: bool = False) -> tuple[Values, list[str], list[str]]:
         """Effects as they are drawn, with the names of rows and columns.
 
-        Components x parts; where all positions were patched at once and every component is of a layer, layers x components of
-        a layer (NaN where a layer has no such component).
+        The shape is components x parts. If all positions were patched at once and every component belongs to a layer, it is
+        layers x components of a layer (NaN where a layer has no such component).
         """
         values = self.shares if share else self.values
         if not self.by and (found := by_layer(self.rows, values[:, 0])):
@@ -174,7 +174,7 @@ class PatchingEffects:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; what is not defined is null."""
+        """JSON-ready values; undefined values are null."""
         return {
             "schema": SCHEMA,
             "direction": self.direction,
@@ -194,7 +194,7 @@ class PatchingEffects:
 
 
 def _shares(effects: Values, measured: Measured, has: np.ndarray[Any, Any]) -> Values:
-    """Effects (rows, prompts) as shares of metric(clean) - metric(corrupted) of these prompts, (rows,)."""
+    """Effects (rows, prompts) as shares of metric(clean) - metric(corrupted) on these prompts, (rows,)."""
     if not has.any():
         return np.full(len(effects), np.nan)
     corrupted = measured.corrupted[has]
@@ -202,12 +202,12 @@ def _shares(effects: Values, measured: Measured, has: np.ndarray[Any, Any]) -> V
 
 
 def listed(values: Values) -> Any:
-    """Nested lists with null for what is not finite."""
+    """Nested lists, with None for values that are not finite."""
     out = values.astype(object)
     out[~np.isfinite(values)] = None
     return out.tolist()
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping as JSON can hold it; what it cannot becomes text."""
+    """A mapping that JSON can hold; other values become text."""
     return dict(json.loads(json.dumps(dict(values), default=str)))

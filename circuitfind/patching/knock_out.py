@@ -1,12 +1,12 @@
 """Ablation of components: knock out heads, MLPs or single neurons in the full model, and measure what is lost.
 
-Everything downstream is recomputed, so this is noising of whole components (Heimersheim & Nanda 2024), with any of the four
-ablations; Wang et al. (2022, section 2.1) use the mean over the corrupted prompts. A neuron is one hidden value of an MLP,
-after the activation (and the gate, and a norm inside): zero ablation makes it 0, mean ablation its mean over the corrupted
-prompts' real tokens, corrupted ablation its value in the corrupted run.
+Everything downstream is recomputed, so this is noising of whole components (Heimersheim & Nanda 2024), with any of the five
+ablations (for neurons, any but ``optimal``). Wang et al. (2022, section 2.1) use the mean over the corrupted prompts. A neuron
+is one hidden value of an MLP, after the activation (and the gate and an inner norm, if any). Zero ablation sets it to 0, mean
+ablation to its mean over the real tokens of the corrupted prompts, and corrupted ablation to its value in the corrupted run.
 
-The effect of every neuron of an MLP is exact here, not a first-order estimate: a neuron writes its value times one row of the
-output matrix, so each takes one forward pass from the layer above.
+The effect of every neuron of an MLP is exact here, not a first-order estimate. A neuron writes its value times one row of the
+output matrix, so each neuron takes one forward pass from the layer above.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ EVERY = "all"
 
 @dataclass(frozen=True, eq=False)
 class AblationEffects:
-    """What knocking out components costs.
+    """The effects of knocking out components.
 
     Attributes:
         names: what was knocked out, each a component or several together (``a3.h5+m1``).
         before: the metric of the full model on every prompt, (prompts,).
         after: the metric without each of ``names``, (names, prompts).
-        everything: the metric with every sender ablated, (prompts,); under corrupted ablation that of the corrupted prompts.
-        effects: mean of metric(before) - metric(after), (names,), turned so that positive means that the component helps.
+        everything: the metric with every sender ablated, (prompts,); under corrupted ablation, that of the corrupted prompts.
+        effects: mean of metric(before) - metric(after), (names,), signed so that a positive effect means the component helps.
         intervals: 95 % bootstrap intervals of the effects over prompts, (names, 2).
-        shares: effects as shares of what is lost when everything is ablated, a ratio of means, (names,).
-        provenance: where all this came from.
+        shares: effects as shares of the loss when everything is ablated, a ratio of means, (names,).
+        provenance: where the effects came from.
     """
 
     names: tuple[str, ...]
@@ -77,7 +77,7 @@ class AblationEffects:
 
     @classmethod
     def of(cls, measured: Measured, names: Sequence[str], sign: int, provenance: Provenance) -> AblationEffects:
-        """From what was measured; ``sign`` is the metric's."""
+        """The effects computed from measurements; ``sign`` is the metric's."""
         after = measured.patched[:, 0]
         lost = measured.clean - after
         return cls(
@@ -97,7 +97,7 @@ class AblationEffects:
         )
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row for each: ``component, before, after, effect, low, high, share``; before and after are means."""
+        """One row for each name: ``component, before, after, effect, low, high, share``; before and after are means."""
         import pandas
 
         return pandas.DataFrame(
@@ -113,7 +113,7 @@ class AblationEffects:
         )
 
     def top(self, n: int = 10, *, absolute: bool = True) -> pandas.DataFrame:
-        """The ``n`` largest effects, by size or (``absolute=False``) by value, as rows of :meth:`to_frame`, best first."""
+        """The ``n`` largest effects, absolute or (``absolute=False``) signed, as rows of :meth:`to_frame`, best first."""
         key = np.abs(self.effects) if absolute else self.effects
         return self.to_frame().iloc[np.argsort(-key, kind="stable")[: max(0, n)]].reset_index(drop=True)
 
@@ -130,7 +130,7 @@ class AblationEffects:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; what is not defined is null."""
+        """JSON-ready values; undefined values are null."""
         rows = self.to_frame().drop(columns="before").to_dict("records")
         return {
             "schema": SCHEMA,
@@ -163,15 +163,15 @@ def ablate(
 
     Args:
         nodes: one component (``"a3.h5"``, ``"m1"``, ``"a2"`` for all heads of a layer, ``"m3.n17"`` for a neuron); a kind
-            (``"head"``, ``"mlp"``, ``"attention"``, ``"node"``), all of it; a list, knocked out together; or a list of such
-            lists, one after the other.
-        neurons: hidden values of the one MLP that ``nodes`` names, instead of the whole MLP: a list, or ``"all"``.
+            (``"head"``, ``"mlp"``, ``"attention"``, ``"node"``), for all components of it; a list, knocked out together; or a
+            list of such lists, one after the other.
+        neurons: hidden values of the one MLP named by ``nodes``, instead of the whole MLP: a list, or ``"all"``.
         each: one at a time instead of together: ``ablate(model, task, "m3", neurons="all", each=True).top(20)`` ranks all
             neurons of an MLP by exact effect.
-        split: held-out prompts by default, for this measures what was found elsewhere.
+        split: held-out prompts by default, because this measures what was found on other prompts.
 
     Raises:
-        UnknownNameError, OptionError: a component, a neuron or an ablation that there is not; neurons of a mixture of experts.
+        UnknownNameError, OptionError: a component, neuron or ablation that does not exist; neurons of a mixture of experts.
 
     Example:
         >>> import circuitfind as cf
@@ -179,6 +179,7 @@ def ablate(
         >>> len(found.to_frame())
         1
     """
+    setting.require_corrupted()
     patches = _patches(setting.transformer, nodes, neurons, each)
     options = {"nodes": nodes, "neurons": neurons, "each": each}
     problem = setting.problem(split, given="", algorithm="ablation", options=options)
@@ -189,7 +190,7 @@ def ablate(
 def _patches(
     model: Transformer, nodes: Components, neurons: Sequence[int] | str | None, each: bool
 ) -> list[tuple[str, Patch]]:
-    """What is knocked out, by name."""
+    """The patches that knock out components, by name."""
     names = _names(model, nodes, neurons)
     if names is None:
         if each:
@@ -204,7 +205,7 @@ def _patches(
 
 
 def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str | None) -> list[str] | None:
-    """The components that are meant, as one list; None for a list of lists."""
+    """The chosen components as one list; None for a list of lists."""
     nodes = spelled(model.graph, nodes) if isinstance(nodes, str) else nodes
     if neurons is not None:
         return [f"{nodes}.n{neuron}" for neuron in _neurons(model, nodes, neurons)]
@@ -215,7 +216,7 @@ def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str |
 
 
 def _neurons(model: Transformer, nodes: Components, neurons: Sequence[int] | str) -> Sequence[int]:
-    """Numbers of the neurons that are meant."""
+    """Numbers of the chosen neurons."""
     place = place_or_none(nodes) if isinstance(nodes, str) and nodes in model.graph.sender_names else None
     if place is None or place.kind != "mlp":
         raise OptionError(f"neurons= belongs to one MLP, such as 'm3'; it was given with {nodes!r}")

@@ -1,4 +1,4 @@
-"""Run patches on all prompts, micro-batch by micro-batch, and measure every one on every prompt."""
+"""Run patches on all prompts, micro-batch by micro-batch, and measure each patch on every prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.discovery.contract import Problem
-from circuitfind.errors import NumericalError, OptionError
+from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, parts_of
 from circuitfind.execution.measuring import find_non_finite
@@ -29,24 +29,29 @@ NOISING, DENOISING = "noising", "denoising"
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The metric, turned so that more is better, of every prompt.
+    """The metric on every prompt, signed so that more is better.
 
     Attributes:
-        clean: of the clean run, (prompts,).
-        corrupted: of the run in which everything is ablated, (prompts,); under corrupted ablation that is the corrupted run.
-        patched: of patched runs, (patches, parts, prompts); NaN where a prompt does not have the part.
+        clean: in the clean run, (prompts,).
+        corrupted: in the run with everything ablated, (prompts,); under corrupted ablation, this is the corrupted run.
+        patched: in the patched runs, (patches, parts, prompts); NaN where a prompt does not have the part.
     """
 
     clean: Values
     corrupted: Values
     patched: Values
 
+    def of_pairs(self, problem: Problem) -> Measured:
+        """The same for pairs, whose answers may have several tokens with a row for each."""
+        of, steps = problem.metric.of_pairs, problem.pairs.steps
+        return Measured(of(self.clean, steps), of(self.corrupted, steps), of(self.patched, steps))
+
 
 def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) -> Measured:
-    """Every patch at every part of the prompts, on every prompt.
+    """Measure every patch at every part of the prompts, on every prompt.
 
     Args:
-        problem: ``problem.spans`` are the parts; without them all tokens are patched at once.
+        problem: ``problem.spans`` are the parts; without them, all tokens are patched at once.
         direction: ``"denoising"`` puts clean values into the corrupted run, ``"noising"`` ablated ones into the clean run.
 
     Raises:
@@ -59,14 +64,10 @@ def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) 
         ablation = problem.prepared_ablation(batches)
         blocks = problem.graph.blocks
         layers = sorted({blocks[site.block].layer for patch in patches for site in patch if site.neurons})
-        if layers and problem.ablation == "optimal":
-            raise OptionError(
-                "optimal constants are those of whole nodes; knock neurons out with ablation='mean' or 'zero'"
-            )
         means = hidden_means(problem.ablation, problem.model, batches, layers)
         for batch in batches:
             in_pieces(batch, lambda part: _measure(problem, part, patches, direction, ablation, means, found))
-    return found
+    return found.of_pairs(problem)
 
 
 def _measure(
@@ -78,7 +79,7 @@ def _measure(
     means: dict[int, Tensor],
     found: Measured,
 ) -> None:
-    """One micro-batch, into ``found``."""
+    """Measure one micro-batch and write the results into ``found``."""
     model, batch = problem.model, problem.complete(batch)
     clean, other = PlainRun.of(model, batch.clean), donor_of(ablation, batch, means)
     for run, values in ((clean, found.clean), (other, found.corrupted)):
@@ -108,7 +109,7 @@ def _measure_part(
     window: Window,
     out: Values,
 ) -> None:
-    """All patches at some tokens, into ``out`` (patches, prompts)."""
+    """Measure all patches at some tokens and write the results into ``out`` (patches, prompts)."""
     t = batch.targets
     kept = None if t.clean_logits is None else t.clean_logits[window.rows]
     targets = Targets(t.correct[window.rows], t.incorrect[window.rows], kept)
@@ -119,7 +120,7 @@ def _measure_part(
 
 
 def _groups(problem: Problem, patches: Sequence[Patch], window: Window) -> Iterator[list[int]]:
-    """Numbers of patches that begin in the same layer, as many as fit at a time."""
+    """Groups of patch numbers that start in the same layer, as many as fit at a time."""
     blocks, (n_prompts, n_positions) = problem.graph.blocks, window.mask.shape
     tokens = patched_tokens(problem.model, TOKENS_OF_CUTS) // (n_prompts * n_positions)
     at_once = max(1, min(tokens, LOGITS_OF_CUTS // (n_prompts * problem.model.config.n_outputs)))
@@ -134,7 +135,7 @@ def _groups(problem: Problem, patches: Sequence[Patch], window: Window) -> Itera
 
 
 def _objective(problem: Problem, batch: Batch, logits: Tensor, targets: Targets) -> np.ndarray[Any, Any]:
-    """The metric of logits (..., prompts, d_vocab), turned so that more is better."""
+    """The metric of logits (..., prompts, d_vocab), signed so that more is better."""
     if not torch.isfinite(logits).all():
         find_non_finite(problem.model, batch)
         raise NumericalError(

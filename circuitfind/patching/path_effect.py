@@ -1,9 +1,12 @@
-"""The effect of a path, or of a set of paths together (Wang et al. 2022, arXiv:2211.00593, section 3.1 and appendix B;
-Goldowsky-Dill et al. 2023, arXiv:2304.05969: the treeified graph).
+"""The effect of a path, or of a set of paths patched together.
 
-The first node's output is replaced along the paths alone; a node on the way is computed again with only that new which comes
-along the paths; everything else keeps its values. The result is exact: nodes have as many values as there are different ways on
-from them (:mod:`circuitfind.execution.recompute.paths.automaton`), none is shared that the definition keeps apart.
+Sources: Wang et al. 2022 (arXiv:2211.00593, section 3.1 and appendix B); Goldowsky-Dill et al. 2023 (arXiv:2304.05969: the
+treeified graph).
+
+The first node's output is replaced only along the paths. A node on the way is recomputed with new values only for the inputs
+that lie on the paths. Everything else keeps its values. The result is exact: a node has one value for each distinct way to
+continue from it (:mod:`circuitfind.execution.recompute.paths.automaton`), and values that the definition distinguishes are
+never shared.
 
 Deviations: Wang et al. recompute all MLPs between a head and its receiver, which is written ``mlps`` here and is not the
 default. Goldowsky-Dill et al. change the model's input at the start of every path; here any node may be the start.
@@ -33,13 +36,14 @@ from circuitfind.statistics import Values, faithfulness, mean_intervals
 
 @dataclass(frozen=True, eq=False)
 class PathEffect:
-    """What was measured of a set of paths.
+    """The measured effect of a set of paths.
 
     Attributes:
-        paths: as they were read.
+        paths: the parsed paths, as text.
         direction: ``noising``: the first nodes write their ablated output along the paths, in the clean run. ``denoising``:
-            they write their clean output along the paths, where every sender writes its ablated output (the corrupted run).
-        clean, ablated, patched: the metric of every prompt, float64 (prompts,): in the clean run, with every sender ablated,
+            they write their clean output along the paths, in the run where every sender writes its ablated output (the
+            corrupted run).
+        clean, ablated, patched: the metric on every prompt, float64 (prompts,): in the clean run, with every sender ablated,
             and with the paths patched.
         larger_is_better: whether more of the metric is better.
         provenance: model, prompts, metric and ablation.
@@ -55,13 +59,15 @@ class PathEffect:
 
     @property
     def unpatched(self) -> Values:
-        """The metric of every prompt without the patch, (prompts,)."""
+        """The metric on every prompt without the patch, (prompts,)."""
         return self.clean if self.direction == DIRECTIONS[0] else self.ablated
 
     @property
     def effect(self) -> Values:
-        """Of every prompt, in the metric's unit, turned so that > 0 says that the paths help the clean behaviour: what noising
-        them takes from it, or what denoising them gives to it.
+        """The effect on every prompt, in the metric's unit, (prompts,).
+
+        It is signed so that > 0 means that the paths help the clean behaviour: what noising them takes away from it, or what
+        denoising them adds to it.
         """
         turned = self.patched - self.unpatched if self.larger_is_better else self.unpatched - self.patched
         return -turned if self.direction == DIRECTIONS[0] else turned
@@ -79,12 +85,12 @@ class PathEffect:
 
     @property
     def share(self) -> float:
-        """Mean effect as a share of the mean difference between the clean run and everything ablated; NaN if that is 0."""
+        """Mean effect as a share of the mean difference between clean and fully ablated run; NaN if that is 0."""
         turned = (self.clean - self.ablated) * (1 if self.larger_is_better else -1)
         return float(faithfulness(self.effect, np.zeros_like(turned), turned))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; a share that is undefined is null."""
+        """JSON-ready values; an undefined share is null."""
         rows = {name: getattr(self, name).tolist() for name in ("clean", "ablated", "patched", "effect")}
         return {
             "paths": list(self.paths),
@@ -115,18 +121,18 @@ class PathEffect:
 def path_patch(
     setting: Setting, path: str | Sequence[str], *, direction: str = DIRECTIONS[0], split: str = "train"
 ) -> PathEffect:
-    """The effect of patching a path, or several together.
+    """The effect of patching a path, or several paths together.
 
     Args:
-        path: such as ``a0.h1 -> a5.h5<k> -> a8.h6<q> -> logits``, or a list of such; see
+        path: such as ``a0.h1 -> a5.h5<k> -> a8.h6<q> -> logits``, or a list of paths; see
             :mod:`circuitfind.execution.recompute.paths.routes` for ports and the wildcards ``*`` and ``mlps``.
-        direction: ``noising`` or ``denoising``; see :class:`PathEffect`. The setting's ablation is what the first node's output
-            is replaced by (or, denoising, what everything else writes).
+        direction: ``noising`` or ``denoising``; see :class:`PathEffect`. The setting's ablation gives the values that replace
+            the first node's output (or, when denoising, the values that everything else writes).
 
     Raises:
-        OptionError: no path, one that does not end in ``logits``, or an unknown direction.
+        OptionError: no path, a path that does not end in ``logits``, or an unknown direction.
         UnknownNameError: a node or port that does not exist.
-        CircuitError: an arrow that leads back.
+        CircuitError: an arrow that leads backwards.
 
     Example:
         >>> import circuitfind as cf
@@ -138,6 +144,7 @@ def path_patch(
     refuse_direction(direction)
     if not texts:
         raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     routes = [read_route(graph, text) for text in texts]
     agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))
@@ -150,22 +157,22 @@ def path_patch(
         values[:, part.batch.rows] = rows.cpu().double().numpy()
 
     for_batches(problem, direction, len(agenda.stages), measure)
-    clean, ablated, patched = values
+    clean, ablated, patched = problem.metric.of_pairs(values, problem.pairs.steps)
     larger = problem.metric.larger_is_better
     return PathEffect(paths, direction, clean, ablated, patched, larger, problem.provenance)
 
 
 def refuse_direction(direction: str) -> None:
-    """Refuse a direction that there is not."""
+    """Refuse an unknown direction."""
     if direction not in DIRECTIONS:
         raise OptionError(f"direction={direction!r}: use {' or '.join(DIRECTIONS)}")
 
 
 def for_batches(problem: Problem, direction: str, n_stages: int, measure: Any) -> None:
-    """Call ``measure`` with the two runs of every micro-batch, or of its halves where memory is short.
+    """Call ``measure`` with the two runs of every micro-batch, or of its halves if memory is short.
 
     Raises:
-        NumericalError: NaN or infinity in the model, with the layer.
+        NumericalError: NaN or infinity in the model; the message names the layer.
     """
     model = problem.model
 

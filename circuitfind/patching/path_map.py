@@ -1,11 +1,11 @@
 """Every head's effect through one receiver: the heat maps of Wang et al. 2022 (arXiv:2211.00593, section 3).
 
-For each sender the path ``sender (direct, or through MLPs) -> receiver -> * -> logits`` is patched. All senders enter at the
-same place, so they run in one batch, and above the receiver's node it is a forward pass of the remaining layers on the shared
-stream; in the last of these only the answer position of queries, of the MLP and of what is written is computed.
+For each sender, the path ``sender (direct, or through MLPs) -> receiver -> * -> logits`` is patched. All senders enter at the
+same place, so they run in one batch. Above the receiver's node, this is a forward pass of the remaining layers on the shared
+residual stream. In the last of these layers, queries, the MLP and the output are computed only at the answer position.
 
-The procedure of Wang et al. (appendix B: freeze all heads but the sender, recompute MLPs, keep what the receiver would be, and
-put that into a run in which everything is recomputed) is ``through="mlps"``. Deviation: ``direct`` is the default here.
+The procedure of Wang et al. (appendix B) is ``through="mlps"``: freeze all heads but the sender, recompute MLPs, store the
+receiver's value, and put it into a run in which everything is recomputed. Deviation: ``direct`` is the default here.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class PathHeatMap:
     Attributes:
         graph: the model's graph.
         receiver, through, direction: what was patched.
-        effects: float64 (senders,), NaN where the sender comes after the receiver; > 0 says that the path helps the clean
+        effects: float64 (senders,), NaN where the sender comes after the receiver; > 0 means that the path helps the clean
             behaviour.
-        total: mean difference between the clean run and everything ablated, turned in the same way.
+        total: mean difference between the clean and the fully ablated run, with the same sign convention.
         provenance: model, prompts, metric and ablation.
-        per_example: effects of every prompt, float64 (senders, prompts), where asked for.
+        per_example: effects on every prompt, float64 (senders, prompts); None if not requested.
     """
 
     graph: ComputationGraph
@@ -69,12 +69,12 @@ class PathHeatMap:
 
     @property
     def values(self) -> Values:
-        """Effects of heads, (layers, heads); (layers, 1) where the attention of a layer is one node."""
+        """Effects of heads, (layers, heads); (layers, 1) if the attention of a layer is one node."""
         return self._layers[:, : self.graph.n_heads]
 
     @property
     def mlps(self) -> Values:
-        """Effects of MLPs, (layers,); (0,) where there are none."""
+        """Effects of MLPs, (layers,); (0,) if there are none."""
         return self._layers[:, -1] if self.graph.has_mlp else np.empty(0)
 
     @property
@@ -87,7 +87,7 @@ class PathHeatMap:
         return self.effects[1:].reshape(self.graph.n_layers, -1)
 
     def top(self, n: int = 10) -> list[tuple[str, float]]:
-        """The ``n`` senders with the largest effects by size, best first; ties by order."""
+        """The ``n`` senders with the largest absolute effects, best first; ties in order of the senders."""
         order = np.argsort(-np.abs(self.effects), kind="stable")[: np.count_nonzero(~np.isnan(self.effects))]
         return [(self.graph.sender_names[sender], float(self.effects[sender])) for sender in order[:n].tolist()]
 
@@ -118,7 +118,7 @@ class PathHeatMap:
         return out
 
     def render(self, path: str | Path) -> Path:
-        """Draw it: a row for each layer, a column for each head and for the MLPs.
+        """Draw the heat map: a row for each layer, a column for each head and one for the MLPs.
 
         Raises:
             RenderError: a suffix other than .svg, .png and .pdf.
@@ -135,7 +135,7 @@ class PathHeatMap:
         return self.text()
 
     def text(self, n: int = 15) -> str:
-        """What was measured, and the ``n`` largest effects."""
+        """The path, the settings and the ``n`` largest effects, as text."""
         p = self.provenance
         onward = "" if self.receiver == "logits" else " -> * -> logits"
         lines = [
@@ -161,7 +161,7 @@ def path_heat_map(
         receiver: a port (``a8.h6<q>``), a whole head (``a8.h6``), an MLP (``m3``), a group's port, or ``logits``.
         through: ``direct``, or ``mlps``: any chain of MLPs may lie between sender and receiver.
         direction: as in :func:`circuitfind.path_patch`.
-        per_example: keep the effects of every prompt.
+        per_example: keep the effects on every prompt.
 
     Raises:
         OptionError: another ``through`` or direction. UnknownNameError: no such receiver.
@@ -175,6 +175,7 @@ def path_heat_map(
     refuse_direction(direction)
     if through not in THROUGH:
         raise OptionError(f"through={through!r}: use {' or '.join(THROUGH)}")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     stop = receiver_stop(graph, receiver)
     options = {"receiver": receiver, "through": through, "direction": direction}
@@ -192,13 +193,14 @@ def path_heat_map(
             effects[np.asarray(senders)[:, None], part.batch.rows] = values.cpu().double().numpy()
 
     for_batches(problem, direction, len(groups[0][0].stages), measure)
+    effects, totals = (problem.metric.of_pairs(values, problem.pairs.steps) for values in (effects, totals))
     kept = effects if per_example else None
     mean, total = effects.mean(1), float(totals.mean())
     return PathHeatMap(graph, receiver, through, direction, mean, total, problem.provenance, kept)
 
 
 def _groups(graph: ComputationGraph, stop: Stop, gap: str) -> Iterator[tuple[Agenda, Sequence[int]]]:
-    """Senders before a receiver that take the same way to it, with that way's agenda."""
+    """Groups of senders that reach a receiver in the same way, each with the agenda of that way."""
     top = block_number(graph, stop.nodes[0])
     between = [number for number in range(top) if gap == MLPS and graph.blocks[number].kind == "mlp"]
     logits = Stop("logits", (graph.n_senders,), ("",))

@@ -1,13 +1,13 @@
-"""Which places of a model the names of components mean.
+"""The places in a model that component names refer to.
 
 Other tools' spellings are understood too (:mod:`circuitfind.graph.spellings`).
 
-* ``input``, ``a3.h5`` (``a3`` where attention is one node), ``m3``: what a sender writes;
-* ``a3``: what all heads of a layer write;
-* ``m3.n17``: one hidden value of an MLP, after its activation (and gate, and inner norm);
+* ``input``, ``a3.h5`` (``a3`` if attention is one node), ``m3``: what a sender writes.
+* ``a3``: what all heads of a layer write.
+* ``m3.n17``: one hidden value of an MLP, after its activation (and gate, and inner norm).
 * ``resid_pre.3``, ``resid_mid.3``, ``resid_final``: the residual stream before the attention and before the MLP of a layer, and
-  the last one. In TransformerLens these are ``blocks.3.hook_resid_pre``, ``blocks.3.hook_resid_mid`` and the last block's
-  ``hook_resid_post``; with attention and MLP in parallel there is no ``resid_mid``.
+  the final one. In TransformerLens these are ``blocks.3.hook_resid_pre``, ``blocks.3.hook_resid_mid`` and the last block's
+  ``hook_resid_post``. If attention and MLP are parallel, there is no ``resid_mid``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Components = str | Sequence[str | Sequence[str]]
 
 
 def stream_names(graph: ComputationGraph) -> dict[str, int]:
-    """The places where the residual stream is read, with the block that reads it."""
+    """The places where the residual stream is read, each with the number of the block that reads it."""
     names = {}
     for number, block in enumerate(graph.blocks):
         if block.kind == "attention":
@@ -38,10 +38,10 @@ def stream_names(graph: ComputationGraph) -> dict[str, int]:
 
 
 def names_of(graph: ComputationGraph, kind: str) -> list[str]:
-    """All components of a kind.
+    """Names of all components of a kind.
 
     Raises:
-        OptionError: no such kind, or the model has none of it.
+        OptionError: no such kind, or the model has no such components.
     """
     if kind == "residual":
         return list(stream_names(graph))
@@ -83,11 +83,11 @@ def _all_spelled(graph: ComputationGraph, components: Components) -> Components:
 
 
 def patches_of(model: Transformer, components: Components) -> list[tuple[str, Patch]]:
-    """The patches that are asked for, with their names.
+    """The requested patches, with their names.
 
     Args:
         components: a kind (a patch for each component of it); a component; a list of components, patched together; or a list
-            of such lists, each a patch of its own.
+            of such lists, each a separate patch.
 
     Raises:
         UnknownNameError: no such component. OptionError: an empty list.
@@ -102,7 +102,7 @@ def patches_of(model: Transformer, components: Components) -> list[tuple[str, Pa
 
 
 def label(names: Sequence[str | Sequence[str]]) -> str:
-    """A name for components that are patched together: all of them, or the first few and how many more."""
+    """A name for components that are patched together: all their names, or the first few and the number of others."""
     told = [str(name) for name in names]
     return (
         "+".join(told)
@@ -112,7 +112,7 @@ def label(names: Sequence[str | Sequence[str]]) -> str:
 
 
 def together(model: Transformer, names: Iterable[str | Sequence[str]]) -> Patch:
-    """The sites of some components that are patched together, each once."""
+    """The sites of components that are patched together, each once."""
     sites = [site for name in names for site in _sites(model, str(name))]
     if not sites:
         raise OptionError("a list of components is empty; name at least one, such as a3.h5")
@@ -154,7 +154,7 @@ def neuron_site(model: Transformer, layer: int, neurons: Sequence[int]) -> Site:
 
 
 def check_neurons(model: Transformer, layer: int, neurons: Sequence[int]) -> None:
-    """Refuse neurons that there are not.
+    """Refuse neurons that do not exist.
 
     Raises:
         OptionError: there is no such MLP or neuron, or the MLP is a mixture of experts.

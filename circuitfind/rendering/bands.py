@@ -1,4 +1,4 @@
-"""The quotient of a large circuit: all heads of some layers are one box, all their MLPs another."""
+"""A large circuit with merged nodes: all heads of a band of layers are one box, all their MLPs another."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from circuitfind.graph.kinds import BLOCKS, LETTERS
 from circuitfind.rendering.drawing import INPUT, LOGITS, Level, Spot, is_attention, standing
 
 FOLLOWABLE = 80
-"""Lines between boxes that an eye can follow; bands are made as deep as that takes."""
+"""The number of lines between boxes that a reader can follow; bands are made deep enough for that."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Layers in bands of equal depth, from the first layer on.
+    """Layers in bands of equal depth, starting with the first layer.
 
-    Boxes are called `a3` and `m3`, or `a4-7` and `m4-7`; the input and the logits keep their names. Of a layer alone, the
-    MLP comes after the heads and their lines are drawn; a deeper band's two boxes stand side by side, and what goes on
-    inside it is only counted.
+    Boxes are called `a3` and `m3`, or `a4-7` and `m4-7`; the input and the logits keep their names. In a band of one layer, the
+    MLP comes after the heads, and the lines between them are drawn. In a deeper band, the two boxes are side by side, and edges
+    inside the band are only counted.
 
     Args:
-        n_layers: layers of the model.
-        depth: layers in a band, the last band may have fewer.
+        n_layers: number of layers of the model.
+        depth: layers in a band; the last band may have fewer.
     """
 
     n_layers: int
     depth: int
 
     def layers(self, box: str) -> tuple[int, int]:
-        """First and last layer of a box; the input lies before layer 0, the logits after the last."""
+        """First and last layer of a box; the input is before layer 0, the logits are after the last layer."""
         if box in (INPUT, LOGITS):
             return (-1, -1) if box == INPUT else (self.n_layers, self.n_layers)
         first, _, last = box[1:].partition("-")
@@ -45,16 +45,16 @@ class Bands:
         return f"{node[0]}{first}-{last}" if last > first else f"{node[0]}{first}"
 
     def standing(self, box: str) -> Spot:
-        """Where a box stands: sorting this sorts boxes from input to logits."""
+        """The position of a box; it sorts boxes from input to logits."""
         return (self.layers(box)[0], 0 if box in (INPUT, LOGITS) else BLOCKS.index(LETTERS[box[0]]), 0)
 
     def row(self, box: str) -> Level:
-        """Equal for boxes that stand side by side."""
+        """The row of a box; equal for boxes that are side by side."""
         layer, kind, _ = self.standing(box)
         return layer, kind if self.depth == 1 else 0
 
     def name(self, box: str) -> str:
-        """What is printed in a box."""
+        """The text printed in a box."""
         first, last = self.layers(box)
         span = str(first) if first == last else f"{first}–{last}"
         return f"attention {span}" if is_attention(box) else f"MLP{'s' * (last > first)} {span}"
@@ -64,8 +64,8 @@ def bands_for(n_layers: int, *columns: Collection[tuple[str, str]]) -> Bands:
     """The shallowest bands with at most :data:`FOLLOWABLE` lines between boxes.
 
     Args:
-        n_layers: layers of the model.
-        columns: source and target of the edges, each pair once, of every drawing that stands beside others.
+        n_layers: number of layers of the model.
+        columns: source and target of the edges, each pair once, for each of the drawings side by side.
     """
     return next(
         (

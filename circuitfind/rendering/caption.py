@@ -1,4 +1,4 @@
-"""The sentences under a picture: what was found, how, and the evidence for and against it."""
+"""The sentences below a picture: what was found, how, and the evidence for and against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compose_caption(
     n_drawn: int | None = None,
     n_parts: int | None = None,
 ) -> tuple[str, ...]:
-    """Caption lines for a circuit, one sentence each; what is None or empty is not mentioned.
+    """Caption lines for a circuit, one sentence each; arguments that are None or empty are not mentioned.
 
     Args:
         model: name or path of the model.
@@ -29,10 +29,10 @@ def compose_caption(
         algorithm: the algorithm that scored the edges.
         n_edges: edges kept.
         n_edges_total: edges of the whole graph.
-        evaluation: what was measured, as in ``evaluation.json``.
+        evaluation: the circuit's evaluation, as in ``evaluation.json``.
         selection: how edges were chosen from the scores.
-        n_drawn: edges in the picture, if these are only the strongest of the circuit.
-        n_parts: parts of the prompt, if edges are kept apart by them and counted once for each.
+        n_drawn: edges in the picture, if only the strongest of the circuit are drawn.
+        n_parts: parts of the prompt, if edges are kept per part and counted once for each.
     """
     where = f" at {n_parts} parts of the prompt" if n_parts is not None else ""
     kept = f"{n_edges:,} of {n_edges_total:,} edges{where} ({_percent(n_edges, n_edges_total)})"
@@ -66,5 +66,5 @@ def _evidence(evaluation: Mapping[str, Any]) -> str:
 
 
 def _plain(value: float) -> str:
-    """Two decimals, and no minus before a zero."""
+    """A number with two decimals; zero has no minus sign."""
     return f"{round(value, 2) + 0.0:.2f}"

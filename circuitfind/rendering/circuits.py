@@ -1,4 +1,4 @@
-"""What a circuit's picture shows: its edges, the sentences beneath it, and the published names of its heads."""
+"""What a circuit's picture shows: its edges, the caption below it, and the published names of its heads."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def circuit_dot(
     """DOT text of a circuit, with its caption.
 
     Args:
-        measured: what was measured, as in ``evaluation.json``.
-        task: whose published names of heads are shown.
+        measured: the circuit's evaluation, as in ``evaluation.json``.
+        task: the task whose published names of heads are shown.
         detail: see :func:`circuitfind.rendering.to_dot`.
     """
     if circuit.layout is None:
@@ -34,12 +34,12 @@ def circuit_dot(
 
 
 def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
-    """A circuit as the renderer wants it."""
+    """A circuit in the form that the renderer takes."""
     return _drawing(circuit, rows_by_head(circuit.graph, circuit.edges), measured, task)
 
 
 def columns_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> ColumnsDrawing:
-    """A circuit with parts as the renderer wants it."""
+    """A circuit with parts in the form that the renderer takes."""
     assert circuit.layout is not None
     rows: dict[str, list[Mapping[str, Any]]] = {label: [] for label in circuit.layout.labels}
     for row in rows_by_head(circuit.graph, circuit.edges):
@@ -61,7 +61,7 @@ def strongest(circuit: Circuit, n: int) -> Circuit:
 
 
 def rows_by_head(graph: ComputationGraph, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Edges into keys or values that heads share, drawn to each of these heads that sends something (or else to all)."""
+    """Edges with shared keys or values resolved to heads: to each sharing head that sends something, or else to all."""
     out: list[Mapping[str, Any]] = []
     senders = {row["source"] for row in rows}
     for row in rows:
@@ -75,7 +75,7 @@ def rows_by_head(graph: ComputationGraph, rows: Sequence[Mapping[str, Any]]) -> 
 def _drawing(
     circuit: Circuit, rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any] | None, task: Task | None
 ) -> CircuitDrawing:
-    """Some of a circuit's edges, with the words for all of it."""
+    """A drawing of some of a circuit's edges, with the caption of the whole circuit."""
     graph, p = circuit.graph, circuit.provenance
     edges = tuple(
         DrawnEdge(row["source"], row["target"], row["port"], row["score"] if row["score"] is not None else 1.0)
@@ -109,7 +109,7 @@ def _caption(circuit: Circuit, measured: Mapping[str, Any] | None) -> tuple[str,
 
 
 def selection_words(circuit: Circuit) -> str:
-    """The rule that chose a circuit."""
+    """The rule that chose a circuit, in words."""
     s = circuit.selection
     by = "|score|" if s.get("absolute", True) else "score"
     if s.get("rule") == "faithfulness":

@@ -1,8 +1,8 @@
-"""A circuit with parts of prompts as DOT text: a column for every part, attention leading from one to another.
+"""A circuit with parts of prompts as DOT text: a column for every part, with attention arrows between columns.
 
-Within a column everything is as in a picture without parts (:mod:`.rows`), and rows go through all columns.
-A head stands in the column where its keys and values are read and in those where its output is used. Where it is only read, it
-stands in a row of its own below its layer's, so that attention goes up like everything else.
+Within a column, everything is as in a picture without parts (:mod:`.rows`), and rows go through all columns. A head appears in
+the column where its keys and values are read and in those where its output is used. Where only its keys and values are read,
+it has its own row below its layer's row, so that attention goes up like everything else.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from circuitfind.rendering.rows import GRAPH, NODE, Row, add_node, add_stroke, r
 _SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
 
 RowKey = tuple[float, int, int]
-"""A row's layer and sub-layer, and 0 for the heads whose output is used in other columns only."""
+"""A row's layer and sub-layer, and 0 for heads whose output is used only in other columns, otherwise 1."""
 
 LINKS = 60
-"""Arrows between columns up to which all are drawn; of more, those that carry most."""
+"""The most arrows that are drawn between columns; of more, only those with the largest weights."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Column:
 
     Attributes:
         label: the heading.
-        drawing: the edges that are kept there; title, caption and unit are those of the first column.
+        drawing: the edges kept there; title, caption and unit are taken from the first column.
         answer: whether an answer is read there.
     """
 
@@ -54,10 +54,10 @@ class ColumnsDrawing:
 
     Attributes:
         columns: the parts, in order.
-        links: a head, the column where its keys and values are read, and another one where its output is used.
+        links: a head, the column where its keys and values are read, and another column where its output is used.
 
     Raises:
-        CircuitError: no columns, two of the same label, or a link of a head that is not drawn in both its columns.
+        CircuitError: no columns, two columns with the same label, or a link of a head that is not drawn in both its columns.
     """
 
     columns: tuple[Column, ...]
@@ -82,7 +82,7 @@ class Link:
 
     Attributes:
         node, source, target: the node or box, and the numbers of the columns.
-        weight: of the scores of what is read and of what is written, added up by size, the smaller sum.
+        weight: the smaller of two sums of absolute scores: of the edges it reads, and of the edges it writes.
     """
 
     node: str
@@ -93,7 +93,7 @@ class Link:
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """One column as it is drawn: its number among those drawn, and the picture of its edges."""
+    """One drawn column: its number among the drawn columns, and the picture of its edges."""
 
     number: int
     column: Column
@@ -101,12 +101,12 @@ class _Shown:
 
     @property
     def suffix(self) -> str:
-        """What the names of its nodes end in."""
+        """The suffix of its node names."""
         return f"@{self.number}"
 
     @cached_property
     def rows(self) -> dict[RowKey, list[str]]:
-        """Its nodes or boxes: the input and the logits where something is drawn to them, or nothing is drawn at all."""
+        """Its nodes or boxes by row; input and logits are left out if no line joins them, unless there are no lines at all."""
         rows: dict[RowKey, list[str]] = {}
         for node in self.picture.nodes:
             joined = self.picture.degree(node) > 0 or not self.picture.strokes
@@ -115,7 +115,7 @@ class _Shown:
         return rows
 
     def row(self, node: str) -> RowKey:
-        """Equal for nodes that stand side by side; a head that writes nothing here stands below those that do."""
+        """The row of a node, equal for nodes side by side; a head that writes nothing here is below those that do."""
         writes = not is_attention(node) or any(stroke.source == node for stroke in self.picture.strokes)
         return *self.picture.row(node), int(writes)
 
@@ -125,10 +125,10 @@ def columns_to_dot(drawing: ColumnsDrawing, *, detail: str = "auto") -> str:
 
     Args:
         drawing: the circuit.
-        detail: as of :func:`circuitfind.rendering.to_dot`, for all columns together.
+        detail: as in :func:`circuitfind.rendering.to_dot`, for all columns together.
 
     Raises:
-        OptionError: another detail.
+        OptionError: an unknown detail.
     """
     chosen = [column for column in drawing.columns if column.drawing.edges] or list(drawing.columns)
     pictures = pictures_of([column.drawing for column in chosen], detail)
@@ -155,7 +155,7 @@ def columns_to_dot(drawing: ColumnsDrawing, *, detail: str = "auto") -> str:
 
 
 def _rows(shown: Sequence[_Shown]) -> dict[RowKey, Row]:
-    """The rows from the input to the logits, each through all columns."""
+    """The rows from the input to the logits; each goes through all columns."""
     picture = shown[0].picture
     named = {key: nodes[0] for column in shown for key, nodes in column.rows.items()}
     named |= {(*picture.row(node), 1): node for node in (INPUT, LOGITS)}
@@ -183,7 +183,7 @@ def _links(drawing: ColumnsDrawing, shown: Sequence[_Shown]) -> list[Link]:
 
 
 def _sizes(shown: Sequence[_Shown]) -> tuple[Mapping[tuple[str, str], float], Mapping[tuple[str, str], float]]:
-    """Scores added up by size: of what enters keys and values, and of what leaves, by node and column."""
+    """Sums of absolute scores by node and column: of edges into keys and values, and of outgoing edges."""
     reads, writes = dict[tuple[str, str], list[float]](), dict[tuple[str, str], list[float]]()
     for column in (one.column for one in shown):
         for edge in column.drawing.edges:
@@ -212,20 +212,20 @@ _POST = {"label": "", "shape": "box", "style": "invis", "width": "0.01", "height
 _RULE = {"color": style.COLUMN, "dir": "none", "headclip": "false", "tailclip": "false"}
 _TOP = "heading"
 _BESIDE = {"style": "invis", "weight": "1"}
-"""Of edges that say what stands left of what: Graphviz heeds them unless their weight is 0."""
+"""Attributes of invisible edges that fix the order from left to right; Graphviz ignores them if their weight is 0."""
 
 
 def _post(row: str, number: int) -> str:
-    """An invisible node at the left of a column, or right of the last one; the rules between columns lead through them.
+    """An invisible node left of a column, or right of the last one; the rules between columns go through these nodes.
 
-    Graphviz keeps a group's nodes in a line that nothing crosses without need, and the order of nodes side by side is given
-    in every row. Its own frames (clusters) will not do: it orders them as arrows between them are shortest.
+    Graphviz keeps the nodes of a group in a straight line that other edges avoid, and every row fixes the order of its nodes.
+    Graphviz's own frames (clusters) do not work here: it orders them to make the arrows between them short.
     """
     return f"{row}|{number}"
 
 
 def _add_posts(dot: graphviz.Digraph, rows: Sequence[Row], n_columns: int) -> None:
-    """The labels of the rows, and the rules between columns."""
+    """Add the labels of the rows and the rules between columns."""
     for row in rows:
         dot.node(row.name, row.label, group="margin")
     names = [*(row.name for row in rows), _TOP]
@@ -239,7 +239,7 @@ def _add_posts(dot: graphviz.Digraph, rows: Sequence[Row], n_columns: int) -> No
 
 
 def _add_row(dot: graphviz.Digraph, row: Row, columns: Sequence[Sequence[str]], shown: Sequence[_Shown]) -> None:
-    """Nodes side by side, each column's between its rules."""
+    """Add nodes side by side, those of each column between its rules."""
     with dot.subgraph() as rank:
         rank.attr(rank="same")
         rank.edge(row.name, _post(row.name, 0), **_BESIDE)
@@ -250,7 +250,7 @@ def _add_row(dot: graphviz.Digraph, row: Row, columns: Sequence[Sequence[str]], 
 
 
 def _add_between(rank: graphviz.Digraph, row: str, number: int, names: Sequence[str]) -> None:
-    """Nodes between the two rules of a column, or only the one rule left of the other."""
+    """Order the nodes between the two rules of a column; without nodes, only order the rules."""
     left, right = _post(row, number), _post(row, number + 1)
     for source, target in [pair for name in names for pair in ((left, name), (name, right))] or [(left, right)]:
         rank.edge(source, target, **_BESIDE)
@@ -272,7 +272,7 @@ def _add_link(dot: graphviz.Digraph, link: Link, shown: Sequence[_Shown], faint:
     words = f"attention of {link.node}, from {source.column.label} to {target.column.label}"
     ends, way = (source, target), "forward"
     if source.row(link.node) == target.row(link.node) and link.source > link.target:
-        ends, way = (target, source), "back"  # in a row, Graphviz puts the tail left of the head
+        ends, way = (target, source), "back"  # within a row, Graphviz puts the tail left of the head
     dot.edge(
         *(link.node + column.suffix for column in ends),
         dir=way,

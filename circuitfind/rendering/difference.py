@@ -1,8 +1,8 @@
-"""Two circuits in one picture: what is in both, and what is in one of them only.
+"""Two circuits in one picture: the edges in both, and the edges in only one of them.
 
-Each of the three has a colour, a dash pattern and its own lightness, so that it is told apart in grey print too. Blue and
-vermilion mean a sign elsewhere and are not used. Width is the size of an edge's score as a share of the largest of its
-circuit (the larger share, where it is in both), since two circuits' scores need not have one unit.
+Each of the three sets has its own colour, dash pattern and lightness, so that they can be told apart in greyscale too. Blue and
+vermilion stand for signs elsewhere and are not used. The width is an edge's absolute score as a share of the largest of its
+circuit (the larger share, if it is in both), because the scores of two circuits may have different units.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from circuitfind.rendering.rows import edge_count, end, lay_out
 
 UNIT = "of the largest |score|"
 COLUMNS = 86
-"""Letters in a line of the caption."""
+"""Characters per line of the caption."""
 LEAST_WIDTH, LEAST_OPACITY = 1.0, 0.6
-"""Of a line; thinner or fainter, its pattern would not be seen."""
+"""The least width and opacity of a line; below them, its dash pattern would not be visible."""
 NAMED = 6
-"""Edges that a line's tooltip names."""
+"""The number of edges named in a line's tooltip."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How the lines of one set look."""
+    """The look of the lines of one set."""
 
     color: str
     pattern: str
 
 
 LOOKS = (Look("#222222", "solid"), Look("#7A3E9D", "dashed"), Look("#D99000", "dotted"))
-"""Of edges in both, only in the first, only in the second: dark, middle and light in grey print."""
+"""Looks of edges in both circuits, only in the first, only in the second: dark, medium and light in greyscale."""
 
 
 def difference_dot(
@@ -55,10 +55,10 @@ def difference_dot(
 
     Args:
         sets: the edges in both, only in the first, only in the second; scores are shares of the circuit's largest.
-        names: what the two circuits are called.
-        caption, title: words under the picture.
-        notes: what an edge's tooltip says of it, such as its two scores.
-        detail: see :func:`circuitfind.rendering.to_dot`; the two circuits' edges count together.
+        names: names of the two circuits.
+        caption, title: text below the picture.
+        notes: text about an edge for its tooltip, such as its two scores.
+        detail: see :func:`circuitfind.rendering.to_dot`; the edges of both circuits count together.
     """
     pictures = pictures_of(sets, detail)
     whole = _whole(pictures, tuple(caption), title)
@@ -72,7 +72,7 @@ def difference_dot(
 
 
 def _whole(pictures: Sequence[Picture], caption: tuple[str, ...], title: str) -> Picture:
-    """The three pictures as one, for its nodes."""
+    """The three pictures merged into one, for its nodes."""
     first = pictures[0]
     edges = tuple(edge for picture in pictures for edge in picture.drawing.edges)
     return replace(
@@ -107,7 +107,7 @@ def _add_stroke(
     named = [f"{edge.name} {notes.get(edge.name, '')}".strip() for edge in stroke.edges[:NAMED]]
     more = [f"and {len(stroke.edges) - NAMED:,} more"] if len(stroke.edges) > NAMED else []
     opacity = max(style.opacity(width), LEAST_OPACITY) if whole.crowded else 1.0
-    # Aimed at a node and not at its centre, lines between the same two nodes lie side by side.
+    # Lines aimed at a node rather than at its centre run side by side between the same two nodes.
     dot.edge(
         stroke.source,
         end(stroke.target, port=stroke.port) if stroke.port else stroke.target,

@@ -1,4 +1,4 @@
-"""What the renderer is given: nodes by name, edges with a score, words to print beneath."""
+"""The input of the renderer: nodes by name, edges with a score, and text to print below."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from circuitfind.graph import LETTERS, PORTS, place_of
 INPUT, LOGITS = "input", "logits"
 
 Spot = tuple[float, int, int]
-"""Layer, place of the block in its layer, and number of a node; sorting them sorts nodes from input to logits."""
+"""Layer, place of the block in its layer, and number of a node; these sort nodes from input to logits."""
 
 Level = tuple[float, int]
-"""The first two of it: nodes of one row stand side by side."""
+"""The first two values of a spot: nodes of one row are side by side."""
 
 
 def standing(node: str) -> Spot:
-    """Where a node stands: `a2.h5` at (2, 0, 5), `m2` at (2, 1, 0); the input is below all, the logits above.
+    """The spot of a node: `a2.h5` is at (2, 0, 5), `m2` at (2, 1, 0); the input is below all others, the logits above.
 
     Raises:
         CircuitError: no node has that name.
@@ -32,7 +32,7 @@ def standing(node: str) -> Spot:
 
 
 def is_attention(name: str) -> bool:
-    """Whether a node, or a box of nodes, is a head or attention as a whole."""
+    """Whether a node, or a box of nodes, is a head or a whole attention block."""
     return LETTERS[name[0]] == "attention"
 
 
@@ -43,7 +43,7 @@ class DrawnEdge:
     Args:
         source: node that writes.
         target: node that reads.
-        port: which of a head's inputs is read, `"q"`, `"k"` or `"v"`; None for an MLP, the logits, or a whole head.
+        port: the input of a head that is read, `"q"`, `"k"` or `"v"`; None for an MLP, the logits, or a whole head.
         score: the metric's change when the edge is cut; positive helps the clean behaviour.
     """
 
@@ -54,26 +54,26 @@ class DrawnEdge:
 
     @property
     def name(self) -> str:
-        """The edge as the tables and files call it, such as `m0->a9.h6<q>`."""
+        """The edge's name in tables and files, such as `m0->a9.h6<q>`."""
         return f"{self.source}->{self.target}" + (f"<{self.port}>" if self.port else "")
 
 
 @dataclass(frozen=True)
 class CircuitDrawing:
-    """All that a picture of a circuit shows.
+    """Everything that a picture of a circuit shows.
 
     Args:
         n_layers: layers of the model, so that empty ones can be named.
         n_heads: heads in each layer.
-        edges: in any order; the picture does not depend on it.
-        caption: lines printed under the legend, see `compose_caption`.
-        roles: what a node is known to do, such as `{"a9.h6": "name mover"}`; nodes outside the circuit are ignored.
+        edges: edges in any order; the picture does not depend on the order.
+        caption: lines printed below the legend, see `compose_caption`.
+        roles: the known roles of nodes, such as `{"a9.h6": "name mover"}`; nodes outside the circuit are ignored.
         unit: unit of the scores, such as `"logit difference"`.
-        title: first line of the caption, in bold; none when empty.
+        title: first line of the caption, in bold; omitted if empty.
 
     Raises:
-        CircuitError: an edge that no model with these layers and heads has, an edge given twice, a score not finite,
-            or some edges into whole heads while others enter a q, k or v.
+        CircuitError: an edge that does not exist in a model with these layers and heads, an edge given twice, a score that
+            is not finite, or edges into whole heads together with edges into q, k or v.
     """
 
     n_layers: int
@@ -111,12 +111,12 @@ class CircuitDrawing:
 
     @cached_property
     def has_ports(self) -> bool:
-        """Whether edges into heads say which of q, k and v they enter."""
+        """Whether edges into heads name the port (q, k or v) that they enter."""
         return any(edge.port is not None for edge in self.edges)
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """Every node to draw, from input to logits; both are there even when the circuit is empty."""
+        """Every node to draw, from input to logits; these two are included even if the circuit is empty."""
         named = {node for edge in self.edges for node in (edge.source, edge.target)}
         return tuple(sorted(named | {INPUT, LOGITS}, key=standing))
 

@@ -1,7 +1,7 @@
-"""A table of scores as a picture: a coloured cell for each, blue where it helps and vermilion where it hurts.
+"""A table of scores as a picture: a coloured cell for each score, blue if it helps and vermilion if it hurts.
 
-Drawn by matplotlib, without its global state: a figure of its own, its default settings whatever the user's style sheet says,
-and no ``pyplot``. The same table gives the same bytes of SVG.
+It is drawn by matplotlib without global state: its own figure, matplotlib's default settings regardless of the user's style
+sheet, and no ``pyplot``. The same table gives the same bytes of SVG.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from circuitfind.rendering.labels import printable, short
 from circuitfind.rendering.style import BORDER, FAINT, HELPS, HURTS, INK, MUTED, NO_ROLE, PAPER, number
 
 MOST_NUMBERS = 150
-"""Cells up to which their numbers are written into them."""
+"""Tables with at most this many cells show their numbers."""
 MOST_VECTORS = 4096
-"""Cells up to which each is a shape of its own in SVG and PDF; above, they are one bitmap."""
+"""In SVG and PDF, at most this many cells are separate shapes; larger tables are one bitmap."""
 CELL, NUMBERED = (0.22, 0.22), (0.46, 0.27)
-"""Width and height of a cell in inches, and of one with a number in it; cells shrink where there are many."""
+"""Width and height in inches of a plain cell and of a cell with a number; cells shrink if there are many."""
 LARGEST = 8.0
-"""Inches of a side of the table beyond which cells shrink."""
+"""The longest side of a table in inches; beyond it, cells shrink."""
 SMALLEST = 0.6
-"""Inches below which a side of the table is not drawn, however few its cells are."""
+"""The shortest side of a table in inches, even with very few cells."""
 LINE, LETTER = 0.165, 0.078
-"""Height of a line of small text, and width of one of its letters, in inches."""
+"""Height of a line of small text, and width of one character, in inches."""
 LONGEST_LABEL = 24
 NICE_STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512, 1000)
-"""Between names that are written, where not all are."""
+"""Allowed steps between the names that are written, if not all of them fit."""
 TICK_SIZE, TEXT_SIZE, TITLE_SIZE = 8, 8.5, 11
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "circuitfind",  # or the names of its parts would be random
+    "svg.hashsalt": "circuitfind",  # otherwise the ids of its elements would be random
     "text.parse_math": False,  # a dollar is a dollar
     "hatch.linewidth": 0.6,
 }
@@ -50,7 +50,7 @@ NO_DATES = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in inches: of the table, and of the margins around it."""
+    """Sizes in inches of the table and of the margins around it."""
 
     width: float
     height: float
@@ -66,7 +66,7 @@ class _Layout:
 
     @property
     def table(self) -> tuple[float, float, float, float]:
-        """The table's place as shares of the picture: left, bottom, width, height."""
+        """The table's position as shares of the picture: left, bottom, width, height."""
         width, height = self.figure
         return self.left / width, self.bottom / height, self.width / width, self.height / height
 
@@ -86,18 +86,18 @@ def heat_map(
     """Draw a table of scores; the first row is at the top, and the scale is symmetric around 0.
 
     Args:
-        values: (rows, columns); positive is blue, negative vermilion. NaN says that there is no such thing, and is hatched.
-        rows, columns: their names, in order; where there are more than fit, every second, third, ... is written.
-        path: ends in ``.svg``, ``.png`` or ``.pdf``; the file appears whole or not at all.
-        unit: of the values, beside the colour bar.
-        row_axis, column_axis: what a row and a column are.
-        caption: sentences under the table.
+        values: (rows, columns); positive is blue, negative vermilion. NaN means that the cell does not exist; it is hatched.
+        rows, columns: their names, in order; if there is too little space, only every second, third, ... name is written.
+        path: ends in ``.svg``, ``.png`` or ``.pdf``; the file is written completely or not at all.
+        unit: unit of the values, shown next to the colour bar.
+        row_axis, column_axis: labels of the two axes.
+        caption: sentences below the table.
 
     Returns:
         The path written.
 
     Raises:
-        RenderError: another suffix, names that do not fit the table, an empty table or an infinite value, a path that is
+        RenderError: an unknown suffix, names that do not fit the table, an empty table, an infinite value, a path that is
             not writable, or no matplotlib.
     """
     table, path = np.asarray(values, dtype=np.float64), Path(path)
@@ -118,7 +118,7 @@ def heat_map(
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Matplotlib's own settings and ours, whatever the user has set; theirs come back afterwards."""
+    """Use matplotlib's default settings and ours inside the block; the user's settings are restored afterwards."""
     try:
         import matplotlib
     except ImportError as error:
@@ -139,7 +139,7 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     upright = _upright(columns, _cell(table)[0])
     layout = _layout(table, rows, columns, title, caption, upright)
     figure = Figure(figsize=layout.figure, facecolor=PAPER)
-    FigureCanvasAgg(figure)  # the canvas of other formats is chosen by their name when the figure is saved
+    FigureCanvasAgg(figure)  # for other formats, savefig chooses the canvas
     axes = figure.add_axes(layout.table)
     colours = _colours(table)
     mesh = _cells(axes, table, colours)
@@ -155,7 +155,7 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     return out.getvalue()
 
 
-# -------------------------------------------------------------------- how large everything is
+# -------------------------------------------------------------------- sizes
 
 
 def _numbered(table: np.ndarray[Any, Any]) -> bool:
@@ -183,17 +183,17 @@ def _layout(
     room = _Layout(width, height, left, right, 0.0, 0.0)
     notes, heads = _notes(table, caption, room), _lines(title, room, TITLE_SIZE)
     top = 0.15 + 0.2 * len(heads)
-    least = 1.6 - height  # the colour bar's words need a picture of some height
+    least = 1.6 - height  # the colour bar's label needs a certain height
     return _Layout(width, height, left, right, top, max(below + LINE * len(notes) + 0.1, least))
 
 
 def _lines(words: str, layout: _Layout, size: float = TEXT_SIZE) -> list[str]:
-    """Words broken into lines that fit the picture's width."""
+    """Text broken into lines that fit the picture's width."""
     return textwrap.wrap(words, max(20, int(layout.figure[0] / (LETTER * size / TICK_SIZE))))
 
 
 def _notes(table: np.ndarray[Any, Any], caption: str, layout: _Layout) -> list[str]:
-    """Lines under the table."""
+    """Lines of text below the table."""
     missing = "Hatched: does not exist." if np.isnan(table).any() else ""
     return [line for words in (caption, missing) for line in _lines(words, layout)]
 
@@ -202,7 +202,7 @@ def _notes(table: np.ndarray[Any, Any], caption: str, layout: _Layout) -> list[s
 
 
 def _colours(table: np.ndarray[Any, Any]) -> Any:
-    """From a value to its colour: vermilion, white at 0, blue."""
+    """The map from a value to its colour: vermilion, white at 0, blue."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
@@ -226,7 +226,7 @@ def _cells(axes: Any, table: np.ndarray[Any, Any], colours: Any) -> Any:
 
 
 def _frame(axes: Any, names: tuple[str, str], hatched: bool) -> None:
-    """Hatching behind cells that do not exist, a thin border, and what rows and columns are."""
+    """Draw hatching behind cells that do not exist, a thin border, and the axis labels."""
     axes.patch.set(facecolor=NO_ROLE, edgecolor=FAINT, hatch="/////" if hatched else None, linewidth=0)
     for side in axes.spines.values():
         side.set(color=BORDER, linewidth=0.6)
@@ -235,17 +235,17 @@ def _frame(axes: Any, names: tuple[str, str], hatched: bool) -> None:
 
 
 def _upright(columns: list[str], cell: float) -> bool:
-    """Whether columns' names are turned: words that are wider than a column. Of numbers some are left out instead."""
+    """Whether column names are rotated: words wider than a column are; for numbers, some are left out instead."""
     return not all(name.isdecimal() for name in columns) and _widest(columns) > cell
 
 
 def _widest(names: list[str]) -> float:
-    """Room for a name in inches."""
+    """The space for the longest name, in inches."""
     return LETTER * (1 + max(map(len, names)))
 
 
 def _stride(cell: float, needed: float) -> int:
-    """Every how manyth name is written, so that each has as much room as it needs, in inches."""
+    """The step between written names that gives each name the space it needs, in inches."""
     least = max(1, int(np.ceil(needed / cell)))
     return next((step for step in NICE_STEPS if step >= least), least)
 
@@ -260,7 +260,7 @@ def _ticks(axes: Any, side: str, names: list[str], length: float, upright: bool)
 
 
 def _numbers(axes: Any, table: np.ndarray[Any, Any], colours: Any) -> None:
-    """Every value in its cell, dark on light colours and light on dark ones."""
+    """Write every value in its cell, dark on light colours and light on dark ones."""
     largest = float(np.abs(colours.norm.vmax))
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
@@ -272,7 +272,7 @@ def _numbers(axes: Any, table: np.ndarray[Any, Any], colours: Any) -> None:
 
 
 def _shown(value: float, largest: float) -> str:
-    """A value to about a hundredth of the largest one, in at most six letters; what rounds to zero there is 0."""
+    """A value rounded to about a hundredth of the largest one, in at most six characters; zero is written as 0."""
     if not 1e-2 <= largest < 1e4:
         return f"{value:.0e}" if value else "0"
     decimals = 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 0.1 else 3
@@ -292,7 +292,7 @@ def _words(figure: Any, layout: _Layout, title: str, notes: list[str]) -> None:
 
 
 def _colour_bar(figure: Any, layout: _Layout, mesh: Any, unit: str) -> None:
-    """The scale at the right, as high as the table, with the unit beside it."""
+    """Draw the scale on the right, as high as the table, with the unit next to it."""
     width, height = layout.figure
     left, bottom, table_width, table_height = layout.table
     bar = figure.colorbar(

@@ -1,6 +1,6 @@
-"""DOT text -> SVG, PNG or PDF file, by whichever Graphviz is there.
+"""DOT text -> SVG, PNG or PDF file, drawn by the available Graphviz.
 
-The first choice is pygraphviz, whose wheels carry Graphviz itself; the second is the program `dot`, run through the
+The first choice is pygraphviz, whose wheels include Graphviz itself. The second is the program `dot`, run through the
 `graphviz` package.
 """
 
@@ -25,11 +25,11 @@ TEXT_SUFFIXES = (".dot", ".gv")
 IMAGE_SUFFIXES = (".svg", ".png", ".pdf")
 
 Engine = Callable[[str, str], bytes]
-"""DOT text and a format (`"svg"`, `"png"`, `"pdf"`) to the file's bytes."""
+"""A function from DOT text and a format (`"svg"`, `"png"`, `"pdf"`) to the file's bytes."""
 
 
 def render(dot_text: str, path: str | os.PathLike[str]) -> Path:
-    """Draw DOT text into a file whose suffix says the format; the file appears whole or not at all.
+    """Draw DOT text into a file whose suffix sets the format; the file is written completely or not at all.
 
     Args:
         dot_text: what `to_dot` returns.
@@ -39,7 +39,8 @@ def render(dot_text: str, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        RenderError: another suffix, no Graphviz on this machine, text that Graphviz refuses, a path not writable.
+        RenderError: an unknown suffix, no Graphviz on this machine, text that Graphviz refuses, or a path that is not
+            writable.
     """
     path = Path(path)
     suffix = known_suffix(path, IMAGE_SUFFIXES + TEXT_SUFFIXES)
@@ -49,7 +50,7 @@ def render(dot_text: str, path: str | os.PathLike[str]) -> Path:
 
 
 def known_suffix(path: Path, allowed: Sequence[str]) -> str:
-    """The suffix of a path in small letters.
+    """The suffix of a path in lower case.
 
     Raises:
         RenderError: it is not one of ``allowed``.
@@ -88,7 +89,7 @@ def _by_library(dot_text: str, kind: str) -> bytes:
 
 @contextmanager
 def _native_messages() -> Iterator[IO[bytes]]:
-    """Keep what the C library prints (such as remarks about font files) off the user's terminal, for a message."""
+    """Capture what the C library prints (such as warnings about fonts), to use it in an error message."""
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
@@ -118,7 +119,7 @@ def _by_program(dot_text: str, kind: str) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
         RenderError: the path cannot be written.

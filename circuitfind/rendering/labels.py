@@ -1,4 +1,4 @@
-"""Graphviz's HTML-like labels: the boxes of nodes and the words at the margin. Every piece of user text is escaped."""
+"""Graphviz's HTML-like labels: the boxes of nodes and the text in the margin. All user text is escaped."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from circuitfind.rendering.style import BORDER, FAINT, INK, MUTED, PAPER
 PLAIN_TABLE = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">'
 
 BODY = "body"
-"""Port of a node's upper part, where edges leave, and where those enter that have no port of their own."""
+"""Port of a node's upper part, where edges leave and where edges without a port of their own enter."""
 
 ROLE_WIDTH = 13
-"""Letters per line of a role, so that a head with a long role is not much wider than its three ports."""
+"""Characters per line of a role, so that a head with a long role is not much wider than its three ports."""
 
 MARGIN_WIDTH = 82
 """Points; fits `layer 11 attention`, so that all row labels end on one vertical line."""
 
 
 def printable(words: str) -> str:
-    """The same words without line breaks, control characters and lone surrogates, which XML forbids."""
+    """The same text without line breaks, control characters and lone surrogates, which XML forbids."""
     return "".join(letter if letter.isprintable() else " " for letter in words)
 
 
 def short(words: str, most: int = 40) -> str:
-    """The beginning of a role or a unit that is longer than a box should be wide."""
+    """A role or a unit, cut to ``most`` characters."""
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 
@@ -39,14 +39,14 @@ def text(words: str, size: float, color: str = INK, bold: bool = False, italic: 
 
 
 def node_label(name: str, role: str, fill: str, ports: Sequence[str], entered: Collection[str] = ()) -> str:
-    """A head or an MLP: its name, its role beneath, and a head's q|k|v row at the bottom edge where edges come in.
+    """A head or an MLP: its name, its role below, and for a head the q|k|v row at the bottom, where edges enter.
 
     Args:
         name: printed in bold.
-        role: small text under the name; none when empty.
+        role: small text below the name; omitted if empty.
         fill: background of the upper part.
-        ports: the cells of that row; none leaves it out.
-        entered: the ports that an edge enters, printed dark, the others faint.
+        ports: the cells of the bottom row; the row is omitted if empty.
+        entered: the ports that an edge enters, printed dark; the others are faint.
     """
     rows = f'<TR><TD COLSPAN="3" PORT="{BODY}" BGCOLOR="{fill}" CELLPADDING="3">{_named(name, role)}</TD></TR>'
     if ports:
@@ -67,21 +67,21 @@ def _port(port: str, used: bool) -> str:
 
 
 def _sill(port: str) -> str:
-    """A point under a port's letter where its edges end.
+    """A point below a port's letter where its edges end.
 
-    Ending in the letter's own cell, a slanted edge would pass beneath the neighbouring cell and seem to end there;
-    ending at the cell's south compass point, it would be bent upright, and bent edges run into each other.
+    If a slanted edge ended in the letter's own cell, it would pass below the neighbouring cell and seem to end there. If it
+    ended at the cell's south compass point, Graphviz would bend it upright, and bent edges run into each other.
     """
     return f'<TD PORT="{port}" BORDER="0" CELLPADDING="0" WIDTH="1" HEIGHT="1" FIXEDSIZE="TRUE"></TD>'
 
 
 def bar_label(name: str, role: str) -> str:
-    """The input or the logits: a name and, if known, a role."""
+    """The label of the input or the logits: a name and, if known, a role."""
     return f"<{_named(name, role)}>"
 
 
 def margin_label(row: str, gap: str) -> str:
-    """The words at the left margin: what the row is, and beneath it which layers under it are left out."""
+    """The text in the left margin: the name of the row, and below it the layers that are left out under it."""
     lines = ([text(row, 9, MUTED)] if row else []) + ([text(gap, 8, MUTED, italic=True)] if gap else [])
     cells = "".join(f'<TR><TD ALIGN="RIGHT" WIDTH="{MARGIN_WIDTH}">{line}</TD></TR>' for line in lines)
     return f"<{PLAIN_TABLE}{cells}</TABLE>>" if lines else ""

@@ -1,4 +1,4 @@
-"""The block under the picture: the legend, then the caption."""
+"""The block below the picture: the legend, then the caption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from circuitfind.rendering.picture import Picture
 from circuitfind.rendering.style import BORDER, HELPS, HURTS, INK, LINK, MUTED, number, score_of_width
 
 SAMPLE_WIDTHS = (1, 2, 4)
-"""Pen widths in points of the legend's samples; an HTML-like label can only draw bars of whole points."""
+"""Pen widths of the legend's samples in points; an HTML-like label can only draw bars of whole points."""
 
 LINK_WORDS = "attention: from where keys and values are read to where the head writes"
 
@@ -22,9 +22,9 @@ def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] =
     """The whole block as one HTML-like label.
 
     Args:
-        pictures: one, or several that stand side by side, with the same words and the same scale.
+        pictures: one, or several side by side, with the same text and the same scale.
         links: whether there are arrows from where attention reads to where it writes.
-        notes: what else is to be said of the picture.
+        notes: further remarks about the picture.
     """
     first = pictures[0]
     drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
@@ -44,7 +44,7 @@ def _signs() -> str:
 
 
 def widths(largest: float, unit: str) -> str:
-    """Samples of pen widths with the score that each stands for."""
+    """Samples of pen widths, each with the score it stands for."""
     cells = [word("width: |score| =")]
     for width in SAMPLE_WIDTHS if largest > 0 else ():
         cells += [bar(28, width, INK), word(number(score_of_width(width, largest)))]
@@ -52,7 +52,7 @@ def widths(largest: float, unit: str) -> str:
 
 
 def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
-    """Role names on their fills, in as many lines as they need."""
+    """Role names on their fill colours, in as many lines as needed."""
     lines: list[list[str]] = []
     room = 0
     for role, fill in fills.items():
@@ -66,7 +66,7 @@ def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
 
 
 def note_of(pictures: Sequence[Picture]) -> str:
-    """How to read names and arrows, in a sentence; empty where there is nothing to say."""
+    """How to read names and arrows, in a sentence; empty if there is nothing to explain."""
     first = pictures[0]
     if not any(picture.strokes for picture in pictures):
         empty = not any(picture.drawing.edges for picture in pictures)
@@ -100,7 +100,7 @@ def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:
 
 
 def left_out(pictures: Sequence[Picture]) -> str:
-    """Which lines are not drawn, in a sentence; empty where all are."""
+    """How many lines are not drawn, in a sentence; empty if all are drawn."""
     hidden = sum(picture.hidden for picture in pictures)
     if not hidden:
         return ""
@@ -114,26 +114,26 @@ def left_out(pictures: Sequence[Picture]) -> str:
 
 
 def text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:
-    """A line of words across the block."""
+    """A line of text across the block."""
     look = 'ALIGN="LEFT" VALIGN="BOTTOM" CELLPADDING="1" HEIGHT="21"' if bold else 'ALIGN="LEFT" CELLPADDING="1"'
     return f"<TR><TD {look}>{text(words, size, color, bold)}</TD></TR>"
 
 
 def legend_row(cells: list[str]) -> str:
-    """Cells side by side at the left."""
-    # A nested table is stretched to the block's width and shares the slack evenly between columns: the last cell,
-    # spanning many, takes it all, and the rest stays together at the left.
+    """Cells side by side on the left."""
+    # A nested table is stretched to the block's width and shares the slack evenly between columns. The last cell spans
+    # many columns and takes all the slack, so the rest stays together on the left.
     line = f'{PLAIN_TABLE}<TR>{"".join(cells)}<TD COLSPAN="200"></TD></TR></TABLE>'
     return f'<TR><TD ALIGN="LEFT" CELLPADDING="2">{line}</TD></TR>'
 
 
 def word(words: str) -> str:
-    """A cell of words."""
+    """A cell of text."""
     return f'<TD ALIGN="LEFT">{text(words, 9)}</TD>{gap(12)}'
 
 
 def gap(width: int) -> str:
-    """An empty cell, its width in points."""
+    """An empty cell; its width is in points."""
     return f'<TD WIDTH="{width}"></TD>'
 
 
@@ -142,17 +142,17 @@ def _chip(words: str, fill: str) -> str:
 
 
 def bar(length: int, width: int, color: str) -> str:
-    """A piece of a solid line, in points."""
+    """A piece of a solid line; sizes are in points."""
     return f"<TD>{_block(length, width, color)}</TD>{gap(4)}"
 
 
 def dashes(width: int, color: str, length: int = 6, n: int = 3) -> str:
-    """A piece of a broken line: ``n`` strokes of that length, in points."""
+    """A piece of a dashed line: ``n`` dashes of this length; sizes are in points."""
     return "".join(f"<TD>{_block(length, width, color)}</TD>{gap(4)}" for _ in range(n))
 
 
 def _block(length: int, width: int, color: str) -> str:
-    # Only a table in a cell keeps its own size; a cell alone is stretched to its row's height.
+    # Only a table inside a cell keeps its own size; a plain cell is stretched to its row's height.
     size = f'FIXEDSIZE="TRUE" WIDTH="{length}" HEIGHT="{width}"'
     cell = f'<TD {size} BGCOLOR="{color}"></TD>'
     return f"{PLAIN_TABLE.replace('>', f' {size}>')}<TR>{cell}</TR></TABLE>"

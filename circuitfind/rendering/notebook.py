@@ -8,6 +8,6 @@ from circuitfind.rendering.image import draw
 
 
 def circuit_html(circuit: Circuit) -> str:
-    """The circuit's picture as SVG that can stand in a page."""
+    """The circuit's picture as SVG that can be embedded in a page."""
     svg = draw(circuit_dot(circuit), "svg").decode()
     return svg[svg.index("<svg") :]

@@ -1,4 +1,4 @@
-"""A drawing and the choices made for it: which lines, how wide at most, in which fills."""
+"""A drawing and the choices made for it: which lines, the largest score, and the fill colours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEd
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
-"""Lines that an eye can follow. Up to this number of edges, `detail="auto"` draws q, k and v apart."""
+"""The number of lines that a reader can follow. Up to this many edges, `detail="auto"` draws q, k and v separately."""
 
 BY_HEAD = 300
-"""Lines between heads up to which `detail="auto"` draws heads; of more, it merges layers."""
+"""Up to this many lines between heads, `detail="auto"` draws heads; with more, it merges layers."""
 
 COUNTED = 20
-"""Lines between boxes at which the number of their edges is written, the strongest ones."""
+"""How many lines between boxes, the strongest ones, show their number of edges."""
 
 DRAWABLE = 500
-"""Lines up to which all are drawn; of more, the strongest. Graphviz's time grows faster than their square."""
+"""The most lines that are drawn; of more, only the strongest. Graphviz's time grows faster than the square of this number."""
 
 DETAILS = ("auto", "ports", "heads", "layers")
 
@@ -36,8 +36,8 @@ class Stroke:
 
     Args:
         source, target: the node that writes and the one that reads, or the boxes they are in.
-        port: the port at which it ends; None where it ends at the whole node.
-        edges: those it stands for, in the order of the graph.
+        port: the port where it ends; None if it ends at the whole node.
+        edges: the edges it stands for, in the order of the graph.
     """
 
     source: str
@@ -47,12 +47,12 @@ class Stroke:
 
     @cached_property
     def score(self) -> float:
-        """The sum of the edges' scores: to first order, what cutting all of them changes."""
+        """The sum of the edges' scores: to first order, the effect of cutting all of them."""
         return math.fsum(edge.score for edge in self.edges)
 
     @property
     def description(self) -> str:
-        """The edge's name and score, and the parts of a sum."""
+        """The edge's name and score; for several edges, also the terms of the sum."""
         if len(self.edges) == 1:
             return f"{self.edges[0].name}: {self.score:+.4g}"
         if (self.source, self.target) != (self.edges[0].source, self.edges[0].target):
@@ -67,14 +67,14 @@ class Picture:
 
     Args:
         drawing: the circuit.
-        ports: whether q, k and v are drawn apart.
-        bands: layers merged into boxes; None where nodes are drawn one by one.
+        ports: whether q, k and v are drawn separately.
+        bands: layers merged into boxes; None if nodes are drawn one by one.
         strokes: the lines, in the order of the graph.
-        hidden: how many lines are left out because nobody could follow them all.
-        inside: of each row of boxes, how many edges lead about inside it.
+        hidden: number of lines left out because there are too many to follow.
+        inside: number of edges inside each row of boxes.
         largest: the largest absolute score of a line; 0 without lines.
         fills: colour of each role.
-        crowded: whether there are too many lines to follow each, so that the weak ones are drawn faint.
+        crowded: whether there are too many lines to follow each, so that weak lines are drawn faint.
     """
 
     drawing: CircuitDrawing
@@ -89,33 +89,33 @@ class Picture:
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """The nodes or boxes to draw, from input to logits; where lines are left out, only those that a line joins."""
+        """The nodes or boxes to draw, from input to logits; if lines are left out, only nodes that a drawn line joins."""
         if self.bands is not None:
             return tuple(sorted({self.bands.box(node) for node in self.drawing.nodes}, key=self.bands.standing))
         joined = {node for stroke in self.strokes for node in (stroke.source, stroke.target)} | {INPUT, LOGITS}
         return tuple(node for node in self.drawing.nodes if not self.hidden or node in joined)
 
     def row(self, node: str) -> Level:
-        """Equal for nodes or boxes that stand side by side."""
+        """The row of a node or box; equal for those side by side."""
         return self.bands.row(node) if self.bands else standing(node)[:2]
 
     def layers(self, node: str) -> tuple[int, int]:
-        """First and last layer of a node or box; the input lies before layer 0, the logits after the last."""
+        """First and last layer of a node or box; the input is before layer 0, the logits are after the last layer."""
         bands = self.bands or Bands(self.drawing.n_layers, 1)
         return bands.layers(node if self.bands else bands.box(node))
 
     @cached_property
     def counted(self) -> frozenset[Stroke]:
-        """The lines at which it is written how many edges they hold."""
+        """The lines that show their number of edges."""
         return frozenset(_strongest(self.strokes, COUNTED)) if self.bands else frozenset()
 
     @cached_property
     def members(self) -> Mapping[str, int]:
-        """How many nodes of the circuit are in each box."""
+        """Number of nodes of the circuit in each box."""
         return Counter(self.bands.box(node) for node in self.drawing.nodes) if self.bands else {}
 
     def contents(self, box: str) -> str:
-        """What is in a box, in words; nothing to say of a layer's MLP."""
+        """The contents of a box, in words; empty for the MLP of a single layer."""
         assert self.bands is not None
         words = Counter(place_of(node).of.word for node in self.drawing.nodes if self.bands.box(node) == box)
         if self.bands.depth == 1 and not is_attention(box) and len(words) == 1:
@@ -128,7 +128,7 @@ class Picture:
         return self.drawing.has_ports and not self.ports
 
     def degree(self, node: str) -> int:
-        """How many lines begin or end at a node."""
+        """Number of lines that begin or end at a node."""
         return sum(node in (stroke.source, stroke.target) for stroke in self.strokes)
 
     def entered(self, node: str) -> frozenset[str]:
@@ -141,18 +141,18 @@ def picture_of(drawing: CircuitDrawing, detail: str = "auto") -> Picture:
 
     Args:
         drawing: the circuit.
-        detail: `"ports"` draws the q, k and v edges of a head apart, `"heads"` merges them into one with the sum of
+        detail: `"ports"` draws the q, k and v edges of a head separately, `"heads"` merges them into one with the sum of
             their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
-            `"auto"` takes ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
+            `"auto"` uses ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
 
     Raises:
-        OptionError: another detail.
+        OptionError: an unknown detail.
     """
     return pictures_of((drawing,), detail)[0]
 
 
 def pictures_of(drawings: Sequence[CircuitDrawing], detail: str = "auto") -> tuple[Picture, ...]:
-    """The same choices, as in :func:`picture_of`, for drawings of one model that stand side by side."""
+    """The choices of :func:`picture_of`, made jointly for drawings of one model side by side."""
     if detail not in DETAILS:
         raise OptionError(f"detail {detail!r} is not one of {', '.join(DETAILS)}")
     n_edges = sum(len(drawing.edges) for drawing in drawings)
@@ -176,7 +176,7 @@ def pictures_of(drawings: Sequence[CircuitDrawing], detail: str = "auto") -> tup
 def _strokes(
     edges: Sequence[DrawnEdge], ports: bool, bands: Bands | None
 ) -> tuple[tuple[Stroke, ...], dict[Level, int]]:
-    """The lines in the order of the graph, and how many edges have none because they lead about inside a row of boxes."""
+    """The lines in the order of the graph, and the number of edges without a line because they are inside a row of boxes."""
     nodes = {node for edge in edges for node in (edge.source, edge.target)}
     box = {node: bands.box(node) if bands else node for node in nodes}
     place = {name: bands.standing(name) if bands else standing(name) for name in box.values()}
@@ -197,6 +197,6 @@ def _port_order(edge: DrawnEdge) -> int:
 
 
 def _strongest(strokes: tuple[Stroke, ...], most: int) -> tuple[Stroke, ...]:
-    """The `most` strokes of largest absolute score, the earlier one of equals, in the order given."""
+    """The `most` strokes with the largest absolute scores, in the given order; of equal ones, the earlier."""
     best = sorted(range(len(strokes)), key=lambda index: -abs(strokes[index].score))[:most]
     return tuple(strokes[index] for index in sorted(best))

@@ -1,4 +1,4 @@
-"""A circuit as DOT text: one row per sub-layer, the input at the bottom, the logits on top."""
+"""A circuit as DOT text: one row per sub-layer, the input at the bottom, the logits at the top."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, Stroke, picture_of
 
 TALL = 16
-"""Rows beyond which they are set closer, when there are not too many lines for it."""
+"""With more rows than this, rows are set closer, unless there are too many lines."""
 
 TANGLED = 200
-"""Lines beyond which they are drawn in straight pieces, which are easier to tell apart than flat curves."""
+"""With more lines than this, they are drawn as straight pieces, which are easier to tell apart than flat curves."""
 
 GRAPH = {
     "rankdir": "BT",
@@ -43,7 +43,7 @@ _BAR = {
 
 @dataclass(frozen=True)
 class Row:
-    """The nodes of one sub-layer, side by side, and the words at their left."""
+    """The nodes of one sub-layer, side by side, and the text to their left."""
 
     name: str
     label: str
@@ -51,16 +51,16 @@ class Row:
 
 
 def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
-    """DOT text of a circuit; the same circuit gives the same bytes, in whatever order its edges come.
+    """DOT text of a circuit; the same circuit gives the same bytes, regardless of the order of its edges.
 
     Args:
         drawing: the circuit.
-        detail: `"ports"` draws the q, k and v edges of a head apart, `"heads"` merges them into one with the sum of
+        detail: `"ports"` draws the q, k and v edges of a head separately, `"heads"` merges them into one with the sum of
             their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
-            `"auto"` takes ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
+            `"auto"` uses ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
 
     Raises:
-        OptionError: another detail.
+        OptionError: an unknown detail.
     """
     picture = picture_of(drawing, detail)
     dot = lay_out(picture, legend_label(picture))
@@ -70,7 +70,7 @@ def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
 
 
 def lay_out(picture: Picture, label: str) -> graphviz.Digraph:
-    """The nodes of a picture in their rows, with a label beneath and without lines."""
+    """The nodes of a picture in their rows, with a label below but without lines."""
     rows = list(_rows(picture))
     graph = {**GRAPH, **_spacing(picture, rows), "label": label}
     dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=NODE)
@@ -94,12 +94,12 @@ def _rows(picture: Picture) -> Iterator[Row]:
 
 
 def row_labels(pictures: Sequence[Picture], firsts: Sequence[str], read_only: Sequence[bool]) -> Iterator[str]:
-    """The words at the left of rows, from the input to the logits.
+    """The text to the left of the rows, from the input to the logits.
 
     Args:
-        pictures: those that the rows go through.
+        pictures: the pictures that the rows go through.
         firsts: a node of each row.
-        read_only: whether a row holds the heads of which only keys and values are read.
+        read_only: whether a row holds the heads whose keys and values alone are read.
     """
     below = -1
     for node, only in zip(firsts, read_only, strict=True):
@@ -121,7 +121,7 @@ def _inside(n_edges: int) -> str:
 
 
 def _left_out(below: int, above: int) -> str:
-    """Which layers between two rows have no node."""
+    """The layers without a node between two rows, in words."""
     first, last = below + 1, above - 1
     if first > last:
         return ""
@@ -129,8 +129,8 @@ def _left_out(below: int, above: int) -> str:
 
 
 def add_margin(dot: graphviz.Digraph, rows: Sequence[Row]) -> None:
-    """The labels at the left of the rows."""
-    # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in their order.
+    """Add the labels to the left of the rows."""
+    # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in order.
     with dot.subgraph(name="cluster_margin") as margin:
         margin.attr(peripheries="0", label="")
         for row in rows:
@@ -144,15 +144,15 @@ def _add_row(dot: graphviz.Digraph, row: Row, picture: Picture) -> None:
         rank.attr(rank="same")
         for node in row.nodes:
             add_node(rank, node, picture)
-            rank.edge(row.name, node, style="invis", weight="0")  # the row's label stands left of its nodes
+            rank.edge(row.name, node, style="invis", weight="0")  # keeps the row's label left of its nodes
 
 
 def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "", part: str = "") -> None:
-    """One node or box.
+    """Add one node or box.
 
     Args:
-        column: what its name ends in where pictures stand side by side.
-        part: the column's label, for people.
+        column: the suffix of its name if pictures are side by side.
+        part: the column's label, for the tooltip.
     """
     role = picture.drawing.roles.get(node, "")
     fill = picture.fills.get(role, style.NO_ROLE)
@@ -163,7 +163,7 @@ def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "
         return
     place = place_of(node)
     if place.of.look == "bar":
-        # Wide where many edges meet, so that they meet at different points.
+        # Wide if many edges meet here, so that they meet at different points.
         width = f"{min(0.6 + 0.15 * picture.degree(node), 3.2):.2f}"
         dot.node(label=bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
     else:
@@ -172,7 +172,7 @@ def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "
 
 
 def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: str = "", part: str = "") -> None:
-    """One line; column and part as of :func:`add_node`."""
+    """Add one line; column and part as in :func:`add_node`."""
     width = style.pen_width(stroke.score, picture.largest)
     where = f" at {part}" if column else ""
     dot.edge(
@@ -190,12 +190,12 @@ def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: 
 
 
 def edge_count(stroke: Stroke, picture: Picture, color: str) -> dict[str, str]:
-    """The number of edges, written at the strongest arrows between boxes."""
+    """The attributes that show the number of edges, for the strongest arrows between boxes."""
     if stroke not in picture.counted:
         return {}
     return {"label": f"{len(stroke.edges):,}", "fontname": style.FONT, "fontsize": "8", "fontcolor": color}
 
 
 def end(node: str, column: str = "", port: str | None = None) -> str:
-    """Where an edge is aimed: at the centre of a part of the node, which bends it least."""
+    """The point that an edge is aimed at: the centre of a part of the node, which bends the edge least."""
     return node + column if node in (INPUT, LOGITS) else f"{node}{column}:{port or BODY}:c"

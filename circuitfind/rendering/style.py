@@ -1,8 +1,8 @@
-"""How things look: colours, widths, fonts.
+"""The look of pictures: colours, widths, fonts.
 
-Edge colours are the blue and vermilion of Okabe and Ito (2008), told apart by readers with any colour vision; negative
-edges are dashed too, so that the sign survives black-and-white print. Blue and orange mean a sign, so no role is
-filled with them.
+Edge colours are the blue and vermilion of Okabe and Ito (2008), which readers with any colour vision can tell apart. Negative
+edges are also dashed, so that the sign survives black-and-white print. Blue and orange stand for signs, so no role has such a
+fill colour.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ FONT = "Helvetica,Arial,sans-serif"
 HELPS, HURTS = "#0072B2", "#D55E00"
 INK, MUTED, FAINT, BORDER = "#222222", "#666666", "#B8B8B8", "#555555"
 LINK = "#7A7A7A"
-"""Of arrows that stand for attention, which have no score and so neither sign nor width."""
+"""Colour of arrows that stand for attention, which have no score and therefore neither sign nor width."""
 PAPER, NO_ROLE = "#FFFFFF", "#F4F4F4"
 COLUMN = "#C8C8C8"
-"""The frame around one part of the prompt."""
+"""Colour of the frame around one part of the prompt."""
 FILLS = ("#EEDD88", "#99DDD0", "#FFB8C4", "#CFDC6A", "#D5C4EA", "#DDDDDD", "#C9B79C", "#B5E2A8")
 
 THINNEST, THICKEST = 0.6, 4.5
-"""Pen widths in points: of a score near zero, and of the largest score drawn."""
+"""Pen widths in points, for a score near zero and for the largest drawn score."""
 
 
 def pen_width(score: float, largest: float) -> float:
-    """Width in points of an edge: grows as the square root of `|score| / largest`."""
+    """Width of an edge in points; it grows with the square root of `|score| / largest`."""
     share = abs(score) / largest if largest > 0 else 0.0
     return THINNEST + (THICKEST - THINNEST) * math.sqrt(share)
 
@@ -47,15 +47,15 @@ def line_style(score: float) -> str:
 
 
 def opacity(width: float) -> float:
-    """How opaque an edge of this pen width is in a crowded picture: strong edges stand out from the weak."""
+    """Opacity of an edge with this pen width in a crowded picture: strong edges stand out from weak ones."""
     return min(1.0, 0.3 + 0.7 * (width - THINNEST) / (0.6 * (THICKEST - THINNEST)))
 
 
 def role_fills(roles: Iterable[str]) -> dict[str, str]:
-    """A fill colour for each role, by alphabet; past the palette's end the colours repeat, and the text tells."""
+    """A fill colour for each role in alphabetical order; with more roles than colours, colours repeat."""
     return {role: FILLS[index % len(FILLS)] for index, role in enumerate(sorted(set(roles)))}
 
 
 def number(value: float) -> str:
-    """A score in two significant digits, such as `1.7`, `0.024` or `1,200`."""
+    """A score with two significant digits, such as `1.7` or `0.024`; from 100 on a whole number, such as `1,200`."""
     return f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"

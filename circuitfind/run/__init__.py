@@ -1,1 +1,1 @@
-"""The public calls, and a whole run: its folder, its estimate, its decisions made again, and runs held against each other."""
+"""The public calls, and whole runs: their folder, their estimate, the replay of their decisions, and their comparison."""

@@ -1,6 +1,6 @@
-"""The calls of the method: discover, select, evaluate, render; and what asks about a model or a circuit.
+"""The calls of the method: discover, select, evaluate, render; and calls that examine a model or a circuit.
 
-Each takes a :class:`~circuitfind.setting.value.Setting`, or a model and a task and other pieces of one (see
+Each takes a :class:`~circuitfind.setting.value.Setting`, or a model, a task and other pieces of one (see
 :mod:`circuitfind.setting.pieces`). The command line makes the same calls.
 """
 
@@ -38,6 +38,7 @@ from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
 from circuitfind.task import Task, TokenPairs, id_pairs_of, load_pairs
+from circuitfind.task.files import refuse_rules
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
@@ -56,11 +57,11 @@ def discover(
 
     Args:
         algorithm: a registered name; its own options are further keyword arguments (``steps=10``). If None:
-            ``eap-ig-inputs``, or under another ablation than ``corrupted`` ``eap-ig-activations``.
-        parts: ``"prompt"``, ``"position"`` or ``"span"`` also keeps the scores apart along that axis (``scores.parts``).
+            ``eap-ig-inputs`` under ``corrupted`` ablation, otherwise ``eap-ig-activations``.
+        parts: ``"prompt"``, ``"position"`` or ``"span"`` also stores separate scores along that axis (``scores.parts``).
         checkpoint: where a long algorithm keeps its sums.
-        workers: Ray actors that the prompts are shared out over, each with its own copy of the model, on its own GPU where
-            the model is on one; 0 works in this process. The scores do not depend on how many there are.
+        workers: number of Ray actors that share the prompts, each with its own copy of the model (on its own GPU if the
+            model is on one); 0 works in this process. The scores do not depend on this number.
 
     Example:
         >>> import circuitfind as cf
@@ -72,6 +73,7 @@ def discover(
         True
     """
     chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablated_by)], workers)
+    setting = setting.without_corrupted() if chosen.without_corrupted else setting
     problem = setting.problem("train", metric=chosen.metric, parts=parts)
     return chosen(replace(problem, checkpoint=checkpoint or Checkpoint()), **options)
 
@@ -94,18 +96,19 @@ def select(
 ) -> Circuit:
     """A circuit from scores, by one rule.
 
-    Without any, it is the circuit that the algorithm itself decided on (ACDC at one threshold); where it only ranks, the
-    smallest prefix with faithfulness 0.85 on train prompts.
+    Without a rule, the result is the circuit that the algorithm itself decided on (ACDC at one threshold). If the algorithm
+    only ranks edges, it is the smallest prefix with faithfulness 0.85 on train prompts.
 
     Args:
-        model, task: a setting, or a model and a task. Needed by the faithfulness rule, which runs the model on the prompts of
-            :attr:`~circuitfind.setting.value.Setting.choosing`; without a setting, on those that belong to the scores.
-        metric, pairs, batch_size: instead of a setting's: the scores' metric if None, token pairs to choose on.
-        top: a circuit of n edges, the best by score; ``refill=False`` takes the n best and prunes them, which leaves fewer.
-        threshold: all edges at least that important. greedy: n edges grown from the logits.
-        absolute: rank by size of score (a hurting edge is important too) or, if False, by score.
-        parts: choose pairs of a part of the prompt and an edge, from scores with ``parts="span"`` or ``"position"``; needs
-            a setting, or model and task, whatever the rule, to know how the parts lie.
+        model, task: a setting, or a model and a task. The faithfulness rule needs them: it runs the model on the prompts of
+            :attr:`~circuitfind.setting.value.Setting.choosing`; without a setting, on the prompts of the scores.
+        metric, pairs, batch_size: override the setting's. ``metric`` is the scores' metric if None; ``pairs`` are token
+            pairs to choose on.
+        top: a circuit of n edges, the best by score; ``refill=False`` prunes the n best edges, which leaves fewer.
+        threshold: all edges at least this important. greedy: n edges grown from the logits.
+        absolute: rank by absolute score (a hurting edge is important too) or, if False, by score.
+        parts: choose (part of the prompt, edge) pairs, from scores with ``parts="span"`` or ``"position"``. Every rule then
+            needs a setting, or model and task, to know the layout of the parts.
 
     Example:
         >>> import circuitfind as cf
@@ -141,7 +144,7 @@ def select(
 
 
 def _refuse_rules(parts: bool, **rules: float | None) -> None:
-    """Refuse several rules at once, and growing circuits with parts."""
+    """Refuse more than one rule, and greedy growth with parts."""
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
@@ -160,7 +163,7 @@ def _setting_to_choose_in(
     batch_size: int | None,
     parts: bool,
 ) -> Setting:
-    """The setting that was given; or, from a model and a task, the one with the prompts that belong to the scores."""
+    """The given setting; or one made from a model and a task, with the prompts of the scores."""
     one_set = pairs if isinstance(pairs, TokenPairs) else None
     more: dict[str, Any] = {"task": task, "metric": metric, "pairs": one_set, "batch_size": batch_size}
     if isinstance(model, Setting):
@@ -179,7 +182,7 @@ def _setting_to_choose_in(
 
 
 def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
-    """A setting's sets of prompts to choose on, if the scores are of its task."""
+    """A setting's sets of prompts to choose on; refuses scores of another task."""
     if setting.pairs is None and (task := setting.behaviour.name) != scores.provenance.task:
         raise OptionError(
             f"the scores are of task {scores.provenance.task!r}, not {task!r}; give their task, or pairs="
@@ -188,15 +191,15 @@ def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
 
 
 def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The metric asked for, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
+    """The given metric, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
     return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
 def require_fit(circuit: Circuit, model: Transformer) -> None:
-    """Refuse a circuit of another graph than the model's.
+    """Refuse a circuit whose graph is not the model's.
 
     Raises:
-        OptionError: it is one.
+        OptionError: the graphs differ.
     """
     if circuit.graph.n_kv_groups != model.graph.n_kv_groups:
         wanted = "group" if circuit.graph.n_kv_groups else "head"
@@ -212,11 +215,11 @@ def require_fit(circuit: Circuit, model: Transformer) -> None:
 
 @in_setting(N_HELD_OUT)
 def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_random: int = N_RANDOM) -> Evaluation:
-    """Measure a circuit on the held-out split, random circuits of equal size beside it.
+    """Measure a circuit on the held-out split, next to random circuits of equal size.
 
     Args:
-        circuit: its own metric, ablation and task options are used where the setting does not say.
-        n_random: how many random circuits; 0 leaves the control out.
+        circuit: its metric, ablation and task options are used if the setting has none.
+        n_random: number of random circuits; 0 skips this control.
 
     Example:
         >>> import circuitfind as cf
@@ -226,8 +229,8 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
         >>> bool(measured.faithfulness > measured.random.max())
         True
     """
-    require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
+    require_fit(circuit, setting.transformer)
     with torch.inference_mode():
         return evaluate_circuit(
             setting.transformer,
@@ -247,8 +250,8 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
     """Test five hypotheses about a circuit on the held-out split; see :func:`circuitfind.evaluation.hypotheses_of`.
 
     Args:
-        circuit: its own metric, ablation and task options are used where the setting does not say; the task's metric where
-            the circuit's compares with the full model (KL).
+        circuit: its metric, ablation and task options are used if the setting has none. If its metric compares with the full
+            model (KL), the task's metric is used instead.
         how: ``alpha``, ``eps``, ``quantile``, ``n_random``, ``n_permutations``, ``edges``, ``correction``, ``reference``.
 
     Example:
@@ -258,8 +261,8 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
         >>> len(found.tests)
         5
     """
-    require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
+    require_fit(circuit, setting.transformer)
     metric = setting.measure_of(circuit.provenance)
     if setting.metric is None and metric.flat_at_clean:
         metric = setting.measure()
@@ -292,12 +295,12 @@ def render(
     task: Task | str | None = None,
     detail: str = "auto",
 ) -> Path:
-    """Draw a circuit to .svg, .png, .pdf or .dot; one with parts of prompts has a column for each.
+    """Draw a circuit to .svg, .png, .pdf or .dot; a circuit with parts of prompts has a column for each part.
 
     Args:
-        evaluation: adds faithfulness and random control to the caption.
-        task: adds the published names of heads, where the model is the one they were found in.
-        detail: ``ports`` (q, k and v apart), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
+        evaluation: adds faithfulness and the random control to the caption.
+        task: adds the published names of heads, if the model is the one they were found in.
+        detail: ``ports`` (separate q, k and v), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
 
     Example:
         >>> import circuitfind as cf, tempfile, pathlib
@@ -311,8 +314,15 @@ def render(
     return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))
 
 
-def check_pairs(source: Any, model: Transformer) -> PairReport:
-    """Pair by pair, what a model makes of prompts given in any form :func:`load_task` takes.
+def check_pairs(source: Any, model: Transformer, *, corrupt: str = "", group_by: str = "") -> PairReport:
+    """Report how a model does on each pair.
+
+    Args:
+        source: pairs in any form that :func:`load_task` takes, token ids too.
+        corrupt, group_by: see :func:`circuitfind.load_pairs`.
+
+    Raises:
+        PairsError: the source cannot be read. Faults of single pairs are in the report.
 
     Example:
         >>> import circuitfind as cf
@@ -322,4 +332,14 @@ def check_pairs(source: Any, model: Transformer) -> PairReport:
         True
     """
     ids = id_pairs_of(source)
-    return report_pairs(load_pairs(source, model.tokenizer), model) if ids is None else report_ids(ids, model)
+    if ids is not None and ids.text is not None:  # read from text, perhaps with several rows for a pair
+        source, ids = replace(ids.text, pairs=tuple(dict.fromkeys(ids.text))), None
+    if ids is not None:
+        refuse_rules("these are token ids, which have no words", corrupt, group_by)
+        return report_ids(ids, model)
+    if model.tokenizer is None:
+        raise OptionError(
+            f"model {model.name!r} has no tokenizer, so text cannot be read; load it with one, or give prompts as ids"
+        )
+    pairs = load_pairs(source, model.tokenizer, corrupt=corrupt, group_by=group_by)
+    return replace(report_pairs(pairs, model), notes=pairs.notes)

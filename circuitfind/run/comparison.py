@@ -1,8 +1,8 @@
-"""Two circuits, or two rankings of edges, held against each other.
+"""Comparison of two circuits, or of two rankings of edges.
 
-A number of overlap means nothing alone: beside each Jaccard index stands what two random sets of these sizes have on average,
-and beside each correlation over how many edges it is. The edges two circuits share need not be what makes either work
-(Hanna et al. 2024, arXiv:2403.17806, section 5): measure both with ``evaluate`` too.
+An overlap means nothing on its own. So each Jaccard index comes with the mean of two random sets of these sizes, and each
+correlation with its number of edges. The edges that two circuits share need not be what makes either work (Hanna et al. 2024,
+arXiv:2403.17806, section 5): measure both with ``evaluate`` too.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Comparable = Circuit | EdgeScores | str | Path
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two.
+    """One of the two sides of a comparison.
 
     Attributes:
-        name: what it is called in tables.
+        name: its name in tables.
         graph: the graph.
-        kept: boolean (edges,), the circuit; None where there are scores only.
+        kept: boolean (edges,), the circuit; None if there are only scores.
         scores: float64 (edges,), or None.
         known: boolean (edges,), where the scores are known.
-        ranked: whether they are scores of the whole graph; a circuit's file has those of kept edges only.
+        ranked: whether all edges of the graph are scored; a circuit's file has scores of kept edges only.
         signed: whether a score's sign means something.
     """
 
@@ -54,11 +54,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How two sets lie to each other; ``jaccard`` and ``overlap`` are None where both, or one, are empty.
+    """How far two sets overlap; ``jaccard`` is None if both are empty, ``overlap`` if one is empty.
 
     Attributes:
-        both, only_a, only_b: how many are in both, and in one alone.
-        jaccard: shared / in either. overlap: shared / the smaller one's size.
+        both, only_a, only_b: number of items in both sets, and in only one.
+        jaccard: shared / in either. overlap: shared / size of the smaller set.
         by_chance: the mean Jaccard index of two random sets of these sizes (see :func:`expected_jaccard`).
     """
 
@@ -72,11 +72,12 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two sets of scores are over ``n`` edges; None where it is not defined (fewer than two, or all equal).
+    """How well two sets of scores agree over ``n`` edges; None where undefined (fewer than two, or all equal).
 
     Attributes:
-        spearman, kendall: rank correlations (tau-b), of the scores with their sign, or of sizes where one side has no signs.
-        same_sign: the share of edges with the same sign, of those that both give one; None where one side has no signs.
+        spearman, kendall: rank correlations (tau-b) of the signed scores, or of absolute scores if one side has no signs.
+        same_sign: of the edges with a nonzero score on both sides, the share with the same sign; None if one side has no
+            signs.
     """
 
     n: int
@@ -90,10 +91,10 @@ class Comparison:
     """What two circuits have in common.
 
     Attributes:
-        a, b: the two.
-        edges, nodes: their overlap; None where one is no circuit.
-        agreement: of scores over ``all`` edges, the ``union`` of the circuits and the edges they ``share``; only the sets over
-            which both have scores.
+        a, b: the two sides.
+        edges, nodes: their overlap; None if one side is not a circuit.
+        agreement: of scores over ``all`` edges, the ``union`` of the circuits and their ``shared`` edges; only the sets over
+            which both sides have scores.
     """
 
     a: Side
@@ -103,7 +104,7 @@ class Comparison:
     agreement: Mapping[str, Agreement]
 
     def classes(self) -> np.ndarray[Any, np.dtype[np.int8]]:
-        """Of every edge: 0 in both, 1 only in A, 2 only in B (:data:`CLASSES`), -1 in none; (edges,)."""
+        """The class of every edge, (edges,): 0 in both, 1 only in A, 2 only in B (:data:`CLASSES`), -1 in neither."""
         assert self.a.kept is not None
         assert self.b.kept is not None
         found = np.full(self.a.graph.n_edges, -1, dtype=np.int8)
@@ -112,15 +113,15 @@ class Comparison:
         return found
 
     def to_frame(self, *, shared: bool = False) -> pandas.DataFrame:
-        """The edges that are in one circuit only: ``name, in, score_a, score_b``; NaN where a side has no score.
+        """The edges in only one circuit: ``name, in, score_a, score_b``; NaN where a side has no score.
 
-        They are ordered by size of score, taken as a share of its side's largest.
+        They are ordered by absolute score, as a share of the largest of its side.
 
         Args:
-            shared: those in both too.
+            shared: include the edges in both.
 
         Raises:
-            OptionError: one side is no circuit.
+            OptionError: one side is not a circuit.
         """
         import pandas
 
@@ -149,18 +150,18 @@ class Comparison:
 def compare(
     a: Comparable, b: Comparable, *, top: int | None = None, absolute: bool = True, names: tuple[str, str] | None = None
 ) -> Comparison:
-    """Hold two circuits against each other.
+    """Compare two circuits, or two rankings of edges.
 
     Args:
         a, b: circuits, edge scores, or paths of run folders, circuit files (ours or EAP-IG's) or score files (``.safetensors``,
             ``.parquet``, EAP-IG's JSON).
-        top: compare the circuits of that many best edges instead of the ones given; needs scores of all edges.
-        absolute: rank by size of score.
-        names: what the two are called.
+        top: compare the circuits of the ``top`` best edges instead of the given ones; needs scores of all edges.
+        absolute: rank by absolute score.
+        names: names of the two sides.
 
     Raises:
-        CircuitError: they are of different graphs, or circuits with parts of prompts.
-        OptionError: ``top`` where scores are missing.
+        CircuitError: the graphs differ, or a circuit has parts of prompts.
+        OptionError: ``top`` is given but scores are missing.
 
     Example:
         >>> import circuitfind as cf
@@ -212,7 +213,7 @@ def _side(source: Comparable, name: str, top: int | None, absolute: bool) -> Sid
 
 
 def _opened(source: Comparable, name: str) -> tuple[Circuit | None, Importances | None]:
-    """The circuit, if there is one, and the scores of all edges, if there are."""
+    """The circuit and the scores of all edges; None for what is missing."""
     if isinstance(source, EdgeScores):
         own = decided_edges(source) if source.decided is not None else None
         return own, Importances(source, np.zeros(source.graph.n_edges, dtype=bool))
@@ -223,7 +224,7 @@ def _opened(source: Comparable, name: str) -> tuple[Circuit | None, Importances 
 
 
 def _all_scores(circuit: Circuit) -> Importances | None:
-    """A circuit's scores, where it has those of all edges: one that was read from a file has 0 for all that are cut."""
+    """A circuit's scores, if it has those of all edges; a circuit read from a file has 0 for every cut edge."""
     if circuit.scores is None or not circuit.scores[~circuit.kept].any():
         return None
     scores = EdgeScores(circuit.graph, circuit.scores, circuit.provenance)
@@ -243,7 +244,9 @@ def _from_path(path: Path) -> tuple[Circuit | None, Importances | None]:
 
 def _refuse_parts(circuit: Circuit, name: str) -> None:
     if circuit.layout is not None:
-        raise CircuitError(f"{name} is a circuit with parts of prompts; compare circuits without, such as its flat()")
+        raise CircuitError(
+            f"{name} is a circuit with parts of prompts; compare circuits without parts, such as its flat()"
+        )
 
 
 def _shape(graph: ComputationGraph) -> str:
@@ -259,7 +262,7 @@ def _scores_at(side: Side, edges: np.ndarray[Any, Any]) -> Floats:
 
 
 def share(side: Side) -> Floats:
-    """Sizes of scores as shares of the largest, so that two units can be held side by side; NaN where there is none."""
+    """Absolute scores as shares of the largest, so that two units can be compared; NaN where there is no score."""
     if side.scores is None:
         return np.full(side.graph.n_edges, np.nan)
     sizes = np.where(side.known, np.abs(side.scores), np.nan)
@@ -271,10 +274,10 @@ def share(side: Side) -> Floats:
 
 
 def overlap(a: Mask, b: Mask, fixed: int = 0) -> Overlap:
-    """Of two sets over the same items, boolean (items,).
+    """The overlap of two sets over the same items, boolean (items,).
 
     Args:
-        fixed: how many items a random set has too, whatever it is: they are in both.
+        fixed: number of items that every random set contains too; they are in both sets.
     """
     n_a, n_b, both = int(a.sum()), int(b.sum()), int((a & b).sum())
     either, least = n_a + n_b - both, min(n_a, n_b)
@@ -285,13 +288,13 @@ def overlap(a: Mask, b: Mask, fixed: int = 0) -> Overlap:
 
 
 def expected_jaccard(n: int, n_a: int, n_b: int, fixed: int = 0) -> float:
-    """The mean Jaccard index of two random sets of ``n_a`` and ``n_b`` of ``n`` items, exactly.
+    """The exact mean Jaccard index of two random sets with ``n_a`` and ``n_b`` of ``n`` items.
 
-    How many they share is hypergeometric. The sets are random, not circuits: that edges of a circuit must lie on
-    paths raises its overlap with another one somewhat.
+    The number of shared items is hypergeometric. These are random sets, not circuits: the edges of a circuit must lie on
+    paths, which raises its overlap with another circuit somewhat.
 
     Args:
-        fixed: further items that are in both whatever is drawn.
+        fixed: number of further items that are always in both sets.
     """
     from scipy.stats import hypergeom
 
@@ -302,7 +305,7 @@ def expected_jaccard(n: int, n_a: int, n_b: int, fixed: int = 0) -> float:
 
 
 def _overlap_of_nodes(graph: ComputationGraph, a: Mask, b: Mask) -> Overlap:
-    """Of the nodes that have an edge. The input and the logits, which every circuit has, are not left to chance."""
+    """The overlap of the nodes with an edge. Every circuit has the input and the logits, so they count as fixed."""
     place = {graph.node_name(node): node for node in range(graph.n_nodes)}
     used = np.zeros((2, graph.n_nodes), dtype=bool)
     for row, kept in zip(used, (a, b), strict=True):

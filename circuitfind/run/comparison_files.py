@@ -1,4 +1,4 @@
-"""A comparison in words, as tables and as a picture."""
+"""A comparison as text, as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.run.comparison import Agreement, Comparison, Overlap, share
 
 LISTED = 20
-"""Differing edges that are printed."""
+"""Number of differing edges that are printed."""
 OVER = {
     "all": "all edges",
     "union": "edges in either",
@@ -23,7 +23,7 @@ OVER = {
 
 
 def lines(found: Comparison) -> Iterator[str]:
-    """What a comparison found, for people."""
+    """The result of a comparison as lines of text."""
     yield f"A: {found.a.name}"
     yield f"B: {found.b.name}"
     yield ""
@@ -72,10 +72,10 @@ def _score(value: float) -> str:
 
 
 def comparison_dot(found: Comparison, *, detail: str = "auto") -> str:
-    """DOT text of what is in both circuits, and in one only.
+    """DOT text of the edges in both circuits and in only one.
 
     Raises:
-        OptionError: one side is no circuit.
+        OptionError: one side is not a circuit.
     """
     if found.edges is None:
         raise OptionError("one side holds scores and no circuit; give top=, the size of both, to draw the difference")
@@ -123,8 +123,10 @@ def _caption(found: Comparison) -> list[str]:
 
 
 def write_comparison(found: Comparison, folder: Path, *, detail: str = "auto") -> list[Path]:
-    """Write ``comparison.json``, ``comparison.txt`` and, of two circuits, ``difference.csv`` (the edges in one only, with both
-    scores), ``difference.dot``, ``.svg`` and ``.png``; the paths written.
+    """Write the files of a comparison and return their paths.
+
+    These are ``comparison.json`` and ``comparison.txt``. For two circuits there are also ``difference.csv`` (the edges in only
+    one, with both scores), ``difference.dot``, ``.svg`` and ``.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""What a run will cost, said before it starts: forward passes, seconds and memory, from one timed forward pass."""
+"""The cost of a run before it starts: forward passes, seconds and memory, from one timed forward pass."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from circuitfind.transformer import Transformer
 def estimate(setting: Setting, algorithm: str, options: Mapping[str, Any]) -> str:
     """One line: edges, forward-equivalents per prompt, seconds and memory.
 
-    The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents; they are
-    an estimate to within a factor of about two. An algorithm that knows a bound only gets a line that says so.
+    The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents. They are
+    accurate to a factor of about two. For an algorithm that only knows an upper bound, the line says so.
 
     Args:
-        options: all of the algorithm's.
+        options: all options of the algorithm.
     """
     chosen, model, pairs = ALGORITHMS[algorithm], setting.transformer, setting.train
     numbers = searching_numbers(model) if chosen.worst_case else attribution_numbers(model)
@@ -51,7 +51,7 @@ def _forward_seconds(model: Transformer, tokens: torch.Tensor, answer: torch.Ten
     with torch.inference_mode():
         model.logits(tokens[:1], answer[:1])
         begun = time.perf_counter()
-        float(model.logits(tokens, answer).sum())  # reading the value waits for the device
+        float(model.logits(tokens, answer).sum())  # reading the value synchronises with the device
     return time.perf_counter() - begun
 
 
@@ -64,13 +64,13 @@ def _time(seconds: float) -> str:
 
 
 def _memory(model: Transformer, numbers: int) -> str:
-    """The size of n numbers of the model's precision."""
+    """The size of ``numbers`` values in the model's precision."""
     megabytes = numbers * model.dtype.itemsize / 2**20
     return f"{max(1, megabytes):,.0f} MB above the model"
 
 
 def memory_per_prompt(model: Transformer, tokens: int = 64) -> dict[str, float]:
-    """Megabytes that one prompt of n tokens takes beside the weights, by what is done with it."""
+    """Megabytes for one prompt of n tokens in addition to the weights, by kind of computation."""
     per = {
         "attribution": attribution_numbers(model),
         "attribution, recomputing": attribution_numbers(model, recompute=True),

@@ -1,4 +1,4 @@
-"""The folder of a run: written whole or not at all, continued after an interruption, opened again when it is finished."""
+"""The folder of a run: it is written completely or not at all, and an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ KEPT = ("scores.safetensors", "checkpoint.safetensors")
 
 
 class RunFolder:
-    """``OUT.partial`` until it is finished, then ``OUT``.
+    """``OUT.partial`` until the run is finished, then ``OUT``.
 
-    What took long, the scores and the sums of an interrupted algorithm, is used again if nothing that decides them has
+    The expensive parts (the scores, and the sums of an interrupted algorithm) are reused if nothing that determines them has
     changed: the model's weights, the prompts, the algorithm with its options, and circuitfind's own code.
 
     Args:
@@ -34,7 +34,7 @@ class RunFolder:
         force: replace a finished run folder there, and drop scores of a partial one that was made with other settings.
 
     Raises:
-        OptionError: something is there that may not be replaced.
+        OptionError: the path holds something that must not be replaced.
     """
 
     def __init__(self, out: Path, *, force: bool = False) -> None:
@@ -62,10 +62,10 @@ class RunFolder:
 
         Args:
             config: the whole configuration.
-            decisive: what decides the scores.
+            decisive: everything that determines the scores.
 
         Returns:
-            Whether there is something to go on with.
+            Whether there is an interrupted run to resume.
 
         Raises:
             OptionError: the partial folder holds scores that were made with other settings.
@@ -86,7 +86,7 @@ class RunFolder:
         return found
 
     def leave_unless_something_was_computed(self) -> None:
-        """After a run that was refused: remove the partial folder, if there is nothing in it to go on with."""
+        """After a refused run, remove the partial folder if it holds nothing to resume."""
         if not any((self.partial / name).exists() for name in KEPT):
             shutil.rmtree(self.partial)
 
@@ -100,18 +100,18 @@ class RunFolder:
         return Checkpoint(self.partial / "checkpoint.safetensors", self.key)
 
     def stored_scores(self) -> EdgeScores | None:
-        """The scores of an interrupted run that had them."""
+        """The scores of an interrupted run; None if it has none yet."""
         path = self.partial / "scores.safetensors"
         return EdgeScores.load(path) if path.exists() else None
 
     def store_scores(self, scores: EdgeScores) -> None:
-        """Write the scores whole or not at all."""
+        """Write the scores completely or not at all."""
         path = self.partial / "scores.safetensors"
         scores.save(path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
     def finish(self) -> None:
-        """Give the folder its final name; an old one is removed only when the new one stands in its place."""
+        """Give the folder its final name; an old folder is removed only after the new one is in place."""
         (self.partial / "key.json").unlink()
         old = self.partial.with_name(self.partial.name + ".old")
         if self.out.exists():
@@ -125,7 +125,7 @@ def code_hash(apart: tuple[str, ...] = ()) -> str:
     """SHA-256 of circuitfind's own source files.
 
     Args:
-        apart: files and folders that do not count, such as ``"cli"`` or ``"bench/page.py"``.
+        apart: files and folders to leave out, such as ``"cli"`` or ``"bench/page.py"``.
     """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -136,7 +136,7 @@ def code_hash(apart: tuple[str, ...] = ()) -> str:
 
 
 def versions(model: Transformer | None = None) -> dict[str, Any]:
-    """Libraries and machine, and where the model ran."""
+    """Versions of the libraries, the machine, and the model's device."""
 
     def installed(name: str) -> str | None:
         try:

@@ -1,17 +1,17 @@
-"""A run and its folder: everything needed to believe a circuit, or to make it again.
+"""A run and its folder: everything needed to trust a circuit, or to reproduce it.
 
-    config.json        what was asked for, resolved          edges.csv         the kept edges as a table, see MOST_ROWS
+    config.json        the resolved configuration            edges.csv         the kept edges as a table, see MOST_ROWS
     scores.safetensors a score for every edge                evaluation.json   held-out measurements and controls
-    circuit.json       the kept edges and where they are from    circuit.dot, .svg, .png
-    versions.json      libraries, machine, seconds            summary.txt       the verdict in sentences
+    circuit.json       the kept edges and their provenance   circuit.dot, .svg, .png
+    versions.json      libraries, machine, seconds           summary.txt       the verdict in sentences
 
-Where the algorithm decides edge by edge (ACDC) there are also ``decisions.csv``, every decision in order, which ``circuitfind
-replay`` makes again; and of a sweep ``thresholds.csv``: edges kept and tests made at each threshold. Where it finds a circuit
-of its own in another way (path patching), ``tree.txt`` is that circuit from the logits down, with heads' roles. Where scores
-are kept apart by parts of prompts, there is the circuit of (part, edge) too: ``positional.json``, ``.dot``, ``.svg``, ``.png``
-and ``positional_evaluation.json``.
+An algorithm that decides edge by edge (ACDC) also writes ``decisions.csv``: every decision in order, which ``circuitfind
+replay`` checks again. A sweep writes ``thresholds.csv``: edges kept and tests made at each threshold. If the algorithm finds a
+circuit of its own in another way (path patching), ``tree.txt`` is that circuit from the logits down, with heads' roles. If
+scores are stored separately by parts of prompts, there is also the circuit of (part, edge): ``positional.json``, ``.dot``,
+``.svg``, ``.png`` and ``positional_evaluation.json``.
 
-How the folder is written and continued is :mod:`circuitfind.run.folder`'s business.
+:mod:`circuitfind.run.folder` writes and resumes the folder.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
     CHANCE,
@@ -37,7 +38,7 @@ from circuitfind.evaluation import (
     verdict,
 )
 from circuitfind.formats.circuit_json import CIRCUITS
-from circuitfind.graph import prunes_from_input
+from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.run import calls
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
@@ -53,12 +54,12 @@ from circuitfind.task import Task, spans_of, write_id_pairs
 from circuitfind.task.write_pairs import write_pairs
 
 MOST_ROWS = 100_000
-"""Rows of ``edges.csv``; of a larger circuit, the edges with the largest scores. A score of every edge of the graph is in
-``scores.safetensors`` alone: as text, those of a large model would be gigabytes."""
+"""The most rows in ``edges.csv``; of a larger circuit, it holds the edges with the largest scores. Only ``scores.safetensors``
+has a score for every edge of the graph: as text, the scores of a large model would take gigabytes."""
 
 
 Evaluated = tuple[Circuit, Evaluation]
-"""A circuit, and what was measured of it."""
+"""A circuit and its evaluation."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Run:
     """A finished run: its folder and what is in it.
 
     Attributes:
-        by_part: the circuit of (part, edge) and what was measured of it, where scores are kept apart by parts of prompts.
+        by_part: the circuit of (part, edge) and its evaluation, if scores are stored separately by parts of prompts.
     """
 
     folder: Path
@@ -82,7 +83,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A run that has begun: what it is asked for, the algorithm's options, its folder, and the seconds of every stage."""
+    """A run that has begun: its setting and configuration, the algorithm's options, its folder, the seconds of every stage."""
 
     setting: Setting
     config: RunConfig
@@ -104,14 +105,17 @@ def run(
 
     Args:
         out: the folder; :func:`default_folder` if None.
-        force: replace a run folder that is there.
-        say: called with lines for people while the run goes on.
+        force: replace an existing run folder.
+        say: called with lines of progress for people.
 
     Raises:
-        OptionError, UnknownNameError, PairsError: something of it cannot be, refused as early as it can be known.
+        OptionError, UnknownNameError, PairsError: the run is impossible; it is refused as early as possible.
     """
+    config = config or RunConfig()
+    if config.algorithm and ALGORITHMS[config.algorithm].without_corrupted:
+        setting = setting.without_corrupted()
     with setting.memory_limit():
-        begun = _load(setting, config or RunConfig(), out, force, say)
+        begun = _load(setting, config, out, force, say)
         scores = _discover(begun)
         circuit = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
@@ -131,7 +135,7 @@ def default_folder(task: str, model: str, algorithm: str) -> Path:
 
 
 def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, say: Callable[[str], None]) -> _Begun:
-    """Model, prompts and folder, or a refusal: first what needs no model, then what needs no prompts, then the rest."""
+    """Load model and prompts and begin the folder; checks that need no model come first, then those that need no prompts."""
     config, options = config.resolved(setting)
     setting.refuse_early()
     folder = RunFolder(out, force=force) if out is not None else None
@@ -143,7 +147,9 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
         check_size(model.graph, config.value)
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
-    say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
+    say(f"task {task.name}: {train.n_pairs} train and {held_out.n_pairs} held-out pairs{_rows(train)}")
+    for note in _notes(setting):
+        say(note)
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
@@ -152,14 +158,22 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     return _Begun(setting, config, options, folder, say, seconds)
 
 
+def _notes(setting: Setting) -> list[str]:
+    """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
+    task = setting.behaviour
+    bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
+    means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
+    return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
+
+
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
-    """What ``config.json`` holds: everything that decides a run's result."""
+    """The contents of ``config.json``: everything that determines a run's result."""
     source = setting.measure().source_json
     return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
 
 
 def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that decides the scores."""
+    """Everything that determines the scores."""
     own, train = setting.to_json(), setting.train
     settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
     settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": options}
@@ -174,19 +188,19 @@ def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], No
     """Stop before discovery if the model is no better than chance on the prompts."""
     model, train = setting.transformer, setting.train
     share = clean_accuracy(model, train, setting.batch_size)
-    if not share <= CHANCE:  # NaN where no incorrect answers are given: nothing to compare with
+    if not share <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
         return
     message = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {len(train)} train prompts, which is no "
-        "better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
+        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts, which is "
+        "no better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
     )
     if not config.anyway:
-        raise PairsError(message + "; --anyway goes on all the same")
+        raise PairsError(message + "; --anyway continues regardless")
     say(f"Weak: {message}.")
 
 
 def _refuse_unknown_parts(setting: Setting, parts: str) -> None:
-    """Stop before discovery if other prompts have parts of which the scores could say nothing, or there are no labels."""
+    """Stop before discovery if other prompts have parts that the scores cannot cover, or if labels are missing."""
     model, train = setting.transformer, setting.train
     found = Layout.of(spans_of(train, parts, model.tokenizer), train, model.config.causal)
     for pairs in (*setting.choosing, setting.held_out):
@@ -197,7 +211,7 @@ def _refuse_unknown_parts(setting: Setting, parts: str) -> None:
 
 
 def _discover(begun: _Begun) -> EdgeScores:
-    """The scores, or those of an interrupted run that had them."""
+    """The scores, or those stored by an interrupted run."""
     setting, config, folder = begun.setting, begun.config, begun.folder
     with _timed(begun.seconds, "discover"):
         try:
@@ -214,7 +228,7 @@ def _discover(begun: _Begun) -> EdgeScores:
 
 
 def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
-    """The circuit by the run's rule."""
+    """The circuit chosen by the run's rule."""
     config = begun.config
     name = "faithfulness" if config.rule == "default" else config.rule
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
@@ -225,13 +239,13 @@ def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
 
 
 def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
-    """What the circuit does on held-out prompts."""
+    """The circuit's evaluation on held-out prompts."""
     with _timed(begun.seconds, "evaluate by part" if circuit.layout else "evaluate"):
         return calls.evaluate(begun.setting, circuit, n_random=begun.config.n_random)
 
 
 def _by_part(begun: _Begun, scores: EdgeScores) -> Evaluated:
-    """The circuit of (part, edge) by the run's rule, measured."""
+    """The circuit of (part, edge) chosen by the run's rule, and its evaluation."""
     circuit = _select(begun, scores, parts=True)
     return circuit, _evaluate(begun, circuit)
 
@@ -247,14 +261,14 @@ def _sentences(
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
-    elif len(train) < FEW_PROMPTS:
-        sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
+    elif train.n_pairs < FEW_PROMPTS:
+        sentences.append(f"Weak: found on only {train.n_pairs} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
     return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
 
 def _about_table(circuit: Circuit) -> list[str]:
-    """A sentence where the table of edges is not whole."""
+    """A sentence if the table of edges is not complete."""
     if circuit.n_edges <= MOST_ROWS:
         return []
     return [
@@ -263,7 +277,7 @@ def _about_table(circuit: Circuit) -> list[str]:
 
 
 def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
-    """Sentences about an algorithm's own decisions, and what pruning left of them; none where it only ranks."""
+    """Sentences about an algorithm's own decisions and their pruning; none if it only ranks."""
     sentences = [line for log in scores.decisions for line in log.summary()]
     chosen = circuit.selection
     dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
@@ -298,7 +312,7 @@ def _write(
     by_part: Evaluated | None,
     sentences: list[str],
 ) -> None:
-    """Everything but the scores and the pictures; then the folder gets its name."""
+    """Write everything except the scores and the pictures, then give the folder its final name."""
     setting, folder, place = begun.setting, begun.folder, begun.folder.partial
     circuit.save(place / "circuit.json")
     circuit.to_frame(MOST_ROWS).to_csv(place / "edges.csv", index=False)
@@ -308,7 +322,7 @@ def _write(
         by_part[0].save(place / "positional.json")
         folder.write_json(CIRCUITS["positional.json"], by_part[1].to_json())
     write_tables(place, scores.decisions)
-    if scores.chosen is not None:  # with what heads look at on the train prompts
+    if scores.chosen is not None:  # with what heads attend to on the train prompts
         roles = head_roles(setting.transformer, setting.train)
         (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
     if setting.behaviour.fixed is not None:
@@ -321,7 +335,16 @@ def _write(
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Record how long a block took."""
+    """Record the seconds that a block takes."""
     begun = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - begun, 3)
+
+
+def _rows(pairs: Any) -> str:
+    """How many rows pairs are whose answers have several tokens."""
+    if pairs.steps is None:
+        return ""
+    return (
+        f"; answers have several tokens, so the {pairs.n_pairs} train pairs are {len(pairs)} rows, one for each token"
+    )

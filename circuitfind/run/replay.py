@@ -1,16 +1,16 @@
-"""Make the decisions of a search again, one plain forward pass for each, and compare them with its log.
+"""Replay the decisions of a search, one plain forward pass each, and compare them with its log.
 
-:mod:`circuitfind.discovery.acdc` is fast because it computes again only what a cut reaches and tests many cuts in one batch.
-Nothing of that is used here: the circuit so far is run whole by the dense engine (:mod:`circuitfind.execution.masks.dense`), in
-float64. So this checks the search by another way, and slowly: one forward pass over all prompts for every test.
+:mod:`circuitfind.discovery.acdc` is fast because it recomputes only what a cut reaches and tests many cuts in one batch. The
+replay uses none of this: the dense engine (:mod:`circuitfind.execution.masks.dense`) runs the whole current circuit in
+float64. So this is an independent but slow check of the search: one forward pass over all prompts for every test.
 
-A row of the log agrees where
+A row of the log agrees if
 
 * it was tested, the replayed ``delta < threshold`` is the log's decision, and loss before, loss after and delta are the
-  log's up to the rounding of the run's precision;
-* it was not tested, its reason holds: nothing reads the node, its port was cut before, or the cut changes nothing.
+  log's up to the rounding of the run's precision; or
+* it was not tested, and its reason holds: nothing reads the node, its port was already cut, or the cut changes nothing.
 
-Whatever the replay finds, the *log's* decision is made before it goes on, so that one wrong row does not hide the others.
+The replay always continues with the *log's* decision, whatever it finds, so that one wrong row does not hide the others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
 ROUNDING = {"float64": 1e-11, "float32": 2e-5, "bfloat16": 0.1}
-"""How well a loss is known in each precision, times its size (at least 1)."""
+"""The rounding error of a loss in each precision, relative to its size (at least 1)."""
 PROMPTS_ON_CPU = 16
 
 
@@ -53,9 +53,9 @@ class Disagreement:
     """A row that the replay does not confirm.
 
     Attributes:
-        step, edge: which one.
-        logged, replayed: delta in the log (None where it was not tested) and now, in the unit of the loss.
-        threshold: what they are held against.
+        step, edge: the row.
+        logged, replayed: delta in the log (None if it was not tested) and in the replay, in the unit of the loss.
+        threshold: the threshold that both are compared with.
         reason: what is wrong, in words.
     """
 
@@ -76,13 +76,13 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of the rows of one threshold.
+    """The result of replaying the rows of one threshold.
 
     Attributes:
         threshold: tau.
-        rows, tested, agree: rows replayed, those that were tests, and those that agree.
+        rows, tested, agree: number of rows replayed, of those that were tests, and of those that agree.
         too_close: tests whose margin is smaller than the rounding of the replay itself; they count as agreeing.
-        largest: largest difference between a delta of the log and of the replay.
+        largest: largest difference between a delta in the log and in the replay.
         first: the first row that does not agree, or None.
     """
 
@@ -104,7 +104,7 @@ class Replay:
         return {**asdict(self), "passed": self.passed}
 
     def sentences(self) -> list[str]:
-        """The same for people."""
+        """The result in sentences."""
         lines = [
             f"threshold {self.threshold:g}: {self.agree:,} of {self.rows:,} decisions agree ({self.tested:,} tests made again, "
             f"{self.rows - self.tested:,} reasons checked); largest difference of a delta {self.largest:.1e}"
@@ -124,16 +124,16 @@ def replay_decisions(
     dtype: str = "float64",
     device: str | None = None,
 ) -> list[Replay]:
-    """Replay the log of a run of ACDC with the run's model and its very prompts.
+    """Replay the log of an ACDC run with the model and the prompts of that run.
 
     Args:
         run: the run folder, or the ``decisions.csv`` in it.
         threshold: one of a sweep; all if None.
-        steps: stop after this number of tested rows (of each threshold).
-        dtype: precision of the replay; float32 is faster and leaves more tests too close to tell.
+        steps: stop after this number of tested rows (for each threshold).
+        dtype: precision of the replay; float32 is faster but leaves more tests too close to tell.
 
     Raises:
-        OptionError: no run folder, a run without decisions, or an option out of range.
+        OptionError: not a run folder, a run without decisions, or an option out of range.
         CircuitError: the log is damaged, or the model or the prompts are not the run's.
 
     Example:
@@ -172,7 +172,7 @@ def replay_decisions(
         ]
 
 
-# -------------------------------------------------------------------- what the run was
+# -------------------------------------------------------------------- the run and its prompts
 
 
 def _open(path: Path) -> tuple[Provenance, dict[str, Any]]:
@@ -199,7 +199,8 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
     """The train pairs the run was made with."""
     given = load_task(settings.get("task") or p.task, model=model)
     task = replace(given, name=p.task)  # the name seeds the order of a file's rows
-    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, **p.task_options)
+    answers = settings.get("answers", "all")
+    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, answers=answers, **p.task_options)
     found = pairs.fingerprint
     if found != p.pairs_hash:
         raise CircuitError(
@@ -210,7 +211,7 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
 
 
 def _prompts_at_once(model: Transformer, pairs: TokenPairs) -> int:
-    """What memory allows, and on a CPU few: fresh large tensors cost more in page faults than they gain."""
+    """As many as memory allows; only a few on a CPU, where page faults of large new tensors cost more than they gain."""
     fitting = default_size(model, int(pairs.length.max(initial=1)))
     return min(fitting, PROMPTS_ON_CPU) if model.device.type == "cpu" else fitting
 
@@ -221,20 +222,20 @@ def _prompts_at_once(model: Transformer, pairs: TokenPairs) -> int:
 def _check_whole(
     path: Path, logs: Mapping[float, Sequence[LoggedDecision]], graph: ComputationGraph, options: Mapping[str, Any]
 ) -> None:
-    """Refuse a log that does not decide everything once, in the order of the run's options, at the run's thresholds."""
+    """Refuse a log unless it decides every edge once, in the order of the run's options, at the run's thresholds."""
     if set(logs) != set(options["threshold"]):
         has, wanted = (", ".join(f"{tau:g}" for tau in sorted(taus)) for taus in (logs, set(options["threshold"])))
-        raise CircuitError(f"{path} has decisions at the thresholds {has or 'of no row'}; the run was made at {wanted}")
+        raise CircuitError(f"{path} has decisions at the thresholds {has or '(none)'}; the run was made at {wanted}")
     candidates = visiting_order(graph, options["heads"], options["split_qkv"], options["direct_edges"])
     expected = [candidates.name(number) for number in range(len(candidates))]
     for tau, rows in logs.items():
         for row, name in zip(rows, expected, strict=False):
             if row.edge != name:
                 raise CircuitError(
-                    f"{path}, threshold {tau:g}, step {row.step}: {row.edge}, where the run comes to {name}"
+                    f"{path}, threshold {tau:g}, step {row.step}: {row.edge}, but the run's next edge is {name}"
                 )
         if len(rows) != len(expected):
-            raise CircuitError(f"{path}, threshold {tau:g}: {len(rows)} decisions, where the run makes {len(expected)}")
+            raise CircuitError(f"{path}, threshold {tau:g}: {len(rows)} decisions, but the run makes {len(expected)}")
 
 
 def _chosen(
@@ -256,13 +257,13 @@ def _up_to(rows: list[LoggedDecision], steps: int | None) -> list[LoggedDecision
 
 
 class PlainCircuit:
-    """A circuit that loses edges and is run whole every time.
+    """A circuit that loses edges and is run as a whole every time.
 
     Args:
         problem: model, prompts, metric and ablation.
 
     Attributes:
-        kept: boolean (edges,); at first all.
+        kept: boolean (edges,); all True at first.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -280,7 +281,7 @@ class PlainCircuit:
         """Mean loss over all prompts of the circuit without these edges.
 
         Raises:
-            NumericalError: it is NaN or infinite.
+            NumericalError: the loss is NaN or infinite.
         """
         kept, model = self.kept.copy(), self.problem.model
         kept[list(edges)] = False
@@ -293,7 +294,7 @@ class PlainCircuit:
         return total / len(self.problem.pairs)
 
     def is_read(self, row: LoggedDecision) -> bool:
-        """Whether a kept edge leaves a node that a row's edges lead to; the logits are always read."""
+        """Whether a kept edge leaves the node that a row's edges enter; the logits are always read."""
         graph, (_, receiver) = self.graph, self.graph.ends(np.array(row.edges[0]))
         node, stop = graph.receiver_node[receiver], graph.receiver_stop[receiver]
         read = (graph.edge_sender >= node) & (graph.edge_sender < stop)
@@ -306,12 +307,12 @@ class PlainCircuit:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """What a row is held against.
+    """What a row is checked against.
 
     Attributes:
-        threshold, absolute: cut if delta (or its size) is below the threshold.
-        rounding: how well the replay knows a loss; closer than that to the threshold it cannot tell.
-        tolerance: how far a loss of the log may be from the replayed one.
+        threshold, absolute: cut if delta (or its absolute value) is below the threshold.
+        rounding: rounding error of a replayed loss; closer to the threshold than this, the replay cannot tell.
+        tolerance: how far a logged loss may be from the replayed one.
     """
 
     threshold: float
@@ -320,15 +321,15 @@ class DecisionRule:
     tolerance: float
 
     def margin(self, delta: float) -> float:
-        """By how much the threshold was missed; 0 or more keeps."""
+        """How far delta is above the threshold; the edge is kept if this is 0 or more."""
         return (abs(delta) if self.absolute else delta) - self.threshold
 
     def too_close(self, row: LoggedDecision, before: float, after: float) -> bool:
-        """Whether either decision is right as far as the replay can tell."""
+        """Whether a test is so close to the threshold that the replay cannot tell which decision is right."""
         return row.tested and abs(self.margin(after - before)) <= self.rounding * _size(before, after)
 
     def objection(self, row: LoggedDecision, before: float, after: float) -> str:
-        """What is wrong with a row whose reason holds; "" if nothing is."""
+        """What is wrong with a row whose reason holds; "" if nothing."""
         delta, allowed = after - before, self.tolerance * _size(before, after)
         if row.how == SAME_VALUE and not abs(delta) <= allowed:
             return "the cut changes the loss, so the clean and the ablated value are not the same"
@@ -371,7 +372,7 @@ def _walk(circuit: PlainCircuit, rule: DecisionRule, rows: Sequence[LoggedDecisi
 
 
 def _broken_reason(circuit: PlainCircuit, row: LoggedDecision) -> str:
-    """Why the stated reason for cutting without a test is none; "" if it is one."""
+    """Why the logged reason for cutting without a test does not hold; "" if it holds."""
     if row.how == UNREAD and circuit.is_read(row):
         return "the log says that nothing reads the node, but a kept edge leaves it"
     if row.how == PORT_CUT and circuit.has(row):

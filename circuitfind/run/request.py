@@ -1,4 +1,4 @@
-"""How a circuit is found and chosen, beside the setting, and what of that can be refused before a model loads."""
+"""How a circuit is found and chosen within a setting, and which requests are refused before a model loads."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ POSITIONAL = ("position", "span")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is asked for that is not in its setting.
+    """The options of a run that are not in its setting.
 
     Attributes:
-        algorithm: that of the ablation (:func:`~circuitfind.discovery.contract.default_algorithm`) if None.
-        options: of the algorithm.
-        rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number; ``default`` is
-            the algorithm's own circuit where it decides on one, which needs no number, and else ``faithfulness``.
-        absolute: rank by size of score.
-        n_random: random circuits of equal size, as a control.
-        parts: scores are kept apart along this axis of the prompts.
-        anyway: go on although the model is no better than chance on the prompts.
-        workers: Ray actors that discovery is shared out over; they change no score.
+        algorithm: the ablation's default (:func:`~circuitfind.discovery.contract.default_algorithm`) if None.
+        options: options of the algorithm.
+        rule, value: the selection rule (``faithfulness``, ``top``, ``threshold``, ``greedy``) and its number. ``default`` is
+            the algorithm's own circuit if it decides on one, which needs no number, otherwise ``faithfulness``.
+        absolute: rank by absolute score.
+        n_random: number of random circuits of equal size, as a control.
+        parts: store separate scores along this axis of the prompts.
+        anyway: continue even if the model is no better than chance on the prompts.
+        workers: number of Ray actors for discovery; the scores do not depend on it.
     """
 
     algorithm: str | None = None
@@ -44,14 +44,14 @@ class RunConfig:
     workers: int = 0
 
     def resolved(self, setting: Setting) -> tuple[RunConfig, dict[str, Any]]:
-        """The same with its algorithm named, and all options of that, if nothing of it is wrong whatever the model.
+        """The same with its algorithm named, and all options of the algorithm; refuses what is wrong for every model.
 
         Raises:
             OptionError, UnknownNameError: the message says what is allowed.
         """
         named = replace(self, algorithm=self.algorithm or default_algorithm(setting.ablated_by))
         algorithm = ALGORITHMS[named.algorithm or ""]
-        told = algorithm.rules.get(self.rule)  # where the algorithm can be told the rule's number before it begins
+        told = algorithm.rules.get(self.rule)  # the option that gives the algorithm the rule's number
         options = algorithm.resolve({told: self.value} | dict(self.options) if told else self.options)
         algorithm.refuse(setting.ablated_by, self.parts)
         check_workers(algorithm, self.workers)
@@ -60,7 +60,7 @@ class RunConfig:
 
     @property
     def decided(self) -> bool:
-        """Whether the algorithm's own circuit is wanted, where it has one: by default, or since it was told the rule."""
+        """Whether to use the algorithm's own circuit, if it has one: by default, or if it was given the rule's number."""
         return self.rule == "default" or self.rule in ALGORITHMS[self.algorithm or ""].rules
 
     def _refuse_numbers(self) -> None:
@@ -68,7 +68,7 @@ class RunConfig:
             raise OptionError(f"--random {self.n_random}: give at least 0")
         if self.rule == "greedy" and self.parts in POSITIONAL:
             raise OptionError(
-                f"--greedy grows circuits without parts, and --parts {self.parts} asks for one with; use --faithfulness, "
+                f"--greedy grows circuits without parts, but --parts {self.parts} needs one with parts; use --faithfulness, "
                 "--edges or --threshold"
             )
         if self.rule in ("default", "faithfulness") and not 0 < self.value <= 2:

@@ -1,7 +1,7 @@
 """Would another setting have found another circuit: other templates, another ablation, metric or algorithm?
 
-A circuit of one size is found in each of several settings, and each is measured in each. Overlap alone says little: circuits
-may differ and do the same. So both are reported.
+A circuit of the same size is found in each of several settings and then measured in all of them. Overlap alone says little,
+because different circuits may do the same. So overlap and faithfulness are both reported.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Variant = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """Circuits of one size, found in several settings, held against each other.
+    """A comparison of circuits of the same size, found in several settings.
 
     Attributes:
-        names: of the settings.
-        circuits: the circuit found in each.
+        names: names of the settings.
+        circuits: the circuit found in each setting.
         jaccard: shared edges / edges of either, (settings, settings).
         faithfulness: of the circuit found in each setting (row), measured on held-out prompts in each (column).
     """
@@ -53,7 +53,7 @@ class Sensitivity:
     faithfulness: Floats
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row for every two settings: ``found_in, measured_in, jaccard, faithfulness``."""
+        """A row for every ordered pair of settings: ``found_in, measured_in, jaccard, faithfulness``."""
         import pandas
 
         pairs = [(row, column) for row in range(len(self.names)) for column in range(len(self.names))]
@@ -98,7 +98,7 @@ class Sensitivity:
 
 
 def variants_of(task: Task) -> dict[str, Variant]:
-    """Variants for :func:`sensitivity`: a task as it is, and with each other value of each of its options in turn.
+    """Variants for :func:`sensitivity`: a task as it is, and with every other value of each option, one at a time.
 
     Raises:
         OptionError: the task has no options.
@@ -125,18 +125,19 @@ def sensitivity(
     algorithm: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
-    """Find a circuit of one size in each of several variants of a setting, and measure each circuit in each.
+    """Find a circuit of the same size in several variants of a setting, and measure each circuit in all of them.
 
     Args:
-        variants: what each changes, by name, out of :data:`CHANGEABLE`; e.g. ``{"as it is": {}, "zeros": {"ablation": "zero"},
-            "other prompts": {"task": "paraphrased.csv"}, "ABBA": {"task_options": {"order": "ABBA"}}}``. The task's options
-            one by one (:func:`variants_of`) if None.
-        edges: size of every circuit after pruning, at least.
-        absolute: rank by size of score.
-        algorithm, options: where a variant does not say; the ablation's default if None.
+        variants: the changes of each variant (keys from :data:`CHANGEABLE`), by name; e.g. ``{"as it is": {}, "zeros":
+            {"ablation": "zero"}, "other prompts": {"task": "paraphrased.csv"}, "ABBA": {"task_options": {"order":
+            "ABBA"}}}``. If None, the task's options one by one (:func:`variants_of`).
+        edges: minimum size of every circuit after pruning.
+        absolute: rank by absolute score.
+        algorithm, options: used by variants that do not set their own; the ablation's default if None.
 
     Raises:
-        OptionError: fewer than two variants, a size the graph has not, or an algorithm that is not defined for its ablation.
+        OptionError: fewer than two variants, more edges than the graph has, or an algorithm that is not defined for its
+            ablation.
         UnknownNameError: a variant changes something else.
 
     Example:
@@ -150,8 +151,8 @@ def sensitivity(
     wanted = variants_of(setting.behaviour) if variants is None else variants
     if len(wanted) < 2:
         raise OptionError("give at least two variants to compare")
-    check_size(setting.transformer.graph, edges)
     ways = {name: _Way.of(setting, {"algorithm": algorithm, "options": options, **wanted[name]}) for name in wanted}
+    check_size(setting.transformer.graph, edges)
     circuits = tuple(ways[name].found(edges, absolute) for name in track(list(ways), "finding circuits"))
     measured = [ways[name].measured(circuits) for name in track(list(ways), "measuring circuits")]
     overlap = jaccard_matrix([np.flatnonzero(circuit.kept) for circuit in circuits])
@@ -160,7 +161,7 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Way:
-    """One variant: its setting, and how a circuit is found there."""
+    """One variant: its setting, and how a circuit is found in it."""
 
     setting: Setting
     algorithm: str
@@ -168,16 +169,17 @@ class _Way:
 
     @classmethod
     def of(cls, setting: Setting, changes: Variant) -> _Way:
-        """A setting with some changes, refused where they cannot be."""
+        """A setting with some changes; impossible changes are refused."""
         for key in changes.keys() - set(CHANGEABLE):
             raise UnknownNameError("setting", key, CHANGEABLE)
         changed = setting.but(**{key: changes[key] for key in OF_THE_SETTING if key in changes})
         algorithm = changes["algorithm"] or default_algorithm(changed.ablated_by)
         ALGORITHMS[algorithm].refuse(changed.ablated_by, "")
+        changed.require_corrupted()
         return cls(changed, algorithm, changes["options"] or {})
 
     def found(self, edges: int, absolute: bool) -> Circuit:
-        """The circuit of a size."""
+        """The circuit with this number of edges."""
         scores = calls.discover(self.setting, algorithm=self.algorithm, **self.options)
         return smallest_prefix(scores, edges, absolute=absolute)
 

@@ -1,4 +1,4 @@
-"""What an algorithm returns: one float per edge with its provenance, and the log of a search that decides edge by edge."""
+"""What an algorithm returns: one float per edge with provenance, and the log of a search that decides edge by edge."""
 
 from circuitfind.scores.combination import combine_scores
 from circuitfind.scores.edge_scores import SIGN, EdgeScores, Provenance, between

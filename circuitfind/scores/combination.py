@@ -1,13 +1,13 @@
-"""Scores of several algorithms made one: the parallel ensembles of Mondorf et al. 2025 (arXiv:2510.06811).
+"""Scores of several algorithms combined: the parallel ensembles of Mondorf et al. 2025 (arXiv:2510.06811).
 
 Three ways, each a mean over the algorithms:
 
-* ``mean``: of the scores, each algorithm's divided by its own largest size, so that none counts more for its unit;
-* ``rank``: of signed ranks: the rank of a score's size among all edges (ties share their mean rank), as a share of the
-  edges, with the score's sign; 0 stays 0;
-* ``raw``: of the scores as they are (the paper's), which is for algorithms that estimate the same quantity.
+* ``mean``: of the scores, each divided by its algorithm's largest absolute value, so that no unit dominates;
+* ``rank``: of signed ranks: the rank of a score's absolute value among all edges (ties share their mean rank), divided by
+  the number of edges, with the score's sign; 0 stays 0;
+* ``raw``: of the unscaled scores (as in the paper), for algorithms that estimate the same quantity.
 
-Where an algorithm gives sizes without a sign, only the sizes of all are used, and the result has no sign.
+If any algorithm's scores have no sign, absolute values are used for all of them, and the result has no sign.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ WAYS = ("mean", "rank", "raw")
 
 
 def combine_scores(scores: Sequence[EdgeScores], by: str = "mean") -> EdgeScores:
-    """One score for every edge from several algorithms' (or several tasks', or several runs').
+    """One score for every edge, from the scores of several algorithms, tasks or runs.
 
     Args:
         scores: two or more, of the same graph.
-        by: ``"mean"`` (each divided by its largest size), ``"rank"`` or ``"raw"``.
+        by: ``"mean"`` (each divided by its largest absolute value), ``"rank"`` or ``"raw"``.
 
     Returns:
-        Scores whose provenance has what all have in common; ``options`` say what was combined and how.
+        Scores whose provenance holds what all inputs have in common; ``options`` say what was combined and how.
 
     Raises:
         OptionError: fewer than two.
@@ -62,7 +62,7 @@ def combine_values(values: Sequence[Floats], by: str, *, signed: bool = True) ->
     """The mean (edges,) of several scores (edges,), each scaled as ``by`` says.
 
     Args:
-        signed: False uses their sizes only.
+        signed: False uses absolute values.
 
     Raises:
         UnknownNameError: no such way.
@@ -77,7 +77,7 @@ def combine_values(values: Sequence[Floats], by: str, *, signed: bool = True) ->
 
 
 def signed_ranks(values: Floats) -> Floats:
-    """The rank of each value's size, from 1 for the smallest, as a share of all, with the value's sign; ties share a rank."""
+    """Ranks of absolute values, 1 the smallest, divided by their number, with each value's sign; ties share a rank."""
     sizes = np.abs(values)
     _, place, count = np.unique(sizes, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
@@ -90,7 +90,7 @@ def _by_largest(values: Floats) -> Floats:
 
 
 def _in_common(known: Sequence[Provenance]) -> Provenance:
-    """What several results have in common; defaults elsewhere."""
+    """The fields on which several results agree; defaults for the others."""
     same: dict[str, Any] = {}
     for part in fields(Provenance):
         value = getattr(known[0], part.name)
@@ -100,14 +100,14 @@ def _in_common(known: Sequence[Provenance]) -> Provenance:
 
 
 def by_smallest_circuit(circuits: Sequence[Mask], values: Sequence[Floats]) -> Floats:
-    """One ranking from circuits of several sizes: float64 (edges,), 0 for edges in none of them.
+    """One ranking from circuits of several sizes: float64 (edges,), 0 for edges in no circuit.
 
-    An edge's score is its value in the smallest circuit that holds it, on top of the largest score of the edges that only
-    larger circuits hold. So the edges of smaller circuits come first, and among those of one circuit the larger value.
+    An edge's score is its value in the smallest circuit that holds it, plus the largest score of the edges that only larger
+    circuits hold. So edges of smaller circuits come first; within one circuit, larger values come first.
 
     Args:
         circuits: boolean (edges,), the smallest first.
-        values: float64 (edges,), what each circuit's own edges are worth; below 0 counts as 0.
+        values: float64 (edges,), the value of each circuit's own edges; negative values count as 0.
     """
     scores, largest = np.zeros(len(circuits[0])), 0.0
     for number in reversed(range(len(circuits))):

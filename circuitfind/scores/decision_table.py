@@ -1,4 +1,4 @@
-"""A log of decisions read from its table, ``decisions.csv``: what :meth:`.decisions.DecisionLog.to_frame` wrote."""
+"""Reads a log of decisions from ``decisions.csv``, the table of :meth:`.decisions.DecisionLog.to_frame`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LoggedDecision:
     Attributes:
         step: its number, from 1. edge: the candidate's name. edges: numbers of the edges it holds.
         before, after, delta: losses and their difference; NaN where the log has none.
-        kept: the decision. how: a number of :data:`circuitfind.scores.decisions.HOW`.
+        kept: the decision. how: an index into :data:`circuitfind.scores.decisions.HOW`.
     """
 
     step: int
@@ -38,15 +38,15 @@ class LoggedDecision:
 
     @property
     def tested(self) -> bool:
-        """Whether a test decided."""
+        """Whether the candidate was decided by a test."""
         return self.how <= TESTED_AGAIN
 
 
 def read_table(path: Path, graph: ComputationGraph) -> dict[float, list[LoggedDecision]]:
-    """The rows of a log by threshold, in its order.
+    """The rows of a log by threshold, in file order.
 
     Raises:
-        CircuitError: not such a table; the message says which row and why.
+        CircuitError: the file is not such a table; the message says which row and why.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -77,7 +77,7 @@ def _row(values: Mapping[str, str], graph: ComputationGraph) -> LoggedDecision:
     name, how = values["edge"], HOW.index(values["how"])
     before, after, delta = (float(values[column] or "nan") for column in NUMBERS)
     if not np.isfinite([before, after, delta if how <= TESTED_AGAIN else 0.0]).all():
-        raise CircuitError(f"{name} has losses or a delta that are no numbers: {before}, {after}, {delta}")
+        raise CircuitError(f"{name} has losses or a delta that are not finite numbers: {before}, {after}, {delta}")
     edges = edges_called(graph, name)
     return LoggedDecision(int(values["step"]), name, edges, before, after, delta, values["decision"] == "kept", how)
 

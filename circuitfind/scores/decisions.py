@@ -1,7 +1,7 @@
-"""The decisions of a greedy search, edge by edge in the order they were made: what ACDC did, and how surely.
+"""The decisions of a greedy search, edge by edge, in order: what ACDC did, and how close each decision was.
 
-A **candidate** is what is decided at once: an edge, the three edges from a sender to q, k and v of a head, or a whole port
-(the original's DIRECT_COMPUTATION edge). The log is a row of numbers per candidate and can be replayed.
+A **candidate** is decided as a unit: an edge, the three edges from a sender to q, k and v of a head, or a whole port (the
+original's DIRECT_COMPUTATION edge). The log has a row of numbers per candidate and can be replayed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
 WHOLE_PORT = -1
-"""In the place of a sender: the candidate is the port itself."""
+"""Used instead of a sender: the candidate is the port itself."""
 HOW = (
     "tested",
     "tested in float64",
@@ -28,13 +28,13 @@ HOW = (
     "its port was cut",
     "same value in clean and ablated run",
 )
-"""How a decision was made; the first two are tests, the others need none."""
+"""How a decision was made; the first two are tests, the others need no test."""
 TESTED, TESTED_AGAIN, UNREAD, PORT_CUT, SAME_VALUE = range(len(HOW))
 DECISIONS = ("cut", "kept")
 COLUMNS = ("before", "after", "kept", "how", "seconds")
 BEFORE, AFTER, KEPT, HOW_COLUMN, SECONDS = range(len(COLUMNS))
 FRAGILE = 1e-4
-"""A margin below this may turn out otherwise with other prompts."""
+"""A decision with a margin below this may change with other prompts."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -45,7 +45,7 @@ class Candidates:
 
     Attributes:
         graph: the whole graph.
-        receiver: receiver of every candidate, shape (candidates,); the q port where q, k and v are cut together.
+        receiver: receiver of every candidate, shape (candidates,); the q port if q, k and v are cut together.
         sender: its sender, or :data:`WHOLE_PORT`.
         together: edges into q, k and v of a head are one candidate.
     """
@@ -87,8 +87,9 @@ class Candidates:
         return found
 
     def name(self, candidate: int) -> str:
-        """``sender->receiver``; the receiver without its port where all three go together, and ``a1.h2<q>->a1.h2`` for a
-        whole port.
+        """``sender->receiver``, or ``a1.h2<q>->a1.h2`` for a whole port.
+
+        The receiver is written without its port if q, k and v are cut together.
         """
         graph, number, sender = self.graph, int(self.receiver[candidate]), int(self.sender[candidate])
         receiver, owner = graph.receiver_names[number], graph.receiver_owners[number]
@@ -104,9 +105,9 @@ class DecisionLog:
 
     Attributes:
         candidates: what was decided, in order.
-        threshold, absolute: a candidate is cut if its delta (or its size) is below the threshold.
-        values: float64 (candidates, :data:`COLUMNS`): loss before and after the cut (equal, where nothing was tested),
-            1 for kept and 0 for cut, a number of :data:`HOW`, and seconds since the search began.
+        threshold, absolute: a candidate is cut if its delta (or its absolute delta) is below the threshold.
+        values: float64 (candidates, :data:`COLUMNS`): loss before and after the cut (equal if nothing was tested), 1 for kept
+            and 0 for cut, an index into :data:`HOW`, and seconds since the search began.
     """
 
     candidates: Candidates
@@ -116,7 +117,7 @@ class DecisionLog:
 
     @property
     def delta(self) -> Values:
-        """Loss after minus before: what cutting costs, float64 (candidates,)."""
+        """Loss after the cut minus loss before: what cutting costs, float64 (candidates,)."""
         return np.asarray(self.values[:, AFTER] - self.values[:, BEFORE])
 
     @property
@@ -153,7 +154,7 @@ class DecisionLog:
     def to_frame(self) -> pandas.DataFrame:
         """The log as a table: step, threshold, edge, before, after, delta, margin, decision, how, seconds.
 
-        Delta and margin of what was not tested are empty.
+        Delta and margin are empty for candidates that were not tested.
         """
         import pandas
 
@@ -176,7 +177,7 @@ class DecisionLog:
     # ---------------------------------------------------------------- how surely
 
     def summary(self) -> list[str]:
-        """Sentences: counts, then what makes the result doubtful."""
+        """Sentences: counts first, then what makes the result uncertain."""
         how = self.values[:, HOW_COLUMN]
         tested, again, same = int(self.tested.sum()), int((how == TESTED_AGAIN).sum()), int((how == SAME_VALUE).sum())
         kept, n = int(self.kept_candidates.sum()), len(self.candidates)
@@ -213,7 +214,7 @@ class DecisionLog:
 
 
 def as_tensors(logs: Sequence[DecisionLog]) -> dict[str, np.ndarray[Any, Any]]:
-    """What a score file stores of the logs of a sweep."""
+    """The tensors that a score file stores for the logs of a sweep."""
     if not logs:
         return {}
     candidates = logs[0].candidates
@@ -227,7 +228,7 @@ def as_tensors(logs: Sequence[DecisionLog]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def from_tensors(graph: ComputationGraph, tensors: dict[str, np.ndarray[Any, Any]]) -> tuple[DecisionLog, ...]:
-    """The logs of a sweep from a score file's tensors; none, where it has none."""
+    """The logs of a sweep from a score file's tensors; empty if it has none."""
     if "decisions" not in tensors:
         return ()
     together, absolute = map(bool, tensors["decisions.flags"])
@@ -240,7 +241,7 @@ def from_tensors(graph: ComputationGraph, tensors: dict[str, np.ndarray[Any, Any
 
 
 def write_tables(place: Path, logs: Sequence[DecisionLog]) -> None:
-    """``decisions.csv`` in a folder, all logs one below the other, and of a sweep ``thresholds.csv``."""
+    """Write ``decisions.csv`` with all logs concatenated into a folder, and ``thresholds.csv`` for a sweep."""
     if not logs:
         return
     import pandas

@@ -27,16 +27,16 @@ NO_SIGN = "score >= 0: the larger, the more important; whether the edge helps or
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result was obtained from.
+    """Where a result comes from.
 
     Attributes:
         model, model_source: name of the model, and where its weights came from.
         task, task_options, split, n_prompts, pairs_hash: the prompt pairs (SHA-256 of their text).
         metric, unit: what was measured at the answer position, and its unit.
-        metric_source: of a user's own metric, its ``file``, ``name`` and ``sha256``; empty of one that is registered.
+        metric_source: ``file``, ``name`` and ``sha256`` of a user's own metric; empty for a registered one.
         ablation: what a cut edge carries instead.
         algorithm, options, seed: how the scores were found.
-        signed: whether a score's sign says that its edge helps or hurts; False where scores are sizes only.
+        signed: whether a score's sign says that its edge helps or hurts; False if scores are absolute values only.
     """
 
     model: str = ""
@@ -69,16 +69,16 @@ class EdgeScores:
         graph: the graph.
         values: float64 (edges,), in the graph's edge order; positive helps the clean behaviour (see :data:`SIGN`).
         provenance: where they came from.
-        parts: the summands of ``values`` times the number of prompts: float32 (prompts, edges), (positions, edges) or
-            (spans, edges), where asked for. A prompt's row is that prompt's own score.
+        parts: the summands of ``values`` times the number of prompts, if requested: float32 (prompts, edges),
+            (positions, edges) or (spans, edges). A prompt's row is that prompt's own score.
         parts_axis: ``"prompt"``, ``"position"``, ``"span"`` or ``""``.
         decisions: the logs of an algorithm that decides edge by edge, one for each threshold.
-        spans: what the rows of ``parts`` are, where they are parts of prompts.
+        spans: what the rows of ``parts`` are, if they are parts of prompts.
         nodes: float64 (senders,), the score of every sender, from an algorithm that scores nodes; see :func:`between`.
-        chosen: boolean (edges,), the circuit that an algorithm found itself, where it does more than rank.
+        chosen: boolean (edges,), the circuit that the algorithm itself found, if it does more than rank.
 
     Raises:
-        CircuitError: wrong shape.
+        CircuitError: the shape is wrong.
         NumericalError: a score is NaN or infinite.
     """
 
@@ -105,17 +105,17 @@ class EdgeScores:
 
     @property
     def decided(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """The edges the algorithm itself kept, boolean (edges,); None where it only ranks or swept several thresholds."""
+        """The edges the algorithm itself kept, boolean (edges,); None if it only ranks or swept several thresholds."""
         if self.chosen is not None:
             return self.chosen
         return self.decisions[0].kept if len(self.decisions) == 1 else None
 
     @property
     def by_part(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """``parts``, where they are parts of prompts: (parts of a prompt, edges).
+        """``parts``, if its rows are parts of prompts: (parts of a prompt, edges).
 
         Raises:
-            OptionError: the scores were not kept apart so.
+            OptionError: the scores were not kept apart by parts of prompts.
         """
         if self.parts is None or self.parts_axis not in PARTS_AXES:
             raise OptionError(
@@ -124,11 +124,11 @@ class EdgeScores:
         return self.parts
 
     def ranking(self, absolute: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Edge numbers from most to least important, by score or by its size; ties by edge number."""
+        """Edge numbers from most to least important, by score or absolute score; ties by edge number."""
         return order.ranking(self.values, absolute)
 
     def above(self, threshold: float, *, absolute: bool, strictly: bool = False) -> Mask:
-        """The edges whose score (or its size) is at least, or strictly above, ``threshold``: boolean (edges,)."""
+        """The edges whose score (or absolute score) is at least, or strictly above, ``threshold``: boolean (edges,)."""
         return order.above(self.values, threshold, absolute=absolute, strictly=strictly)
 
     def best(self, n: int, *, absolute: bool) -> Mask:
@@ -147,7 +147,7 @@ class EdgeScores:
     # ---------------------------------------------------------------- files
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file: the values, and everything else in its metadata."""
+        """Write a safetensors file: arrays as tensors, everything else in its metadata."""
         from safetensors.numpy import save_file
 
         tensors: dict[str, np.ndarray[Any, Any]] = {"scores": self.values}
@@ -160,19 +160,19 @@ class EdgeScores:
         if self.chosen is not None:
             tensors["chosen"] = self.chosen
         tensors |= as_tensors(self.decisions)
-        # One entry: safetensors writes several in any order, and the same scores should be the same bytes.
+        # One entry: safetensors writes several in arbitrary order, but equal scores should give equal bytes.
         about = {**self.about(SCHEMA), "parts_axis": self.parts_axis}
         if self.spans is not None:
             about["spans"] = list(self.spans.labels)
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
 
     def about(self, schema: str) -> dict[str, Any]:
-        """What a file says of the scores in it."""
+        """What a file says about the scores in it."""
         return {"schema": schema, "graph": self.graph.shape, "provenance": asdict(self.provenance), "sign": self.sign}
 
     @property
     def sign(self) -> str:
-        """What a score's sign means, in a sentence."""
+        """What a score's sign means, as a sentence."""
         return SIGN if self.provenance.signed else NO_SIGN
 
     @classmethod
@@ -180,7 +180,7 @@ class EdgeScores:
         """Read what :meth:`save` wrote.
 
         Raises:
-            CircuitError: not such a file.
+            CircuitError: the file is not a score file.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -207,12 +207,12 @@ class EdgeScores:
 
 
 def between(graph: ComputationGraph, nodes: Floats) -> Floats:
-    """Scores of edges from scores of senders: that of whichever end matters less, by size; float64 (edges,).
+    """Edge scores from sender scores: the score of the end with the smaller absolute score; float64 (edges,).
 
-    So the edges of at least a score are all those between the nodes of at least that score, the circuit that a method for nodes
-    stands for (Conmy et al. 2023, section 4). ``logits``, which is no sender and always in, does not count as an end; nor does
-    ``input``, except that its edge into the logits has the score of ``input``. An edge into a port that several heads share has
-    the score of the head that matters most.
+    So the edges above a threshold are exactly those between the nodes above it. This is the circuit that a method for nodes
+    stands for (Conmy et al. 2023, section 4). ``logits`` is not a sender and always in the circuit, so it does not count as an
+    end. Nor does ``input``, except that its edge into the logits has the score of ``input``. An edge into a port that several
+    heads share uses the head with the largest absolute score.
 
     Args:
         nodes: a score for every sender.

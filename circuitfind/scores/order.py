@@ -1,4 +1,4 @@
-"""The order of scores: a ranking, the best n, those above a threshold; by score or by its size, ties by number."""
+"""The order of scores: a ranking, the best n, those above a threshold; by score or absolute score, ties by number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Numbers = np.ndarray[Any, Any]
 
 
 def ranking(values: Numbers, absolute: bool) -> Longs:
-    """Numbers from most to least important."""
+    """Indices from most to least important."""
     from circuitfind import kernels
 
     key = np.abs(values) if absolute else values
@@ -20,11 +20,11 @@ def ranking(values: Numbers, absolute: bool) -> Longs:
 
 
 def above(values: Numbers, threshold: float, *, absolute: bool, strictly: bool = False) -> Mask:
-    """Where the score (or its size) is at least, or strictly above, ``threshold``: boolean, of the same shape."""
+    """Where the score (or its absolute value) is at least, or strictly above, ``threshold``: boolean, of the same shape."""
     compare = np.greater if strictly else np.greater_equal
     found = np.asarray(compare(values, threshold))
     if absolute:
-        # Without an array of sizes: |v| >= t if v >= t or -v >= t.
+        # This avoids an array of absolute values: |v| >= t if v >= t or -v >= t.
         found |= (np.less if strictly else np.less_equal)(values, -threshold)
     return found
 

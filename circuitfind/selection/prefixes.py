@@ -1,7 +1,7 @@
 """Circuits from scores alone: prefixes of a ranking, thresholds, greedy growth.
 
-Selection is always *signed* (largest scores first) or *absolute* (largest sizes first), ties broken by edge number; what
-cannot matter is pruned afterwards (see :mod:`circuitfind.circuit`).
+Selection is always *signed* (largest scores first) or *absolute* (largest absolute scores first). Ties are broken by edge
+number. Edges that cannot matter are pruned afterwards (see :mod:`circuitfind.circuit`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, order
 
 NODES_TRIED = 64
-"""How many further nodes are tried where the edges between those of a circuit run out."""
+"""How many further nodes are tried when the edges between a circuit's nodes run out."""
 
 
 def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any], layout: Layout | None = None) -> Circuit:
@@ -30,18 +30,18 @@ def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any], layou
 
 
 def mean_scores(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, Any]:
-    """The score of every edge (edges,), or with a layout of every part and edge (parts, edges)."""
+    """The score of every edge (edges,), or with a layout, of every part and edge (parts, edges)."""
     return scores.values if layout is None else scores.by_part / max(1, scores.provenance.n_prompts)
 
 
 def ranked(scores: EdgeScores, layout: Layout | None) -> np.ndarray[Any, Any]:
-    """What rules rank, float64 (edges,) or (parts * edges,)."""
-    # Parts are ranked before the division, whose rounding could make two of them equal.
+    """The values that rules rank, float64 (edges,) or (parts * edges,)."""
+    # Parts are ranked before the division, because its rounding could make two of them equal.
     return scores.values if layout is None else scores.by_part.astype(np.float64).ravel()
 
 
 def check_size(graph: ComputationGraph, n: float, n_parts: int = 1) -> None:
-    """Refuse a number of edges that no circuit of this graph has, each edge counted once for every part of a prompt."""
+    """Refuse a number of edges that this graph does not have; each edge counts once for every part of a prompt."""
     if not 0 <= n <= n_parts * graph.n_edges:
         parts = f" at each of {n_parts} parts" if n_parts > 1 else ""
         raise OptionError(f"cannot keep {n:.0f} edges: this graph has {graph.n_edges}{parts}")
@@ -55,14 +55,14 @@ def top_edges(
     ranking: np.ndarray[Any, Any] | None = None,
     layout: Layout | None = None,
 ) -> Circuit:
-    """The ``n`` best edges, pruned. What pruning drops is not refilled; both counts are in ``selection``.
+    """The ``n`` best edges, pruned. Pruned edges are not refilled; both counts are in ``selection``.
 
     Args:
-        ranking: of :func:`ranked`, for callers that ask many times.
-        layout: the parts of prompts, if (part, edge) is chosen; ties by part, then by edge.
+        ranking: a ranking of :func:`ranked`, for callers that select many times.
+        layout: the parts of prompts, if (part, edge) pairs are chosen; ties are broken by part, then by edge.
 
     Raises:
-        OptionError: there are fewer, or a layout is given and the scores have no parts.
+        OptionError: the graph has fewer edges, or a layout is given and the scores have no parts.
     """
     check_size(scores.graph, n, 1 if layout is None else len(layout))
     kept = order.best(ranked(scores, layout), n, absolute=absolute) if ranking is None else _first(ranking, n)
@@ -70,9 +70,9 @@ def top_edges(
 
 
 def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
-    """The fewest best edges of which pruning leaves at least ``n``, pruned: the first such :func:`top_edges`.
+    """The smallest prefix that has at least ``n`` edges after pruning: the first such :func:`top_edges`.
 
-    Found without a ranking, in a few passes over the graph: see :func:`circuitfind.kernels.bottleneck_rows`.
+    It is found without a ranking, in a few passes over the graph: see :func:`circuitfind.kernels.bottleneck_rows`.
     """
     from circuitfind import kernels
 
@@ -99,12 +99,12 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
 
 
 def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
-    """``n`` edges that are all alive, where n exist: the longest prefix that pruning leaves at most ``n`` of, refilled.
+    """``n`` edges that are all alive, if n exist: the longest prefix with at most ``n`` edges after pruning, refilled.
 
-    What pruning drops is made up for by the next best edges between nodes that are in already. Where these run out, the next
-    node comes in with all the edges that connect it, and the worst edges that no other needs go. (A circuit of two edges may
-    be missed where the best path takes three or more.) Circuits of :func:`top_edges`, which is what EAP-IG and MIB do, are
-    smaller than asked for.
+    Pruned edges are replaced by the next best edges between the circuit's nodes. When these run out, the next node is added
+    with all edges that connect it, and the worst edges that no other edge needs are removed. (A circuit of two edges may be
+    missed if the best path takes three or more.) Circuits of :func:`top_edges`, the method of EAP-IG and MIB, are smaller than
+    requested.
 
     Raises:
         OptionError: the graph has fewer edges.
@@ -117,7 +117,7 @@ def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
     for _ in range(NODES_TRIED):
         if np.count_nonzero(kept) == n or size >= graph.n_edges:
             break
-        size = int(np.searchsorted(counts, counts[size], side="right"))  # the prefix with the next node
+        size = int(np.searchsorted(counts, counts[size], side="right"))  # the prefix that adds the next node
         larger = prune(graph, kept | _first(ranking, size), ablation)
         other = _fill(graph, _thinned(graph, larger, ranking, n, ablation), ranking, n, ablation)
         kept = other if np.count_nonzero(other) > np.count_nonzero(kept) else kept
@@ -132,13 +132,13 @@ def _first(ranking: np.ndarray[Any, Any], n: int) -> Mask:
 
 
 def _fill(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n: int, ablation: str) -> Mask:
-    """A pruned circuit with the best of the edges between nodes that are in already, up to ``n`` edges."""
+    """A pruned circuit plus the best edges between its nodes, up to ``n`` edges."""
     senders, receivers = graph.ends(ranking)
     sends, reads = np.zeros(graph.n_nodes, dtype=bool), np.zeros(graph.n_nodes + 1, dtype=np.int64)
     sends[[0, *graph.ends(np.flatnonzero(kept))[0]]] = True
     sends[graph.n_senders :] = True  # the logits
     reads[1:] = np.cumsum(sends)
-    # A receiver is read if any of the nodes it belongs to is; under other ablations every sender is alive.
+    # A receiver is read if any of its nodes is; if pruning does not start from the input, every sender is alive.
     alive = reads[graph.receiver_stop[receivers]] > reads[graph.receiver_node[receivers]]
     alive &= ~kept[ranking] & (sends[senders] if prunes_from_input(ablation) else True)
     kept = kept.copy()
@@ -147,8 +147,13 @@ def _fill(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n:
 
 
 def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n: int, ablation: str) -> Mask:
-    """A circuit without its worst edges, down to ``n`` or fewer; more than the surplus goes only where nothing else can."""
-    for most in (0, graph.n_edges):
+    """A circuit without its worst edges, with ``n`` or fewer left.
+
+    An edge goes if no more than the surplus dies with it. If no such edge is left, the worst of those goes with which the
+    fewest others die (up to a factor of 2): with equal scores the worst edge by number may be the one that all others need.
+    """
+    most = 0
+    while (surplus := int(np.count_nonzero(kept)) - n) > 0:
         for edge in ranking[kept[ranking]][::-1].tolist():
             surplus = int(np.count_nonzero(kept)) - n
             if surplus <= 0:
@@ -159,13 +164,14 @@ def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any],
                 trial = prune(graph, trial, ablation)
                 if np.count_nonzero(kept) - np.count_nonzero(trial) <= max(surplus, most):
                     kept = trial
+        most = max(2 * most, surplus + 1)
     return kept
 
 
 def edges_above(
     scores: EdgeScores, threshold: float, *, absolute: bool = True, layout: Layout | None = None
 ) -> Circuit:
-    """The edges, or with a layout (part, edge), whose score (or its size) is at least ``threshold``, pruned."""
+    """The edges, or (part, edge) pairs with a layout, whose score or absolute score is at least ``threshold``, pruned."""
     if np.isnan(threshold):
         raise OptionError("threshold nan: give a number")
     kept = order.above(mean_scores(scores, layout), threshold, absolute=absolute)
@@ -173,7 +179,7 @@ def edges_above(
 
 
 def greedy_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
-    """``n`` edges grown from the logits: always the best edge into a node that is already in (EAP-IG's greedy rule)."""
+    """``n`` edges grown from the logits: always add the best edge into a node of the circuit (EAP-IG's greedy rule)."""
     from circuitfind import kernels
 
     graph = scores.graph
@@ -188,12 +194,12 @@ def decided_edges(scores: EdgeScores) -> Circuit:
     """The edges that the algorithm itself kept, pruned.
 
     Raises:
-        OptionError: it ranked the edges only, or decided about them at several thresholds.
+        OptionError: it only ranked the edges, or decided about them at several thresholds.
     """
     if scores.decided is None:
         n, name = len(scores.decisions), scores.provenance.algorithm or "the algorithm"
         reason = f"decided at {n} thresholds" if n else "ranks edges and keeps none itself"
-        raise OptionError(f"{name} {reason}, so there is no one circuit of its own; give top=, threshold= or greedy=")
+        raise OptionError(f"{name} {reason}, so it has no single circuit of its own; give top=, threshold= or greedy=")
     rule = {"rule": "decided", "absolute": True}
     if scores.decisions:
         rule |= {"threshold": scores.decisions[0].threshold, "absolute": scores.decisions[0].absolute}
@@ -203,7 +209,7 @@ def decided_edges(scores: EdgeScores) -> Circuit:
 def alive_counts(scores: EdgeScores, *, absolute: bool = True) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Edges left after pruning the best n, for every n from 0 to all: (edges + 1,), in one pass over the graph.
 
-    Where one size is asked for, :func:`smallest_prefix` finds its n without a ranking.
+    For a single size, :func:`smallest_prefix` finds its n without a ranking.
     """
     from circuitfind import kernels
 

@@ -1,4 +1,4 @@
-"""Choices that must run the model: the smallest faithful prefix of a ranking."""
+"""Selection that runs the model: the smallest faithful prefix of a ranking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.progress import track
 from circuitfind.scores import EdgeScores, order
 from circuitfind.selection.prefixes import ranked, top_edges
@@ -27,7 +27,7 @@ class Reached:
 
     Attributes:
         mean: the ratio of means.
-        sure: what it exceeds with 95 % confidence (lower bootstrap quantile over prompts).
+        sure: the value it exceeds with 95 % confidence (lower bootstrap quantile over prompts).
     """
 
     mean: float
@@ -36,7 +36,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """What a ranking offers: how many things it ranks, and the pruned circuit of the best n of them."""
+    """The prefixes of a ranking: the number of ranked items, and the pruned circuit of the best n of them."""
 
     n: int
     best: Callable[[int], Circuit]
@@ -55,19 +55,19 @@ def smallest_faithful(
 ) -> Circuit:
     """The smallest prefix of the ranking whose pruned circuit reaches faithfulness ``target`` on ``pairs``.
 
-    A prefix reaches the target when its faithfulness exceeds it with 95 % confidence over prompts, so that the circuit can
-    be expected to reach it on other prompts too; with few prompts this asks for more edges. Sizes grow by a quarter of an
-    octave until one is enough (small circuits are cheap to run) and are then bisected. Faithfulness need not grow steadily
-    with size: a smaller prefix that reaches the target by chance, between two tested ones, is not looked for.
+    A prefix reaches the target when its faithfulness exceeds it with 95 % confidence over prompts. So the circuit should reach
+    it on other prompts too; with few prompts, this takes more edges. Sizes grow by a quarter of an octave until one is enough
+    (small circuits are cheap to run), followed by bisection. Faithfulness need not grow monotonically with size: the search
+    does not look for a smaller prefix that reaches the target by chance between two tested ones.
 
     Args:
-        pairs: the prompts, or several sets of them, each of which the circuit must satisfy.
-        layout: the parts of these prompts, if (part, edge) is ranked, from scores that were kept apart by them.
+        pairs: the prompts, or several sets of them; the circuit must reach the target on each set.
+        layout: the parts of these prompts, if (part, edge) pairs are ranked, from scores stored separately by part.
 
     Raises:
         OptionError: the target is not above 0, no prefix reaches it, full and empty model score the same, or the scores have
             no parts.
-        CircuitError: the prompts have a part that the scores know nothing of.
+        CircuitError: the prompts have a part that the scores do not know.
     """
     sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
     ranking = order.ranking(ranked(scores, layout), absolute)
@@ -83,7 +83,7 @@ def _smallest(
     target: float,
     batch_size: int | None,
 ) -> Circuit:
-    """The rule of :func:`smallest_faithful`, whatever is ranked."""
+    """The rule of :func:`smallest_faithful`, for any ranked items."""
     if not target > 0:
         raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
     reaches = [_prefix_reach(model, part, prefixes, metric, batch_size) for part in sets]
@@ -111,10 +111,10 @@ def _smallest(
 def _prefix_reach(
     model: Transformer, pairs: TokenPairs, prefixes: Prefixes, metric: Metric, batch_size: int | None
 ) -> Callable[[int], Reached]:
-    """From the number of best things kept to the faithfulness reached."""
+    """A function from the number of best items kept to the faithfulness reached."""
     nothing = prefixes.best(0)
     spans = nothing.spans(pairs, model.tokenizer)
-    conditions = Conditions(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
+    conditions = CircuitRunner(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
     full, empty = (conditions.run(circuit[None])[0] for circuit in (conditions.whole, conditions.nothing))
     if np.isnan(faithfulness(full, empty, full)):
         raise OptionError(
@@ -126,7 +126,7 @@ def _prefix_reach(
 
     def reach(n: int) -> Reached:
         circuit = prefixes.best(n)
-        # Of two prefixes, one holds the other, also when pruned: if they are of one size, they are the same.
+        # One of two prefixes contains the other, also after pruning: if they have the same size, they are the same.
         if circuit.n_edges not in found:
             values = conditions.run(circuit.rows(spans)[None])[0]
             (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)

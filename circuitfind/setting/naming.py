@@ -1,4 +1,4 @@
-"""From what a user names (a task, a file, pairs) to a task and the model it is for."""
+"""From what a user gives (a task's name, a file, pairs) to a task and the model it is for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from circuitfind.errors import OptionError
 from circuitfind.task import (
     TASKS,
-    PromptPairs,
     Task,
     Tokenizer,
     TokenPairs,
@@ -20,7 +19,7 @@ from circuitfind.task import (
     task_from_file,
     tokenize,
 )
-from circuitfind.task.files import file_task_name
+from circuitfind.task.files import DEFAULT_METRIC, file_task_name, refuse_rules
 from circuitfind.transformer import Transformer
 
 TaskLike = Any
@@ -28,16 +27,24 @@ TaskLike = Any
 
 
 def load_task(
-    spec: TaskLike, *, model: Transformer | None = None, metric: str | None = None, name: str | None = None
+    spec: TaskLike,
+    *,
+    model: Transformer | None = None,
+    metric: str | None = None,
+    corrupt: str = "",
+    group_by: str = "",
+    name: str | None = None,
 ) -> Task:
     """A task by name, or one's own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs, TokenPairs.
 
-    A table with the columns ``clean_ids``, ``corrupted_ids`` and ``correct_ids`` holds token ids, for models without a
-    tokenizer (:mod:`circuitfind.task.id_pairs`).
+    A table with the columns ``clean_ids`` and ``correct_ids`` holds token ids, for models without a tokenizer
+    (:mod:`circuitfind.task.id_pairs`).
 
     Args:
         model: lets answers without their leading space, and answers given as token ids, be read as the model does.
-        metric: for one's own pairs; the logit difference if None.
+        metric: for one's own pairs; if None, as their layout says (a year above another: ``prob-diff``), or else the logit
+            difference.
+        corrupt, group_by: for one's own pairs, see :func:`circuitfind.load_pairs`.
         name: what results and pictures call one's own pairs; the file's name, or ``own-pairs``, if None.
 
     Raises:
@@ -52,56 +59,61 @@ def load_task(
         >>> cf.load_task([pair, pair]).name
         'own-pairs'
     """
-    if name is not None and is_whole(spec):
+    if isinstance(spec, Task) or is_name(spec):
+        task = spec if isinstance(spec, Task) else TASKS[spec]
+        refuse_rules(f"the task {task.name!r} makes its prompts itself", corrupt, group_by)
+    else:
+        task = _own_task(spec, model.tokenizer if model is not None else None, metric, corrupt, group_by)
+    if name is None:
+        return task
+    if is_whole(spec):
         raise OptionError(f"name={name!r} is for one's own pairs; a task has its own name")
-    if isinstance(spec, Task):
-        return spec
-    if is_name(spec):
-        return TASKS[spec]
-    task = _own_task(spec, model.tokenizer if model is not None else None, metric)
-    return replace(task, name=name) if name is not None else task
+    return replace(task, name=name)
 
 
-def _own_task(spec: TaskLike, tokenizer: Tokenizer | None, metric: str | None) -> Task:
+def _own_task(spec: TaskLike, tokenizer: Tokenizer | None, metric: str | None, corrupt: str, group_by: str) -> Task:
     """The task of a file, or of pairs given from Python."""
-    measured = {"metric": metric} if metric else {}
     path = Path(spec).expanduser() if isinstance(spec, str | Path) else None
-    if (ids := id_pairs_of(path or spec)) is not None:
-        about = {"name": file_task_name(path), "source": path.name} if path is not None else {}
-        return id_task(ids, **about, **measured)
+    if (ids := id_pairs_of(spec if path is None else path)) is not None:
+        about = {} if path is None else {"name": file_task_name(path), "source": path.name}
+        refuse_rules("these are token ids, which have no words", corrupt, group_by)
+        return id_task(ids, **about, metric=metric or DEFAULT_METRIC)
     if path is not None:
-        return task_from_file(path, tokenizer=tokenizer, **measured)
-    pairs = spec if isinstance(spec, PromptPairs) else load_pairs(spec, tokenizer)
+        return task_from_file(path, tokenizer, metric, corrupt=corrupt, group_by=group_by)
+    pairs = load_pairs(spec, tokenizer, corrupt=corrupt, group_by=group_by)
     return Task(
         name="own-pairs",
         description="Pairs given from Python.",
         source=pairs.source,
         clean_rule="as given",
-        corrupted_rule="as given",
-        metric=metric or "logit-diff",
+        corrupted_rule=corrupt or "as given",
+        metric=metric or pairs.metric or DEFAULT_METRIC,
         fixed=pairs,
     )
 
 
 def is_name(spec: TaskLike) -> bool:
-    """Whether a task is named, rather than given or in a file."""
+    """Whether this is a task's name, rather than pairs or a file."""
     return isinstance(spec, str) and (spec in TASKS or not (Path(spec).suffix or Path(spec).exists()))
 
 
 def is_whole(spec: TaskLike) -> bool:
-    """Whether a task says everything itself, its model too; pairs do not, and are read as some model reads them."""
+    """Whether this defines a task completely, including its model; pairs do not, and need a model's tokenizer to be read."""
     own = isinstance(spec, str | Path) and Path(spec).suffix == ".py"
     return own or is_name(spec) or isinstance(spec, Task)
 
 
-def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
-    """Prompts of one split of a task, as the model reads them."""
+def tokenized_pairs(
+    model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, answers: str = "all", **options: str
+) -> TokenPairs:
+    """Prompts of one split of a task, tokenised for the model."""
     if task.tokens is not None:
         task.resolved(options)
         return id_split(task, n, split, seed)
     if model.tokenizer is None:
         raise OptionError(
-            f"model {model.name!r} has no tokenizer, so prompts cannot be read; boot it with one, or give prompts as "
+            f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one, or give prompts as "
             "ids: cf.TokenPairs.from_ids(...), or a CSV with clean_ids, corrupted_ids, correct_ids, incorrect_ids"
         )
-    return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)
+    pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
+    return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)

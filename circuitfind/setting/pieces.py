@@ -1,4 +1,4 @@
-"""Public calls take a :class:`~.value.Setting`, or the model and the task and further pieces of one."""
+"""Public calls take a :class:`~.value.Setting`, or its pieces: the model, the task and other fields."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from circuitfind.setting.value import Setting
 
 Found = TypeVar("Found")
 PIECES = tuple(field.name for field in fields(Setting) if field.init and field.name not in ("task", "model"))
-"""What a call takes by keyword instead of a setting, beside the model and the task."""
+"""The keywords that a call takes instead of a setting, in addition to the model and the task."""
 HOW = (
-    "The first argument is a :class:`Setting`; or, instead, there are a model and a task, and by keyword any other piece of a "
-    f"setting: {', '.join(PIECES)}. They are described in :class:`circuitfind.Setting`; ``n`` is how many prompts of the split "
-    "that is used, {n} if it is not given."
+    "The first argument is a :class:`Setting`. Or give a model and a task instead, and other pieces of a setting by keyword: "
+    f"{', '.join(PIECES)}. They are described in :class:`circuitfind.Setting`; ``n`` is the number of prompts of the split in "
+    "use, {n} by default."
 )
 
 
 def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
-    """Let a function whose first argument is a setting be called with the pieces of one too.
+    """Let a function whose first argument is a setting also be called with the pieces of one.
 
     ``call(setting, ...)`` and ``call(model, task, ..., n=64, ablation="zero")`` then do the same. The signature and the
     docstring say so.
 
     Args:
-        n: how many prompts are used where the pieces do not say.
+        n: the number of prompts if the pieces do not give it.
     """
 
     def decorate(call: Callable[..., Found]) -> Callable[..., Found]:
@@ -61,11 +61,11 @@ def setting_of(given: dict[str, Any], call: str, n: int = N_PROMPTS, one_split: 
     Args:
         given: ``setting``; or ``model``, ``task`` and any of :data:`PIECES`.
         call: the name of the call, for messages.
-        n: prompts where the pieces do not say.
-        one_split: the call uses one split, so ``n`` counts for whichever it is.
+        n: the number of prompts if the pieces do not give it.
+        one_split: the call uses only one split, so ``n`` applies to either.
 
     Raises:
-        OptionError: both, or too little.
+        OptionError: both were given, or too few pieces.
     """
     if (setting := given.get("setting")) is not None:
         if more := given.keys() - {"setting"}:
@@ -85,7 +85,7 @@ def setting_of(given: dict[str, Any], call: str, n: int = N_PROMPTS, one_split: 
 
 
 def _signature(own: list[inspect.Parameter], n: int) -> inspect.Signature:
-    """What a call takes: model and task, its own arguments, and the other pieces of a setting."""
+    """The signature of a call: model and task, its own arguments, and the other pieces of a setting."""
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD
     where = [
         inspect.Parameter("model", place, annotation="Setting | Transformer | str"),

@@ -1,4 +1,4 @@
-"""Where something is found or measured, as one frozen value: everything that is not the method itself."""
+"""Where a circuit is found or measured, as one frozen value: everything except the method itself."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any, TypeVar
 from circuitfind import models
 from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution import ABLATIONS
+from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
-from circuitfind.task import Task, TokenPairs
+from circuitfind.task import Task, TokenPairs, id_pairs_of
+from circuitfind.task.corruption import check_rule
+from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
+from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
 FRESH_SEED = 1_000_003
-"""Added to the seed for the prompts a circuit is chosen on."""
+"""Added to the seed for the fresh prompts that a circuit is chosen on."""
 LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
-"""How a model is loaded where nothing is said."""
+"""How a model is loaded by default."""
 Made = TypeVar("Made")
 
 
@@ -31,23 +34,26 @@ Made = TypeVar("Made")
 class Setting:
     """Model, task, metric, ablation, prompts, seed and memory, shared by every call.
 
-    Nothing is loaded before it is needed, and nothing twice: the model, the task and every set of prompts are made once and
-    kept, here and in every :meth:`but` of it.
+    Nothing is loaded before it is needed, and nothing is loaded twice. The model, the task and every set of prompts are made
+    once and kept, here and in the settings that :meth:`but` makes from this one.
 
     Attributes:
         task: a task's name, a file of pairs, a DataFrame, a list of pairs, :class:`PromptPairs` or a :class:`Task`.
         model: a zoo name, hub id, Hugging Face directory or TransformerLens object, or a loaded :class:`Transformer`; the
             task's own model if None.
-        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``. If None: the algorithm's own,
-            or that of the circuit that is measured, or else the task's.
-        ablation: what a cut edge carries. If None: that of the circuit that is measured, or else ``corrupted``.
-        n, n_held_out: how many prompts of the train and of the held-out split.
-        seed: which prompts, and whatever else is drawn at random.
-        task_options: values of the task's options. If None: those of the circuit that is measured, or else the defaults.
-        pairs: token pairs to use instead of the task's, whatever the split.
-        batch_size: prompts at a time; if None, what memory allows.
-        memory: what a call may take beside the weights, such as ``"8GB"``; if None, what the device allows.
-        device, dtype, bos, kv_ports: how a named model is loaded, see :func:`circuitfind.load_model`.
+        metric: a name, a :class:`Metric` or a callable ``(logits, targets) -> (..., prompts)``. If None: the algorithm's own
+            metric, or that of the measured circuit, or else the task's.
+        ablation: what a cut edge carries. If None: that of the measured circuit, or else ``corrupted``.
+        n, n_held_out: number of prompts of the train and of the held-out split.
+        seed: of the prompts and of everything else drawn at random.
+        task_options: values of the task's options. If None: those of the measured circuit, or else the defaults.
+        pairs: token pairs to use instead of the task's, for every split.
+        batch_size: prompts at a time; if None, as many as memory allows.
+        memory: what a call may use in addition to the weights, such as ``"8GB"``; if None, what the device allows.
+        corrupt: for your own pairs, the rule that makes their corrupted prompts; see :func:`circuitfind.load_pairs`.
+        group_by: for your own pairs, a column; rows with the same text in it belong to one split.
+        answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
+        device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
 
     Raises:
         UnknownNameError: no such metric or ablation.
@@ -72,6 +78,9 @@ class Setting:
     pairs: TokenPairs | None = None
     batch_size: int | None = None
     memory: str | None = None
+    answers: str = "all"
+    corrupt: str = ""
+    group_by: str = ""
     device: str | None = None
     dtype: str = "float32"
     bos: bool | None = None
@@ -82,11 +91,15 @@ class Setting:
         object.__setattr__(self, "dtype", models.dtype_name(self.dtype))
         if self.metric is not None:
             as_metric(self.metric)
+        if self.answers not in ANSWERS:
+            raise UnknownNameError("answers", self.answers, ANSWERS)
         if self.ablation is not None and self.ablation not in ABLATIONS:
             raise UnknownNameError("ablation", self.ablation, ABLATIONS)
+        if self.corrupt:
+            check_rule(self.corrupt)
 
     def refuse_early(self) -> None:
-        """Refuse everything that can be known to be wrong before the model loads.
+        """Refuse everything that is known to be wrong before the model loads.
 
         Raises:
             OptionError, UnknownNameError: the message says what is allowed.
@@ -101,29 +114,66 @@ class Setting:
                 raise OptionError(f"--{name} {value}: give at least {least}")
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
+        self.require_corrupted()
+
+    @property
+    def lacks_corrupted(self) -> bool:
+        """Whether one's own pairs have no corrupted prompts; no model is loaded."""
+        if self.pairs is not None:
+            return not self.pairs.has_corrupted
+        if self.corrupt or is_name(self.task):
+            return False
+        if is_whole(self.task):
+            task = self.task if isinstance(self.task, Task) else self.behaviour
+            return task.lacks_corrupted
+        return self._once("bare", self._own_lack_corrupted)
+
+    def _own_lack_corrupted(self) -> bool:
+        ids = id_pairs_of(self.task)
+        return lacks_corrupted(self.task) if ids is None else not ids.has_corrupted
+
+    def require_corrupted(self) -> None:
+        """Refuse corrupted ablation for pairs without corrupted prompts, before the model loads.
+
+        Raises:
+            OptionError: the message names the column, and what needs none.
+        """
+        if self.ablated_by == "corrupted" and self.lacks_corrupted:
+            source = Path(self.task).name if isinstance(self.task, str | Path) else "these pairs"
+            require_corrupted(
+                False, "corrupted ablation" if self.ablation else "corrupted ablation (the default)", source
+            )
+
+    def without_corrupted(self) -> Setting:
+        """The same for a method that looks at clean prompts alone: with mean ablation, where nothing is said and the pairs
+        have no corrupted prompts.
+        """
+        return self.but(ablation="mean") if self.ablation is None and self.lacks_corrupted else self
 
     def but(self, **changes: Any) -> Setting:
-        """The same setting with some changes; what is loaded already stays loaded where it is the same."""
+        """The same setting with some changes; whatever they do not affect stays loaded."""
         other = replace(self, **changes)
-        if not changes.keys() & {"task", "model", *LOADING}:
+        if not changes.keys() & {"task", "model", "corrupt", "group_by", *LOADING}:
             object.__setattr__(other, "_made", self._made)
         elif not changes.keys() & {"model", *LOADING} and (self.model is not None or "task" not in changes):
             other._made.update({key: value for key, value in self._made.items() if key == "model"})
         return other
 
     def like(self, provenance: Provenance) -> Setting:
-        """What this setting leaves open is taken from where a circuit is from: its ablation and its task's options."""
+        """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
         ablation = self.ablation or provenance.ablation or ABLATION
         options = provenance.task_options if self.task_options is None else self.task_options
-        return self.but(ablation=ablation, task_options=options)
+        like = self.but(ablation=ablation, task_options=options)
+        like.require_corrupted()
+        return like
 
     @property
     def ablated_by(self) -> str:
-        """The ablation that was asked for, or else ``corrupted``."""
+        """The given ablation, or else ``corrupted``."""
         return self.ablation or ABLATION
 
     def to_json(self) -> dict[str, Any]:
-        """What was named, as a run folder keeps it."""
+        """JSON-ready values, as a run folder stores them."""
         metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
         return {
             "task": str(self.task) if isinstance(self.task, str | Path) else self.behaviour.name,
@@ -134,6 +184,9 @@ class Setting:
             "n_held_out": self.n_held_out,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "answers": self.answers,
+            "corrupt": self.corrupt,
+            "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
         }
@@ -144,11 +197,11 @@ class Setting:
         made: Made = self._made[key]
         return made
 
-    # ---------------------------------------------------------------- what it stands for
+    # ---------------------------------------------------------------- model, task and metric
 
     @property
     def model_spec(self) -> Any:
-        """What names the model: as given, or the one that the task is for; one's own pairs are for ``tasks-4l``."""
+        """The model as given, or else the one the task is for; the default for your own pairs is ``tasks-4l``."""
         if self.model is not None:
             return self.model
         return self.behaviour.model if is_whole(self.task) else Task.model
@@ -158,7 +211,7 @@ class Setting:
         """The checked model.
 
         Raises:
-            OptionError: a loaded model is to be loaded in another way.
+            OptionError: the model is already loaded, but the setting asks for another device, dtype or the like.
         """
         return self._once("model", self._load)
 
@@ -168,7 +221,9 @@ class Setting:
             return models.load(self.model_spec, **how)
         if how != LOADING:
             asked = next(name for name, value in LOADING.items() if how[name] != value)
-            raise OptionError(f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it so")
+            raise OptionError(
+                f"the model is loaded already, so {asked}={how[asked]!r} comes too late; load it that way"
+            )
         return self.model
 
     @property
@@ -177,19 +232,20 @@ class Setting:
         metric = self.metric if isinstance(self.metric, str) else None
 
         def load() -> Task:
-            return load_task(self.task, model=None if is_whole(self.task) else self.transformer, metric=metric)
+            model, corrupt = None if is_whole(self.task) else self.transformer, self.corrupt
+            return load_task(self.task, model=model, metric=metric, corrupt=corrupt, group_by=self.group_by)
 
         return self._once(("task", metric), load)
 
     def measure(self, otherwise: MetricLike | None = None) -> Metric:
-        """The metric that was asked for, or else ``otherwise``, or else the task's."""
+        """The given metric, or else ``otherwise``, or else the task's."""
         return as_metric(self.metric or otherwise or self.behaviour.metric)
 
     def measure_of(self, provenance: Provenance) -> Metric:
-        """The metric that was asked for, or else the one that something was found with, or else the task's.
+        """The given metric, or else the one in the provenance, or else the task's.
 
         Raises:
-            OptionError: it was found with a metric that is neither registered nor in a file that is still the same.
+            OptionError: the provenance's metric is neither registered nor in an unchanged file.
         """
         if self.metric is None and provenance.metric:
             return metric_again(provenance.metric, provenance.metric_source)
@@ -198,32 +254,34 @@ class Setting:
     # ---------------------------------------------------------------- prompts
 
     def prompts(self, split: str, fresh: bool = False) -> TokenPairs:
-        """Prompts of one split, tokenised; or as many others of it."""
+        """Tokenised prompts of one split; with ``fresh``, the same number of other prompts from it."""
         if self.pairs is not None:
             return self.pairs
         n = self.n_held_out if split == "held-out" else self.n
         seed, options = self.seed + FRESH_SEED * fresh, dict(self.task_options or {})
         return self._once(
-            (split, n, seed, *sorted(options.items())),
-            lambda: tokenized_pairs(self.transformer, self.behaviour, split=split, n=n, seed=seed, **options),
+            (split, n, seed, self.answers, *sorted(options.items())),
+            lambda: tokenized_pairs(
+                self.transformer, self.behaviour, split=split, n=n, seed=seed, answers=self.answers, **options
+            ),
         )
 
     @property
     def train(self) -> TokenPairs:
-        """The prompts that scores are found on."""
+        """The prompts for finding scores."""
         return self.prompts("train")
 
     @property
     def held_out(self) -> TokenPairs:
-        """The prompts that circuits are measured on."""
+        """The prompts for measuring circuits."""
         return self.prompts("held-out")
 
     @property
     def choosing(self) -> list[TokenPairs]:
-        """The sets of train prompts that a circuit's size is chosen on: those the scores are from, and as many others.
+        """The sets of train prompts that a circuit's size is chosen on: those of the scores, and as many fresh ones.
 
-        On its own prompts a ranking looks better than it is, so a circuit must be faithful on fresh ones too. The rows of a
-        file are few and serve both; there the list holds one set.
+        A ranking looks better than it is on its own prompts, so a circuit must be faithful on fresh ones too. A file has few
+        rows, so they serve both purposes, and the list holds one set.
         """
         if self.pairs is not None or self.behaviour.is_given:
             return [self.train]
@@ -233,7 +291,7 @@ class Setting:
 
     @contextmanager
     def memory_limit(self) -> Iterator[None]:
-        """Inside, a call keeps to :attr:`memory`, or to the limit around it where there is none."""
+        """Inside the block, limit memory to :attr:`memory`; if that is None, the limit outside stays."""
         if self.memory is None:
             yield
         else:
@@ -249,20 +307,21 @@ class Setting:
         given: str | None = None,
         **about: Any,
     ) -> Problem:
-        """Model, prompts and metric, with the provenance that is written on results.
+        """Model, prompts and metric, with the provenance that is attached to results.
 
         Args:
-            metric: what to measure where the setting does not say; the task's if None.
-            given: what the provenance calls the split of token pairs that were given; ``split`` if None.
-            about: what else the provenance says, such as ``algorithm`` and ``options``.
+            metric: used if the setting has none; the task's if None.
+            given: what the provenance calls the split if :attr:`pairs` were given; ``split`` if None.
+            about: further fields of the provenance, such as ``algorithm`` and ``options``.
         """
+        self.require_corrupted()
         model, pairs, resolved = self.transformer, self.prompts(split), self.measure(metric)
         provenance = Provenance(
             model=model.name,
             model_source=model.source,
             task=self.behaviour.name,
             split=split if self.pairs is None or given is None else given,
-            n_prompts=len(pairs),
+            n_prompts=pairs.n_pairs,
             pairs_hash=pairs.fingerprint,
             task_options=dict(self.task_options or {}),
             metric=resolved.name,

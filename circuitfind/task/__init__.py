@@ -1,11 +1,12 @@
-"""A behaviour as data: prompt pairs, the files they come in, metrics, and every check before a model sees a prompt."""
+"""A behaviour as data: prompt pairs, their files, metrics, and every check made before a model sees a prompt."""
 
 from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file
 from circuitfind.task.id_pairs import id_pairs_of, id_split, id_task, write_id_pairs
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.spans import Spans, spans_of
-from circuitfind.task.tokens import PairProblem, Tokenizer, TokenPairs, find_problems, tokenize
+from circuitfind.task.tokenization import PairProblem, find_problems, tokenize
+from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 __all__ = [
     "TASKS",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
+from circuitfind.task.groups import combination, fixed_number, groups_of, split_of_groups
 from circuitfind.task.pairs import PromptPair, PromptPairs
-from circuitfind.task.tokens import Tokenizer, TokenPairs, find_problems
+from circuitfind.task.tokenization import find_problems
+from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 if TYPE_CHECKING:
     from circuitfind.graph import ComputationGraph
@@ -21,31 +22,23 @@ HELD_OUT_PERCENT = 20
 
 
 def is_held_out(combination: tuple[str, ...]) -> bool:
-    """Whether a combination of words belongs to the held-out split (about one in five; the same on every machine).
+    """Whether a combination of words belongs to the held-out split (about 1 in 5; the same on every machine).
 
-    The zoo models are trained on the other combinations only, so the held-out split tests generalisation of the model
-    and of the circuit at once.
+    The zoo models are trained only on the other combinations, so the held-out split tests generalisation of the model
+    and of the circuit at the same time.
     """
-    return _fixed_number(combination) % 100 < HELD_OUT_PERCENT
-
-
-def _fixed_number(combination: tuple[str, ...]) -> int:
-    return zlib.crc32("\x1f".join(combination).encode())
-
-
-def _combination(pair: PromptPair) -> tuple[str, ...]:
-    return pair.combination or (pair.clean,)
+    return fixed_number(combination) % 100 < HELD_OUT_PERCENT
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """A circuit that people published for this task on one model.
+    """A published circuit for this task in one model.
 
     Attributes:
         model: the model it was found in, by its TransformerLens name.
         source: the paper.
-        edges: the rule that builds it: the names of its edges in a given graph.
-        roles: what each head is called in the paper (``{"a9.h9": "name mover"}``).
+        edges: the rule that builds it: gives the names of its edges in a graph.
+        roles: the paper's name for each head (``{"a9.h9": "name mover"}``).
     """
 
     model: str
@@ -59,18 +52,18 @@ class Task:
     """A behaviour: how to make prompt pairs for it, and how to measure it.
 
     Attributes:
-        name: file stem with dashes, the name on the command line.
+        name: the file stem with dashes; also the name on the command line.
         description: one sentence.
-        source: the paper or data set the task is from.
+        source: the paper or data set that the task comes from.
         clean_rule, corrupted_rule: how each prompt is made, in words.
-        metric: name of the metric it is measured with (see :mod:`circuitfind.task.metrics`).
-        propose: ``propose(rng, **options)`` returns one random pair; seeded by ``rng`` alone.
+        metric: name of its metric (see :mod:`circuitfind.task.metrics`).
+        propose: ``propose(rng, **options)`` returns one random pair; ``rng`` is its only source of randomness.
         options: allowed values of each option of ``propose``; the first is the default.
         position_labels: the labels that pairs of this task carry, with their meaning.
         canonical: published circuits.
-        fixed: pairs that exist already (a file's rows) instead of ``propose``.
-        tokens: pairs that are token ids already, instead of both; no tokenizer is needed.
-        model: the zoo model that does it, which the command line takes if none is named.
+        fixed: existing pairs (a file's rows) instead of ``propose``.
+        tokens: existing pairs that are token ids, instead of both; no tokenizer is needed.
+        model: the zoo model that performs the task, which the command line uses by default.
     """
 
     name: str
@@ -96,22 +89,29 @@ class Task:
         """Whether its pairs are there already, so that a split has no others."""
         return self.propose is None
 
+    @property
+    def lacks_corrupted(self) -> bool:
+        """Whether its pairs have no corrupted prompts."""
+        if self.tokens is not None:
+            return not self.tokens.has_corrupted
+        return self.fixed is not None and not any(pair.corrupted for pair in self.fixed)
+
     def pairs(
         self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None, **options: str
     ) -> PromptPairs:
         """``n`` different pairs of one split.
 
         Args:
-            n: how many, at least 1. A task made from a file gives at most the rows it has.
-            split: ``"train"`` or ``"held-out"``; they share no combination of words, whatever the seeds.
-            seed: which of the many. It never moves a pair to the other split.
-            tokenizer: if given, proposals that it does not split evenly (unequal lengths, answers of several tokens)
-                are passed over, so that one task serves models with different vocabularies.
+            n: how many, at least 1. A task made from a file gives at most as many as it has rows.
+            split: ``"train"`` or ``"held-out"``; they share no combination of words, for any seeds.
+            seed: selects among the possible pairs. It never moves a pair to the other split.
+            tokenizer: if given, proposals that do not fit it (unequal lengths, answers of several tokens) are skipped, so that
+                one task serves models with different vocabularies.
             options: see :attr:`options`.
 
         Raises:
-            OptionError: a value or split that is not offered, ``n`` below 1, or the pairs are token ids, which are no text.
-            UnknownNameError: an option that the task does not have.
+            OptionError: an invalid value or split, ``n`` below 1, or the pairs are token ids, which are no text.
+            UnknownNameError: the task has no such option.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
         found, refusals = self._found(n, split, seed, tokenizer, options)
@@ -124,13 +124,13 @@ class Task:
         return found
 
     def up_to(self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None) -> PromptPairs:
-        """As :meth:`pairs`, with default options; fewer, perhaps none, where there are no more."""
+        """As :meth:`pairs`, with default options; returns fewer pairs, perhaps none, if there are no more."""
         return self._found(n, split, seed, tokenizer, {})[0]
 
     def _found(
         self, n: int, split: str, seed: int, tokenizer: Tokenizer | None, options: Mapping[str, str]
     ) -> tuple[PromptPairs, dict[str, int]]:
-        """At most ``n`` pairs, and why proposals were passed over, with how often."""
+        """At most ``n`` pairs, and a count for each reason why proposals were skipped."""
         if split not in SPLITS:
             raise OptionError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if n < 1:
@@ -148,7 +148,7 @@ class Task:
             in_vain += 1
             pair = self.propose(rng, **settings)
             key = pair.clean, pair.corrupted, pair.answer_at
-            if key in kept or is_held_out(_combination(pair)) != (split == "held-out"):
+            if key in kept or is_held_out(combination(pair)) != (split == "held-out"):
                 continue
             if tokenizer is not None and (problem := find_problems(PromptPairs((pair,)), tokenizer)):
                 refusals[problem[0].message] = refusals.get(problem[0].message, 0) + 1
@@ -175,25 +175,14 @@ class Task:
         """Rows of a file: two thirds for discovery, the rest held out.
 
         Which rows are held out depends on the texts of the file alone, so that no seed mixes the splits (other rows may);
-        rows with the same clean prompt stay together. The seed decides which ``n`` of the split, and their order.
+        rows that are no new evidence beside each other stay together (:func:`circuitfind.task.groups.groups_of`). The seed
+        decides which ``n`` of the split, and their order.
         """
         assert self.fixed is not None
-        groups: dict[tuple[str, ...], list[PromptPair]] = {}
-        for pair in dict.fromkeys(self.fixed):
-            groups.setdefault(_combination(pair), []).append(pair)
-        keys, note = split_by_group(groups, split)
-        rows = [pair for key in keys for pair in groups[key]]
+        groups, note = split_of_groups(groups_of(self.fixed), split)
+        rows = [pair for group in groups for pair in group]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
         return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")
-
-
-def split_by_group(groups: Iterable[tuple[str, ...]], split: str) -> tuple[list[tuple[str, ...]], str]:
-    """The groups of one split, a third of all held out by what is in them alone; and what to say of it."""
-    keys = sorted(groups, key=lambda key: (_fixed_number(key), key))
-    if len(keys) < 2:
-        return keys, "one prompt: used for discovery and evaluation"
-    held_out = len(keys) // 3 or 1
-    return keys[:held_out] if split == "held-out" else keys[held_out:], f"{split} split"
 
 
 TASKS: Registry[Task] = Registry("task", "circuitfind.tasks")

@@ -1,8 +1,9 @@
 """Prompt pairs that are token ids already, for models without a tokenizer: tables of ids, their task, and its two splits.
 
-A table has the columns ``clean_ids``, ``corrupted_ids``, ``correct_ids`` and, where the metric needs them, ``incorrect_ids``;
-``answer_at`` may say at which token, counted from 0, the answer is read (the last if empty). A cell holds ids with spaces or
-``|`` between them, or a JSON list.
+A table has the columns ``clean_ids`` and ``correct_ids``; also ``corrupted_ids`` where the ablation needs corrupted prompts, and
+``incorrect_ids`` where the metric needs incorrect answers. ``answer_at`` may say at which token, counted from 0, the answer is
+read (the last if empty). A cell holds ids with spaces or ``|`` between them, or a JSON list. Several ids of an answer are a set
+of answers with one token each.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import PairsError
-from circuitfind.task.definition import Task, split_by_group
+from circuitfind.task.definition import Task
+from circuitfind.task.groups import fixed_number, rows_that_share, split_of_groups
 from circuitfind.task.pairs import PromptPairs
 from circuitfind.task.tables import SUFFIXES, Table, is_frame, table_from_file, table_from_frame, table_from_records
 from circuitfind.task.tokens import NO_TOKEN, TokenPairs
 
 ID_COLUMNS = ("clean_ids", "corrupted_ids", "correct_ids", "incorrect_ids")
-NEEDED = ID_COLUMNS[:3]
+NEEDED = ("clean_ids", "correct_ids")
 ANSWER_AT = "answer_at"
 
 
@@ -42,14 +44,19 @@ def id_pairs_of(source: Any) -> TokenPairs | None:
         return None
     if missing := [name for name in NEEDED if name not in _columns(table)]:
         raise PairsError(
-            f"{table.source} has token ids but no column {missing[0]!r}; it needs {', '.join(NEEDED)} and, for metrics that "
-            "compare two answers, incorrect_ids"
+            f"{table.source} has token ids but no column {missing[0]!r}; it needs {' and '.join(NEEDED)}, corrupted_ids for "
+            "corrupted ablation, and incorrect_ids for metrics that compare two answers"
         )
     rows = [_row(row, f"{table.source}, {place}") for row, place in zip(table.rows, table.places, strict=True)]
     if not rows:
         raise PairsError(f"{table.source} holds no prompt pairs below its header; at least one row is needed")
     length = np.array([len(row["clean_ids"]) for row in rows])
     answer = [size - 1 if (at := row[ANSWER_AT]) is None else at for row, size in zip(rows, length, strict=True)]
+    bare = not any(row["corrupted_ids"] for row in rows)
+    if not bare and (row := next((row for row, one in enumerate(rows) if not one["corrupted_ids"]), None)) is not None:
+        raise PairsError(
+            f"{table.source}, {table.places[row]}: 'corrupted_ids' is empty, while other rows have some; fill it in"
+        )
     clean, corrupted = (_filled([row[name] for row in rows], 0) for name in ID_COLUMNS[:2])
     correct, incorrect = (_filled([row[name] for row in rows], NO_TOKEN) for name in ID_COLUMNS[2:])
     return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect)
@@ -71,18 +78,23 @@ def id_task(pairs: TokenPairs, name: str = "own-pairs", source: str = "token ids
 def id_split(task: Task, n: int, split: str, seed: int) -> TokenPairs:
     """At most ``n`` pairs of one split of a task of ids: two thirds for discovery, the rest held out.
 
-    Pairs of the same two prompts stay together, whichever of them is the clean one. Which are held out depends on the ids
-    alone; the seed decides which ``n``, and their order.
+    Pairs of the same two prompts in either order, or of the same clean prompt, stay together. Which are held out depends on the
+    ids alone; the seed decides which ``n``, and their order.
     """
     pairs = task.tokens
     assert pairs is not None
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for row in range(len(pairs)):
-        sides = [" ".join(map(str, side[row, : pairs.length[row]])) for side in (pairs.clean, pairs.corrupted)]
-        groups.setdefault(tuple(sorted(sides)), []).append(row)
-    rows = [row for key in split_by_group(groups, split)[0] for row in groups[key]]
+    sides = [_sides(pairs, row) for row in range(len(pairs))]
+    groups = rows_that_share([(both[:1], frozenset(both)) if both[1:] else (both,) for both in sides])
+    groups.sort(key=lambda group: min((fixed_number(sides[row]), sides[row]) for row in group))
+    rows = [row for group in split_of_groups(groups, split)[0] for row in group]
     random.Random(f"{task.name}/{seed}").shuffle(rows)
     return pairs.take(rows[:n])
+
+
+def _sides(pairs: TokenPairs, row: int) -> tuple[str, ...]:
+    """The prompts of a pair as text, the clean one first; one where there is no corrupted prompt."""
+    sides = (pairs.clean, pairs.corrupted) if pairs.has_corrupted else (pairs.clean,)
+    return tuple(" ".join(map(str, side[row, : pairs.length[row]])) for side in sides)
 
 
 def write_id_pairs(pairs: TokenPairs, path: str | Path) -> None:
@@ -90,7 +102,8 @@ def write_id_pairs(pairs: TokenPairs, path: str | Path) -> None:
     lines = []
     for row, (length, answer) in enumerate(zip(pairs.length.tolist(), pairs.answer_position.tolist(), strict=True)):
         cells: dict[str, Any] = {"clean_ids": pairs.clean[row, :length].tolist()}
-        cells["corrupted_ids"] = pairs.corrupted[row, :length].tolist()
+        if pairs.has_corrupted:
+            cells["corrupted_ids"] = pairs.corrupted[row, :length].tolist()
         for name, ids in (("correct_ids", pairs.correct[row]), ("incorrect_ids", pairs.incorrect[row])):
             cells[name] = ids[ids >= 0].tolist()
         lines.append(json.dumps(cells | ({ANSWER_AT: answer} if answer != length - 1 else {})))
@@ -125,7 +138,7 @@ def _row(row: Any, place: str) -> dict[str, Any]:
         if not found[name]:
             raise PairsError(f"{place}: {name!r} is empty; write ids, such as 464 314 or [464, 314]")
     clean, corrupted = (len(found[name]) for name in ID_COLUMNS[:2])
-    if clean != corrupted:
+    if corrupted and clean != corrupted:
         raise PairsError(f"{place}: {clean} clean_ids and {corrupted} corrupted_ids; both must be as many")
     if shared := set(found["correct_ids"]) & set(found["incorrect_ids"]):
         raise PairsError(f"{place}: {min(shared)} is both a correct and an incorrect answer; they must differ")

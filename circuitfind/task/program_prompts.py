@@ -1,4 +1,4 @@
-"""Prompt pairs of models that run a program on a sequence: ``BOS``, then its items, the answer read at one of these."""
+"""Prompt pairs for models that run a program on a sequence: ``BOS`` and items; the answer is read at an item."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def program_pair(
     lengths: Sequence[int],
     combine: bool = False,
 ) -> PromptPair:
-    """Two random sequences of one length, asked at an item for which the program says something different.
+    """Two random sequences of equal length, read at an item where the program's outputs differ.
 
     Args:
-        draw: a random sequence of a length.
-        program: one output word for each item; ``""`` where nothing is asked.
-        lengths: of sequences.
-        combine: a pair is held out by both its sequences, for programs with few sequences on one side; else by the clean
-            one.
+        draw: gives a random sequence of a given length.
+        program: gives one output word per item; ``""`` at items that are never read.
+        lengths: allowed lengths of sequences.
+        combine: both sequences together decide the split, for programs with few sequences on one side; otherwise the
+            clean one decides.
     """
     places: list[int] = []
     while not places:

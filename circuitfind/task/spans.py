@@ -1,7 +1,8 @@
-"""Which part of its prompt every token belongs to: scores and circuits can be kept apart by it.
+"""Which part of its prompt every token belongs to; scores and circuits can be separated by part.
 
-* ``position``: every absolute position is a part of its own (for prompts of one length, or that line up from the left).
-* ``span``: the labelled tokens of a task (``IO``, ``S1``, ``S2``, ``END``), and ``rest`` for all others; prompts of any length.
+* ``position``: every absolute position is a separate part (for prompts of equal length, or aligned on the left).
+* ``span``: the labelled tokens of a task (``IO``, ``S1``, ``S2``, ``END``), and ``rest`` for all others; for prompts of any
+  length.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ PARTS_AXES = ("position", "span")
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Parts of prompts, in the order in which they first begin.
+    """Parts of prompts, ordered by where they first occur.
 
     Attributes:
         labels: a name for every part.
-        of: which part every token belongs to, (prompts, positions); padding belongs to the last one, and nothing reads it.
+        of: the part that every token belongs to, (prompts, positions). Padding has a part too, but nothing reads it.
     """
 
     labels: tuple[str, ...]
@@ -35,17 +36,17 @@ class Spans:
         return len(self.labels)
 
     def take(self, rows: np.ndarray[Any, Any], n_positions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The parts of some prompts, cut to the first n positions."""
+        """The parts of some prompts, at the first ``n_positions`` positions."""
         return self.of[rows, :n_positions]
 
     def sees(
         self, length: np.ndarray[Any, Any] | None = None, causal: bool = True
     ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether a token of part j has a token of part i before it or at it in any prompt, at [i, j].
+        """At [i, j]: whether, in any prompt, a token of part j has a token of part i at or before it.
 
         Args:
-            length: real tokens of each prompt (prompts,), so that padding is not taken for tokens; all if None.
-            causal: whether attention is; otherwise all parts of a prompt see each other.
+            length: real tokens of each prompt, (prompts,), so that padding is not counted; all positions if None.
+            causal: whether attention is causal; if not, all parts of a prompt see each other.
         """
         found = np.zeros((len(self), len(self)), dtype=bool)
         real = np.full(len(self.of), self.of.shape[1]) if length is None else length
@@ -66,7 +67,7 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
         tokenizer: needed for spans, whose labels count characters.
 
     Raises:
-        OptionError: no such kind, or the pairs carry no labels.
+        OptionError: no such kind, or the pairs have no labels.
     """
     if kind == "position":
         n_positions = pairs.clean.shape[1]

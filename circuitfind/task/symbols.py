@@ -1,4 +1,4 @@
-"""Prompts that are rows of single symbols, for the tasks of models whose circuit is known."""
+"""Prompts that are rows of single symbols, for models whose circuit is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[[list[str]], str]
 
 
 def text_of(words: list[str]) -> str:
-    """The words, a space before each."""
+    """The words, each with a space before it."""
     return "".join(f" {word}" for word in words)
 
 
@@ -23,9 +23,9 @@ def symbol_pair(
     """Two rows of words as a pair.
 
     Args:
-        answer: the one word that is right for a row; the corrupted row's is the incorrect answer.
-        labels: the places of labelled words, counted from 0, besides the last one, which is always END.
-        combination: what makes the prompt new; all its words if empty.
+        answer: gives the right word for a row; the corrupted row's word is the incorrect answer.
+        labels: indices of labelled words, from 0; the last word is always labelled END.
+        combination: the words that make the prompt new; all its words if empty.
     """
     ends = {label: len(text_of(clean[: place + 1])) for label, place in labels.items()}
     return PromptPair(
@@ -41,8 +41,10 @@ def symbol_pair(
 def independent_pair(
     rng: random.Random, draw: Draw, answer: Answer, labels: Mapping[str, int] | None = None
 ) -> PromptPair:
-    """Two independent rows with different answers, both held out or neither: the corrupted prompt of one pair is the clean
-    prompt of another, so a model that is trained on one split has seen neither side of the other.
+    """Two independent rows with different answers, both held out or neither.
+
+    The corrupted prompt of one pair may be the clean prompt of another. So a model trained on one split has seen neither side
+    of the other split.
     """
     clean, corrupted = draw(rng), draw(rng)
     while answer(clean) == answer(corrupted) or is_held_out(tuple(clean)) != is_held_out(tuple(corrupted)):

@@ -4,10 +4,10 @@ from string import Formatter
 
 
 def fill(template: str, **words: str) -> tuple[str, dict[str, int]]:
-    """``template`` with every ``{slot}`` replaced, and where each filled slot ends.
+    """``template`` with every ``{slot}`` filled, and where each filled slot ends.
 
-    The ends count characters up to and including the slot's word, the form that
-    :attr:`~circuitfind.task.pairs.PromptPair.labels` wants.
+    The ends count characters up to and including the slot's word, as
+    :attr:`~circuitfind.task.pairs.PromptPair.labels` requires.
     """
     text, ends = "", {}
     for literal, slot, _, _ in Formatter().parse(template):

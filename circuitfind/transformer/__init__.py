@@ -1,4 +1,4 @@
-"""A transformer as plain tensors and a functional forward: torch only, no hooks, no TransformerLens."""
+"""A transformer as plain tensors and a functional forward: PyTorch only, no hooks, no TransformerLens."""
 
 from circuitfind.transformer.config import (
     ACTIVATIONS,

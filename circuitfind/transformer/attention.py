@@ -1,4 +1,4 @@
-"""Attention nodes: from a normed input to q, k and v, from these to mixed values, and from those to the stream."""
+"""Attention nodes: normed input to q, k and v; these to mixed values; mixed values to the residual stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from circuitfind.transformer.positions import distance_penalty, rotated, visible
 from circuitfind.transformer.weights import Weights
 
 Nodes = Sequence[int] | None
-"""Which attention nodes of a layer an axis holds; None means all."""
+"""The attention nodes of a layer along an axis; None means all."""
 
 
 class AttentionNodes(Weights):
@@ -22,13 +22,15 @@ class AttentionNodes(Weights):
     # ---------------------------------------------------------------- from the input to q, k, v
 
     def port_weights(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
-        """Projection (d_model, heads * d_head) and bias of port ``q``, ``k`` or ``v``; shared heads stand once."""
+        """Projection (d_model, heads * d_head) and bias of port ``q``, ``k`` or ``v``; shared heads appear once."""
         key = f"layers.{layer}."
         return self.weights[key + "W_" + port.upper()], self.get(key + "b_" + port.upper())
 
     def project_all(self, layer: int, port: str, x: Tensor) -> Tensor:
-        """One port of every node from one shared normed input: (..., prompts, positions, d_model) to (..., nodes, prompts,
-        positions, width). Keys and values that several heads share stand once; :meth:`per_node` repeats them.
+        """One port of every node from one shared normed input.
+
+        Maps (..., prompts, positions, d_model) to (..., nodes, prompts, positions, width). Keys and values that several heads
+        share appear once; :meth:`per_node` repeats them.
         """
         W, b = self.port_weights(layer, port)
         return self.side_by_side(F.linear(x, W.T, b)).movedim(-2, -4)
@@ -39,7 +41,7 @@ class AttentionNodes(Weights):
         return x.unflatten(-1, (n, -1))
 
     def per_node(self, port: Tensor, axis: int = 0) -> Tensor:
-        """Every node's own copy of what :meth:`project_all` gives once for several; ``axis`` is that of the nodes."""
+        """Repeat what :meth:`project_all` gives once for several nodes; ``axis`` is the axis of nodes."""
         repeats = self.graph.n_heads // port.shape[axis]
         return port if repeats == 1 else port.repeat_interleave(repeats, axis)
 
@@ -48,7 +50,7 @@ class AttentionNodes(Weights):
         return self.per_node(self.shared_weights(W))
 
     def shared_weights(self, W: Tensor) -> Tensor:
-        """The same, but what several heads share stands once."""
+        """:meth:`node_weights`, but weights that several heads share appear once."""
         return self.side_by_side(W).movedim(-2, 0)
 
     def node_bias(self, b: Tensor) -> Tensor:
@@ -56,8 +58,9 @@ class AttentionNodes(Weights):
         return self.per_node(self.side_by_side(b))[:, None, None]
 
     def project_each(self, layer: int, port: str, x: Tensor, nodes: Nodes = None) -> Tensor:
-        """One port of each node from its own normed input: (..., nodes, prompts, positions, d_model) to
-        (..., nodes, prompts, positions, width).
+        """One port of each node from its own normed input.
+
+        Maps (..., nodes, prompts, positions, d_model) to (..., nodes, prompts, positions, width).
         """
         W, b = self.port_weights(layer, port)
         W = self.node_weights(W)
@@ -80,11 +83,10 @@ class AttentionNodes(Weights):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, nodes: Nodes = None, first: int = 0) -> Tensor:
         """The attention core: q, k, v (..., nodes, prompts, positions, width) to mixed values of the shape of q.
 
-        Without ``nodes``, k and v may stand once for several heads.
+        Without ``nodes``, k and v may appear once for several heads.
 
         Args:
-            first: the position of the first query, where there are queries only from there on; k and v are those of all
-                positions.
+            first: the position of the first query, if q holds only the positions from there on; k and v hold all positions.
         """
         places = torch.arange(k.shape[-2], device=q.device)
         queries = places[first:]
@@ -102,26 +104,27 @@ class AttentionNodes(Weights):
 
     @property
     def needs_pattern(self) -> bool:
-        """Whether the attention pattern must be made as a tensor, because no fused kernel knows these scores."""
+        """Whether the attention pattern must be materialised, because no fused kernel supports these scores."""
         return bool(self.config.alibi or self.config.attention_cap)
 
     def attend_at(self, layer: int, q: Tensor, k: Tensor, v: Tensor, answer: Tensor, nodes: Nodes = None) -> Tensor:
-        """The attention core for one query per prompt: q (..., nodes, prompts, 1, width) at positions ``answer``
-        (prompts,), with k and v of all positions, to mixed values (..., nodes, prompts, 1, width).
+        """The attention core for one query per prompt: mixed values (..., nodes, prompts, 1, width).
+
+        q (..., nodes, prompts, 1, width) is at positions ``answer`` (prompts,); k and v are those of all positions.
         """
         q, k, v, heads = self._ready(layer, q, k, v, nodes, answer[:, None])
         return self._to_nodes(self._probabilities(layer, q, k, answer[:, None], heads) @ v)
 
     def keys_are_linear(self, layer: int) -> bool:
-        """Whether keys are linear in their normed inputs, and heads differ in their weights alone."""
+        """Whether keys are linear in their normed inputs, and heads differ only in their weights."""
         c = self.config
         return c.heads_per_node == 1 and not (c.qk_norm != "none" or c.alibi or c.attention_cap or c.frequencies(layer))
 
     def attend_at_inputs(self, layer: int, q: Tensor, x: Tensor, answer: Tensor, nodes: Nodes = None) -> Tensor:
-        """:meth:`attend_at` from the normed inputs (prompts, positions, d_model) of keys and values, where keys are linear.
+        """:meth:`attend_at` from the normed inputs (prompts, positions, d_model) of keys and values, if keys are linear.
 
-        No key and no value is made: q . (W x) = (W^T q) . x, and inputs are mixed before they are projected. The bias of keys
-        adds the same to all scores of a query, which changes nothing.
+        Keys and values are never computed: q . (W x) = (W^T q) . x, and inputs are mixed before they are projected. The key
+        bias adds the same number to all scores of a query, so it can be left out.
         """
         (W_K, _), (W_V, b) = (self.port_weights(layer, port) for port in "kv")
         W_K, W_V = (self.node_weights(W) if nodes is None else self.node_weights(W)[list(nodes)] for W in (W_K, W_V))
@@ -140,7 +143,7 @@ class AttentionNodes(Weights):
     def _ready(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, nodes: Nodes, queries: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-        """q, k, v by head, queries and keys normed and rotated; and which heads these are."""
+        """q, k, v by head, with queries and keys normed and rotated, and the numbers of these heads."""
         heads = list(range(self.config.n_heads)) if nodes is None or self.config.heads_per_node > 1 else list(nodes)
         places = torch.arange(k.shape[-2], device=k.device)
         q = self._placed(layer, "q", q, places if queries is None else queries, heads)
@@ -163,7 +166,7 @@ class AttentionNodes(Weights):
         return x if repeats == 1 else x.repeat_interleave(repeats, -4)
 
     def _placed(self, layer: int, port: str, x: Tensor, places: Tensor, heads: list[int]) -> Tensor:
-        """Queries or keys by head, after their norm and their rotation."""
+        """Queries or keys by head, after their norm and rotation."""
         kind, where = self.config.qk_norm, f"layers.{layer}.{port}_norm"
         weight, bias = self.get(f"{where}.w"), self.get(f"{where}.b")
         if kind == "all":
@@ -192,7 +195,7 @@ class AttentionNodes(Weights):
         return self._softmax(scores.masked_fill(~visible(self.config, layer, queries, keys), -torch.inf))
 
     def _softmax(self, scores: Tensor) -> Tensor:
-        """Over the last axis, in float32 at least."""
+        """The softmax over the last axis, in float32 or wider."""
         wide = torch.float32 if scores.dtype.itemsize < 4 else scores.dtype
         return scores.softmax(-1, dtype=wide).to(scores.dtype)
 
@@ -209,7 +212,7 @@ class AttentionNodes(Weights):
         return self._written(layer, F.linear(z, self.output_weights(layer)[node].T))
 
     def write_nodes(self, layer: int, z: Tensor, out: Tensor) -> Tensor:
-        """Fill ``out`` (nodes, prompts, positions, d_model) with what each node writes; their sum with the bias."""
+        """Fill ``out`` (nodes, prompts, positions, d_model) with what each node writes; return the sum with the bias."""
         torch.bmm(z.flatten(1, 2), self.output_weights(layer), out=out.flatten(1, 2))
         if self.config.post_norm:
             out.copy_(self._written(layer, out))
@@ -224,9 +227,9 @@ class AttentionNodes(Weights):
         return self.norm(f"layers.{layer}.ln1_post", merged) if self.config.post_norm else merged
 
     def attention_bias(self, layer: int) -> Tensor | None:
-        """The attention output bias (d_model,): it belongs to no node and stays in the stream whatever is cut.
+        """The attention output bias (d_model,): it belongs to no node and stays in the stream no matter what is cut.
 
-        With a norm after the block, the bias is inside the norm and part of what the one attention node writes.
+        If a norm follows the block, the bias is inside the norm and part of what the single attention node writes.
         """
         return None if self.config.post_norm else self.get(f"layers.{layer}.b_O")
 
@@ -243,10 +246,10 @@ class AttentionNodes(Weights):
     # ---------------------------------------------------------------- and back
 
     def port_gradients(self, layer: int, ports: Sequence[Tensor], stream_grad: Tensor) -> tuple[Tensor, ...]:
-        """Gradients at q, k and v of every node, (nodes, prompts, positions, width) each, of what arrives on the stream.
+        """Gradients at q, k and v of every node, (nodes, prompts, positions, width) each, given the stream gradient.
 
         Args:
-            ports: q, k and v of all nodes; shared ones may stand once, their gradients are each node's own.
+            ports: q, k and v of all nodes; shared ones may appear once, but gradients are per node.
             stream_grad: (prompts, positions, d_model).
         """
         with torch.enable_grad():
@@ -256,10 +259,10 @@ class AttentionNodes(Weights):
         return torch.autograd.grad(z, leaves, z_grad, materialize_grads=True)
 
     def mixed_gradient(self, layer: int, z: Tensor | None, stream_grad: Tensor) -> Tensor:
-        """Gradient at the mixed values of every node, (nodes, prompts, positions, width), of what arrives on the stream.
+        """Gradient at the mixed values of every node, (nodes, prompts, positions, width), given the stream gradient.
 
         Args:
-            z: the mixed values; only needed where a norm follows the block.
+            z: the mixed values; needed only if a norm follows the block.
             stream_grad: (prompts, positions, d_model).
         """
         if self.config.post_norm:

@@ -34,7 +34,7 @@ KV_PORTS = ("head", "group")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape and switches of a transformer of one stack of layers. Every family is a setting of these, none has its own class.
+    """Shape and switches of a transformer with one stack of layers; every family is a setting of these, not a class.
 
     Attributes:
         d_mlp: width of the MLP; 0 for an attention-only model.
@@ -49,26 +49,27 @@ class TransformerConfig:
         embed_norm: a norm on the embedding, before the first block (BLOOM).
         qk_norm: a norm on queries and keys: within each ``"head"``, over ``"all"`` heads together, or ``"none"``.
         positions: ``"learned"`` (an embedding per position), ``"rotary"``, ``"alibi"`` or ``"none"``.
-        rotary: tables of angular frequencies, (rotated dimensions / 2) each; usually one. Scaled variants are other
-            frequencies.
-        rotary_of_layer: which table each layer uses, -1 for none; empty means the first one everywhere.
+        rotary: tables of angular frequencies, (rotated dimensions / 2) each; usually one table. Scaled variants just have
+            other frequencies.
+        rotary_of_layer: which table each layer uses, -1 for none; empty means the first table in every layer.
         rotary_gain: factor on cosine and sine (YaRN).
-        rotary_adjacent: dimensions are rotated in adjacent pairs (GPT-J) instead of first half with second (GPT-NeoX).
-        alibi: slope of every head.
-        windows: how many positions back each layer sees, itself included; 0 means all; empty means all everywhere.
-        causal: every position sees itself and those before it. If False it sees those after it too (as many as a window
-            lets it see back), and prompts of different lengths never share a micro-batch, for padding would be seen.
+        rotary_adjacent: adjacent dimensions are paired for rotation (GPT-J), not the first half with the second (GPT-NeoX).
+        alibi: ALiBi slope of every head.
+        windows: how many positions each layer attends to, looking back, the query's own included; 0 means all; empty means all
+            positions in every layer.
+        causal: every position attends to itself and those before it. If False, it also attends to those after it (a window
+            is then symmetric), and prompts of different lengths never share a micro-batch, because padding would be visible.
         attention_scale: factor on ``q . k`` before the softmax, one number or one per layer; 0 means ``d_head ** -0.5``.
         attention_cap, logit_cap: ``cap * tanh(x / cap)`` on attention scores and logits; 0 means none.
         embed_scale, logit_scale: factors on the token embedding and on the logits.
-        n_experts, experts_per_token, d_expert, normalize_experts, d_shared: mixture-of-experts MLPs: how many, how many
-            each token is sent to, their width, whether the weights of the chosen ones sum to 1, and the width of the expert
-            that every token visits (0: none). The whole mixture is one node.
+        n_experts, experts_per_token, d_expert, normalize_experts, d_shared: mixture-of-experts MLPs: the number of experts,
+            the number each token is sent to, their width, whether the weights of the chosen ones sum to 1, and the width of
+            the shared expert that every token visits (0: none). The whole mixture is one node.
         dense_layers: layers with a plain MLP of width ``d_mlp`` in a model with experts.
-        granularity: what one attention node is: one of the ``"heads"``, or, where a norm mixes the heads, the whole
-            ``"attention blocks"``.
-        kv_ports: what has a k and a v port of its own in the graph: every ``"head"``, or every ``"group"`` of heads that
-            share keys and values.
+        granularity: what an attention node is: a head (``"heads"``), or, if a norm mixes the heads, a whole block
+            (``"attention blocks"``).
+        kv_ports: what has its own k and v port in the graph: every ``"head"``, or every ``"group"`` of heads that share keys
+            and values.
     """
 
     n_layers: int
@@ -151,7 +152,7 @@ class TransformerConfig:
             reason = "attention is one node in each layer" if self.heads_per_node > 1 else "every head has its own"
             raise ModelError(f"keys and values have no ports by group in this model: {reason}; use kv_ports 'head'")
 
-    # ---------------------------------------------------------------- what the switches mean for one layer
+    # ---------------------------------------------------------------- what the switches mean for a layer
 
     @property
     def n_outputs(self) -> int:
@@ -170,13 +171,13 @@ class TransformerConfig:
 
     @property
     def mlp_weights(self) -> int:
-        """Weights that one token meets in one MLP."""
+        """Number of weights that one token uses in one MLP."""
         plain = (2 + self.gated) * self.d_mlp
         chosen = 3 * (self.experts_per_token * self.d_expert + self.d_shared)
         return self.d_model * (chosen if self.n_experts else plain)
 
     def forward_operations(self, prompts: int, positions: int) -> int:
-        """Floating-point operations of the matrix products of one plain forward pass, logits at one position of each prompt."""
+        """FLOPs of the matrix products of one plain forward pass, with logits at one position of each prompt."""
         projections = self.d_model * self.d_head * 2 * (self.n_heads + self.n_kv_heads)
         attention = 2 * positions * self.n_heads * self.d_head
         layers = self.n_layers * prompts * positions * (projections + attention + self.mlp_weights)
@@ -187,7 +188,7 @@ class TransformerConfig:
         return self.n_experts > 0 and layer not in self.dense_layers
 
     def window(self, layer: int) -> int:
-        """How many positions back a layer sees; 0 for all."""
+        """How many positions a layer attends to, looking back; 0 for all."""
         return self.windows[layer] if self.windows else 0
 
     def scale(self, layer: int) -> float:
@@ -220,8 +221,9 @@ def rotary_frequencies(dimensions: int, base: float = 10000.0) -> tuple[float, .
 
 
 def alibi_slopes(n_heads: int) -> tuple[float, ...]:
-    """Slopes of ALiBi (Press, Smith & Lewis 2022, section 3): 2 ** (-8 i / n), and every other one of twice as many heads
-    where their number is not a power of two.
+    """Slopes of ALiBi (Press, Smith & Lewis 2022, section 3): 2 ** (-8 i / n).
+
+    If the number of heads is not a power of two, the rest are every other slope of twice as many heads.
     """
     whole = 1 << (n_heads.bit_length() - 1)
     slopes = [2.0 ** (-8 * (i + 1) / whole) for i in range(whole)]
@@ -231,9 +233,9 @@ def alibi_slopes(n_heads: int) -> tuple[float, ...]:
 def weight_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a transformer; biases and norm weights may be left out of a model.
 
-    ``layers.L.W_Q``, ``W_K``, ``W_V`` hold the heads side by side (d_model, heads * d_head); ``W_O`` holds them one
-    below the other (heads * d_head, d_model). Experts come first: ``W_expert_in`` (experts, d_model, 2 * d_expert) holds
-    gate and input side by side, ``W_expert_out`` is (experts, d_expert, d_model).
+    ``layers.L.W_Q``, ``W_K``, ``W_V`` hold the heads side by side (d_model, heads * d_head); ``W_O`` stacks them
+    (heads * d_head, d_model). The axis of experts comes first: ``W_expert_in`` (experts, d_model, 2 * d_expert) holds gate and
+    input side by side, ``W_expert_out`` is (experts, d_expert, d_model).
     """
     d = config.d_model
     shapes: dict[str, tuple[int, ...]] = {"W_E": (config.d_vocab, d)}

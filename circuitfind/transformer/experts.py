@@ -21,14 +21,14 @@ def mixture(
     gated: Gated,
     routed: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """(..., d_model) to (..., d_model), each token on its own.
+    """The mixture's output: (..., d_model) to (..., d_model), each token independently.
 
-    A token goes to the ``experts_per_token`` experts of largest router probability, weighted by it (Shazeer et al. 2017,
-    section 2; the probabilities of the chosen are scaled to sum 1 where ``normalize_experts``).
+    A token goes to the ``experts_per_token`` experts with the largest router probabilities, and these are their weights
+    (Shazeer et al. 2017, section 2). With ``normalize_experts``, the weights are scaled to sum to 1.
 
     Args:
-        gated: from an expert's gate and input to its hidden values.
-        routed: from the experts' weights to themselves; a backward rule may hold them constant.
+        gated: maps an expert's gate and input to its hidden values.
+        routed: the identity on the experts' weights; a backward rule may hold them constant.
     """
     w = {key: weights[f"layers.{layer}.{key}"] for key in ("W_router", "W_expert_in", "W_expert_out")}
     tokens = x.flatten(0, -2)

@@ -1,7 +1,7 @@
 """MLP nodes: plain, gated, with a norm inside, or a mixture of experts as one function.
 
-Their port is the pre-activation: (..., d_mlp); gate and input side by side (..., 2 d_mlp) where gated; the normed input
-itself for a mixture of experts, whose router reads it too.
+Their port is the pre-activation (..., d_mlp). For a gated MLP, it is gate and input side by side (..., 2 d_mlp). For a
+mixture of experts, it is the normed input itself, because the router reads it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class MlpNodes(Weights):
     """Node functions of MLPs."""
 
     def mlp_in(self, layer: int, x: Tensor) -> Tensor:
-        """The port's values of a normed input (..., d_model)."""
+        """The port's values for a normed input (..., d_model)."""
         if self.config.has_experts(layer):
             return x
         if self.config.gated:
@@ -27,11 +27,11 @@ class MlpNodes(Weights):
         return self._linear(layer, "in", x)
 
     def mlp_port(self, layer: int, stream: Tensor) -> Tensor:
-        """The port's values of what the MLP reads, before its norm."""
+        """The port's values for a stream that the MLP reads, before its norm."""
         return self.mlp_in(layer, self.norm(f"layers.{layer}.ln2", stream))
 
     def mlp_core(self, layer: int, pre: Tensor) -> Tensor:
-        """Hidden values (..., d_mlp) of the MLP from its port's values; what a mixture of experts writes."""
+        """Hidden values (..., d_mlp) of the MLP from its port's values; for a mixture of experts, what it writes."""
         if self.config.has_experts(layer):
             return mixture(self.config, self.weights, layer, pre, self.gated, self.routed)
         if self.config.gated:
@@ -47,7 +47,7 @@ class MlpNodes(Weights):
         return self.activated(gate) * up
 
     def routed(self, share: Tensor) -> Tensor:
-        """The weights of experts, as they enter the product with what the experts write."""
+        """The experts' weights, as multiplied with what the experts write."""
         return share
 
     def _hidden_norm(self, layer: int, hidden: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class MlpNodes(Weights):
         return self.normalized("layer", hidden, weight, bias)
 
     def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        """What the MLP writes, bias and a norm after it included: (..., d_mlp) to (..., d_model)."""
+        """What the MLP writes, including the bias and a norm after it: (..., d_mlp) to (..., d_model)."""
         out = hidden if self.config.has_experts(layer) else self._linear(layer, "out", hidden)
         return self.norm(f"layers.{layer}.ln2_post", out) if self.config.post_norm else out
 
@@ -74,7 +74,7 @@ class MlpNodes(Weights):
         return F.linear(x, W.T, self.get(f"layers.{layer}.b_{which}"))
 
     def mlp_gradient(self, layer: int, pre: Tensor, stream_grad: Tensor) -> Tensor:
-        """Gradient at the MLP's normed input (..., d_model) of what arrives on the stream (..., d_model).
+        """Gradient at the MLP's normed input (..., d_model), given the stream gradient (..., d_model).
 
         Args:
             pre: the port's values.

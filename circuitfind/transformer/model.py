@@ -1,16 +1,15 @@
 """A transformer as plain tensors and a functional forward, node by node.
 
-No hooks and no TransformerLens: :mod:`circuitfind.models` reads the weights once, checks them, and from then on
-everything runs here. A node's function is split at its **ports**, so that the graph engine can feed every port its own
-input:
+No hooks and no TransformerLens: :mod:`circuitfind.models` reads the weights once and checks them. After that,
+everything runs here. A node's function is split at its **ports**, so that the graph engine can feed every port its own input:
 
     stream -> norm -> project (q, k, v | MLP pre-activation) -> core (attention | activation) -> write to the stream
 
-An attention **node** is one head, or the whole attention of a layer where a norm mixes the heads
+An attention **node** is one head, or the whole attention of a layer if a norm mixes the heads
 (``config.granularity``). A node's q, k, v and mixed values are vectors of its *width*: ``d_head`` for a head.
 
-Axes, in this order wherever they occur: nodes, prompts, positions, and the vector itself (``d_model`` or the width).
-Leading axes (circuits) broadcast. Parameters are frozen: nothing here ever builds a parameter gradient.
+Axes are always in this order: nodes, prompts, positions, and the vector itself (``d_model`` or the width). Leading axes
+(circuits) broadcast. Parameters are frozen: nothing here ever builds a parameter gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from circuitfind.transformer.walk import walk
 
 
 class Transformer(AttentionNodes, MlpNodes):
-    """Weights and node functions of one decoder-only transformer; see :class:`.weights.Weights` for the constructor."""
+    """Weights and node functions of a decoder-only transformer; see :class:`.weights.Weights` for the constructor."""
 
     def __repr__(self) -> str:
         c = self.config
@@ -43,7 +42,7 @@ class Transformer(AttentionNodes, MlpNodes):
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """What ``input`` writes: (prompts, positions) ids to (prompts, positions, d_model)."""
+        """What ``input`` writes: token ids (prompts, positions) to (prompts, positions, d_model)."""
         n_positions = tokens.shape[-1]
         if n_positions > self.config.n_ctx:
             raise ModelError(
@@ -70,11 +69,11 @@ class Transformer(AttentionNodes, MlpNodes):
         return tokens
 
     def unembed(self, x: Tensor, out: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-        """Logits (..., outputs) of a last-stream input (..., d_model); the final norm is applied here.
+        """Logits (..., outputs) of the final residual stream (..., d_model); the final norm is applied here.
 
         Args:
-            out: where to write them, contiguous; for callers that do this often and want no fresh memory.
-            columns: ids (n,) of the only tokens whose logits are wanted, (..., n); without ``out``.
+            out: contiguous tensor to write them to; for callers that do this often and want no new allocation.
+            columns: token ids (n,); only their logits are computed, (..., n). Not together with ``out``.
         """
         x, W, b = self.norm("ln_final", x), self.weights["W_U"], self.get("b_U")
         if columns is not None:
@@ -95,13 +94,13 @@ class Transformer(AttentionNodes, MlpNodes):
     # ---------------------------------------------------------------- the plain forward
 
     def mlp_reads(self, before: Tensor, after: Tensor) -> Tensor:
-        """Which stream a layer's MLP reads, of those before and after the layer's attention."""
+        """The stream that a layer's MLP reads, given the streams before and after the layer's attention."""
         return before if self.config.parallel else after
 
     def layer_range(self, stream: Tensor, first: int, last: int) -> Tensor:
         """Layers ``first`` to ``last - 1`` on the shared stream."""
         whole = walk(self, stream, self._first_block(first), self._first_block(last))
-        ends = deque(map(attrgetter("after"), whole), maxlen=1)  # so that a block's other values are free at once
+        ends = deque(map(attrgetter("after"), whole), maxlen=1)  # frees a block's other values at once
         return ends[0] if ends else stream
 
     def _first_block(self, layer: int) -> Block:
@@ -112,7 +111,7 @@ class Transformer(AttentionNodes, MlpNodes):
 
         Args:
             tokens: ids (prompts, positions), a tensor or what becomes one.
-            positions: which position of each prompt to read, (prompts,); None reads all.
+            positions: the position of each prompt to read, (prompts,); None reads all.
 
         Returns:
             (prompts, outputs), or (prompts, positions, outputs).
@@ -134,7 +133,7 @@ class Transformer(AttentionNodes, MlpNodes):
     def random(
         cls, config: TransformerConfig, *, seed: int = 0, scale: float = 1.0, name: str = "random", **options: Any
     ) -> Transformer:
-        """Random weights, reproducible: matrices N(0, scale^2 / inputs), biases and norm weights slightly perturbed.
+        """Reproducible random weights: matrices N(0, scale^2 / inputs), biases and norm weights slightly perturbed.
 
         Args:
             scale: how strongly every node acts on its input.

@@ -22,7 +22,7 @@ class NormState:
 
 
 def normalized(kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """The norm of kind ``layer``, ``rms`` or ``none`` of (..., width)."""
+    """Apply a norm of kind ``layer``, ``rms`` or ``none`` to (..., width)."""
     if kind == "none":
         return x
     if kind == "layer":
@@ -31,7 +31,7 @@ def normalized(kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None,
 
 
 def norm_state(kind: str, x: Tensor, eps: float) -> NormState:
-    """Unit output and inverse scale of a norm; half precision is widened inside, as everybody's norms do."""
+    """Unit output and inverse scale of a norm; half precision is widened inside, as is standard."""
     wide = x.float() if x.dtype.itemsize < 4 else x
     if kind == "layer":
         wide = wide - wide.mean(-1, keepdim=True)
@@ -40,7 +40,7 @@ def norm_state(kind: str, x: Tensor, eps: float) -> NormState:
 
 
 def affine(unit: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """A norm's weight and bias on its unit output, each optional; a weight in float32 acts in float32."""
+    """Apply a norm's optional weight and bias to its unit output; a float32 weight is multiplied in float32."""
     out = unit if weight is None else (unit * weight).to(unit.dtype)
     return out if bias is None else out + bias
 

@@ -1,4 +1,4 @@
-"""What attention knows of positions: rotations of queries and keys, and which keys a query may see."""
+"""Positions in attention: rotations of queries and keys, and which keys a query may see."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def rotated(config: TransformerConfig, layer: int, x: Tensor, positions: Tensor)
 
 @lru_cache(maxsize=32)
 def _as_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers of a configuration on a device, brought there once."""
+    """Numbers of a configuration as a tensor on a device, copied there once."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def visible(config: TransformerConfig, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """Which keys each query may see: boolean, positions ``queries`` (..., Q) and ``keys`` (K,) to (..., Q, K)."""
+    """Which keys each query may see: boolean (..., Q, K), given positions ``queries`` (..., Q) and ``keys`` (K,)."""
     behind, window = queries[..., None] - keys, config.window(layer)
     if not config.causal:
         return behind.abs() < window if window else torch.ones_like(behind, dtype=torch.bool)
@@ -52,7 +52,7 @@ def visible(config: TransformerConfig, layer: int, queries: Tensor, keys: Tensor
 def distance_penalty(
     config: TransformerConfig, queries: Tensor, keys: Tensor, heads: list[int], like: Tensor
 ) -> Tensor:
-    """ALiBi's part of the scores: -slope * distance, (heads, ..., Q, K) for positions (..., Q) and (K,)."""
+    """ALiBi's term in the scores: -slope * distance, (heads, ..., Q, K) for positions (..., Q) and (K,)."""
     slopes = _as_tensor(tuple(config.alibi[head] for head in heads), like.dtype, like.device)
-    distance = (queries[..., None] - keys).abs().to(like.dtype)  # of keys that are seen; of others it does not matter
+    distance = (queries[..., None] - keys).abs().to(like.dtype)  # matters only for visible keys
     return -slopes.view(-1, *[1] * distance.dim()) * distance

@@ -1,8 +1,8 @@
 """Backward rules: how a gradient is pulled through norms, attention, activations and products.
 
-A rule alters derivatives and never values. :func:`under` gives a model with the same weights whose functions return what
-the model's return, but are differentiated as the rule says; it is used for the cores through which a backward pass goes.
-Where a rule holds something constant or linear, what arrives at a port is a *coefficient* and no gradient.
+A rule changes derivatives, never values. :func:`under` gives a model with the same weights whose functions return the same
+values, but are differentiated as the rule says. It is used for the cores that a backward pass goes through. If a rule holds
+something constant or linear, what arrives at a port is a *coefficient*, not a gradient.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from circuitfind.transformer.norms import NormState
 
 @dataclass(frozen=True)
 class BackwardRule:
-    """How gradients are pulled back; as it is made without arguments, exactly.
+    """How gradients are pulled back; the default is exact.
 
     Attributes:
-        constant_norms: the scale of every norm is a constant, its centring and its weight are not (the LN-rule of Ali et al.
-            2022, arXiv:2202.07304, section 4). Every norm: before and after blocks, of queries and keys, inside an MLP,
-            before the logits.
-        ratio_activations: an activation is the multiplication with the constant ``act(x) / x`` (the identity rule); so are
-            the caps of attention scores and of logits.
-        constant_pattern: attention probabilities are constants (the AH-rule of Ali et al. 2022, section 4): nothing
+        constant_norms: the scale of every norm is a constant, but its centring and weight are not (the LN-rule of Ali et al.
+            2022, arXiv:2202.07304, section 4). This covers every norm: before and after blocks, on queries and keys, inside an
+            MLP, and before the logits.
+        ratio_activations: an activation acts as multiplication by the constant ``act(x) / x`` (the identity rule); so do the
+            caps of attention scores and logits.
+        constant_pattern: attention probabilities are constants (the AH-rule of Ali et al. 2022, section 4), so nothing
             arrives at q and k.
-        temperature: the softmax of attention scores x passes gradients on as ``softmax(x / temperature)`` would at a score
-            of that temperature, without the factor 1 / temperature (Edin et al. 2025, arXiv:2505.17630).
-        attention_share: what each factor of the two products of attention, q . k and pattern . v, gets of its derivative; q
-            and k take part in both.
-        gate_share: what each factor of the product in a gated MLP, ``act(gate) * up``, gets of its derivative.
-        constant_router: the weights of experts are constants.
+        temperature: the softmax of attention scores x has the gradient of ``softmax(x / temperature)``, without the factor
+            1 / temperature (Edin et al. 2025, arXiv:2505.17630).
+        attention_share: the share of its derivative that each factor of the two products of attention, q . k and
+            pattern . v, receives; q and k take part in both.
+        gate_share: the share of its derivative that each factor of a gated MLP's product, ``act(gate) * up``, receives.
+        constant_router: the experts' weights are constants.
     """
 
     constant_norms: bool = False
@@ -53,7 +53,7 @@ EXACT = BackwardRule()
 
 
 def under(rule: BackwardRule, model: Transformer) -> Transformer:
-    """A model of the same weights and values that is differentiated under a rule; the model itself under the exact one."""
+    """A model with the same weights and values, differentiated under a rule; the model itself if the rule is exact."""
     return model if rule == EXACT else _Ruled(model, rule)
 
 
@@ -121,12 +121,12 @@ class _Ruled(Transformer):
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:
-    """x, whose gradient is multiplied by a factor."""
+    """x, with its gradient multiplied by a factor."""
     return x if factor == 1 else torch.lerp(x.detach(), x, factor)
 
 
 def _linear(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), differentiated as if it multiplied x with the constant function(x) / x; near 0 with that ratio's limit."""
+    """function(x), differentiated as if it multiplied x by the constant function(x) / x, or by that ratio's limit near 0."""
     fixed = x.detach()
     nearest = torch.finfo(x.dtype).eps
     away = fixed.where(fixed.abs() >= nearest, nearest)

@@ -14,8 +14,8 @@ from circuitfind.transformer.walk import walk_into
 def sender_outputs(model: Transformer, tokens: Tensor) -> Tensor:
     """Outputs of all senders on ``tokens``: (senders, prompts, positions, d_model).
 
-    Their sum with the attention output biases is the last residual stream; :func:`circuitfind.models.check_model`
-    verifies that for every model.
+    Their sum, plus the attention output biases, is the final residual stream; :func:`circuitfind.models.check_model`
+    verifies this for every model.
     """
     entry = model.embed(tokens)
     out = entry.new_empty((model.graph.n_senders, *entry.shape))
@@ -30,13 +30,13 @@ def _plus_bias(model: Transformer, layer: int, stream: Tensor) -> Tensor:
 
 
 def base_streams(model: Transformer, ablated: Tensor, like: Tensor) -> Iterator[Tensor]:
-    """The stream made of ablated senders only, at every block in order: what a receiver reads when all edges are cut.
+    """The stream of ablated senders only, at every block in order: what a receiver reads when all edges are cut.
 
-    The attention output biases stay in it whatever is cut.
+    The attention output biases stay in it no matter what is cut.
 
     Args:
         ablated: outputs of all senders under the ablation, broadcastable to (senders, prompts, positions, d_model).
-        like: a tensor (prompts, positions, d_model) of the wanted shape.
+        like: a tensor of the required shape (prompts, positions, d_model).
     """
     graph = model.graph
     stream = torch.zeros_like(like)

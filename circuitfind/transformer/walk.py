@@ -1,7 +1,7 @@
-"""One walk through the layers of a model in which nothing is cut: what every block reads, makes and writes.
+"""One walk through the layers of a model with nothing cut: what every block reads, computes and writes.
 
-Whatever runs the plain model is a collector of :func:`walk`. It takes what it wants of every block and lets go of the rest, so
-that a block's tensors are free before the next block runs. Nobody else goes from layer to layer.
+All code that runs the plain model consumes :func:`walk`. It takes what it needs from every block and drops the rest, so that
+a block's tensors are freed before the next block runs. No other code goes through the layers of an uncut model.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from circuitfind.transformer.model import Transformer
 
 NOTHING = torch.empty(0)
-"""Stands where a block has no such values."""
+"""Placeholder where a block has no such values."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtBlock:
-    """What happens at one block of the graph; of what it does not have, nothing.
+    """What happens at one block of the graph; values that it does not have are empty.
 
     Attributes:
-        block: which one.
+        block: the block.
         stream: what it reads, (prompts, positions, d_model).
-        after: the stream with what it writes.
-        written: what it writes, (prompts, positions, d_model); attention nodes together, with the bias, or each by itself
-            (nodes, ...), as the :data:`Adding` says.
+        after: the stream after it has written.
+        written: what it writes, (prompts, positions, d_model); attention nodes either together, with the bias, or each by
+            itself (nodes, ...), as the :data:`Adding` decides.
         mixed: an attention block's mixed values, (nodes, prompts, positions, width).
-        ports: an attention block's q, k and v, as projected or as they were kept; an MLP's port, where it was asked for.
+        ports: an attention block's q, k and v, as projected or as kept; an MLP's port, if requested.
     """
 
     block: Block
@@ -46,11 +46,11 @@ class AtBlock:
 
 
 Adding = Callable[["Transformer", int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From a model, a layer, mixed values and the stream to what the attention nodes write, and the stream with it."""
+"""Maps a model, a layer, mixed values and the stream to what the attention nodes write, and the stream after that."""
 
 
 def together(model: Transformer, layer: int, mixed: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """All nodes in one product: the fastest."""
+    """All nodes in one product: the fastest way."""
     written = model.merge_nodes(layer, mixed)
     return written, stream + written
 
@@ -81,14 +81,14 @@ def walk(
 
     Args:
         stream: what the first block reads, (prompts, positions, d_model).
-        start: the first block; None begins with the first layer.
-        stop: the block before which the walk ends; None goes on to the logits, which come last, with their stream alone.
-        add: how the writes of attention nodes are made and added. Sums differ in their last bits.
-        keep: what is made of q, k and v before they are used, such as a copy elsewhere.
-        mlp_ports: whether an MLP's port is made as a tensor of its own.
+        start: the first block; None begins at the first layer.
+        stop: the walk ends before this block. None goes on to the logits, which come last and have only a stream.
+        add: how the writes of attention nodes are computed and added. The sums differ in their last bits.
+        keep: applied to q, k and v before they are used, such as a copy to elsewhere.
+        mlp_ports: whether an MLP's port is materialised as a separate tensor.
 
     Raises:
-        ValueError: it would begin at an MLP that does not read its layer's attention: the stream above the layer is not known.
+        ValueError: the walk would begin at an MLP that runs beside its layer's attention, so its input stream is not known.
     """
     blocks = model.graph.blocks
     first, last = blocks.index(start) if start else 0, blocks.index(stop) if stop else len(blocks)
@@ -135,7 +135,7 @@ def _mlp(model: Transformer, block: Block, reads: Tensor, stream: Tensor, with_p
 def walk_into(
     room: Tensor, model: Transformer, entry: Tensor, *, keep: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[AtBlock]:
-    """A whole walk that leaves in ``room`` what every sender writes, (senders, prompts, positions, d_model).
+    """A whole walk that stores what every sender writes in ``room``, (senders, prompts, positions, d_model).
 
     Args:
         entry: what ``input`` writes.
@@ -148,7 +148,7 @@ def walk_into(
 
 
 def attention_patterns(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
-    """Attention probabilities of every layer in a run on ids (prompts, positions): (heads, prompts, queries, keys) each."""
+    """Attention probabilities of every layer on token ids (prompts, positions): (heads, prompts, queries, keys) each."""
     for at in walk(model, model.embed(tokens)):
         if at.block.kind == "attention":
             yield model.attention_pattern(at.block.layer, *at.ports[:2])

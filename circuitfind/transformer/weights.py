@@ -1,4 +1,4 @@
-"""The tensors of a transformer: named, checked, moved, identified; and its norms."""
+"""The tensors of a transformer: their names, checks, device and checksum; and its norms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from circuitfind.transformer.config import TransformerConfig, weight_shapes
 from circuitfind.transformer.norms import NormState
 
 HASHED = 2**22
-"""Numbers of a tensor up to which its checksum reads them all."""
+"""Up to this many numbers, a tensor's checksum reads all of them."""
 
 
 def is_tied(weights: Mapping[str, Tensor]) -> bool:
@@ -28,11 +28,11 @@ def is_tied(weights: Mapping[str, Tensor]) -> bool:
 
 
 class Weights:
-    """Frozen tensors of one decoder-only transformer, and where they are from.
+    """Frozen tensors of a decoder-only transformer, and where they come from.
 
     Args:
         config: shape and switches.
-        weights: tensors by the names of :func:`weight_shapes`; a missing bias is no bias, a missing norm weight is 1.
+        weights: tensors by the names of :func:`weight_shapes`; a missing bias is 0, a missing norm weight is 1.
         tokenizer: turns prompts into ids, or None for a model that is fed ids.
         name: what results call this model.
         source: where it came from, for provenance (zoo, hub revision, directory, object; weight processing).
@@ -76,17 +76,17 @@ class Weights:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.weights["W_E"].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are."""
+        """The dtype of the weights."""
         return self.weights["W_E"].dtype
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the weights; tensors that share it count once."""
+        """Memory of the weights in bytes; tensors that share memory count once."""
         stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.weights.values()}
         return sum(stores.values())
 
@@ -96,7 +96,7 @@ class Weights:
         return type(self)(self.config, weights, **(kept | about))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same model elsewhere or in another precision; what is there already is shared, not copied."""
+        """The same model on another device or in another precision; tensors that need no change are shared, not copied."""
         moved = {key: tensor.to(device=device, dtype=dtype) for key, tensor in self.weights.items()}
         if is_tied(self.weights):  # tied heads stay tied
             moved["W_U"] = moved["W_E"].T
@@ -120,7 +120,7 @@ class Weights:
         return type(self)(config, self.weights, tokenizer=self.tokenizer, name=self.name, source=source)
 
     def checksum(self) -> str:
-        """Identifies the weights: SHA-256 over each tensor's name, shape and bytes, of large ones over evenly spaced rows."""
+        """Identifies the weights: SHA-256 over each tensor's name, shape and bytes (evenly spaced rows of large tensors)."""
         digest = hashlib.sha256()
         for key, tensor in sorted(self.weights.items()):
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -135,23 +135,23 @@ class Weights:
     # ---------------------------------------------------------------- norms
 
     def norm(self, where: str, x: Tensor) -> Tensor:
-        """The norm called ``where`` (``layers.3.ln1``, ``ln_final``, ...) of (..., d_model)."""
+        """Apply the norm called ``where`` (``layers.3.ln1``, ``ln_final``, ...) to (..., d_model)."""
         return self.normalized(self.config.norm_at(where), x, self.get(f"{where}.w"), self.get(f"{where}.b"))
 
     def normalized(self, kind: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """The norm of kind ``layer``, ``rms`` or ``none`` of (..., width), with this weight and bias."""
+        """Apply a norm of kind ``layer``, ``rms`` or ``none`` to (..., width), with this weight and bias."""
         return norms.normalized(kind, x, weight, bias, self.config.norm_eps)
 
     def unit(self, kind: str, x: Tensor) -> Tensor:
-        """The same before any weight and bias."""
+        """:meth:`normalized` before its weight and bias."""
         return norms.norm_state(kind, x, self.config.norm_eps).unit
 
     def capped(self, x: Tensor, cap: float) -> Tensor:
-        """Attention scores or logits that a tanh keeps between -cap and cap."""
+        """Attention scores or logits, kept between -cap and cap by a tanh."""
         return cap * torch.tanh(x / cap)
 
     def norm_with_state(self, where: str, x: Tensor) -> tuple[Tensor, NormState | None]:
-        """The same, with what :meth:`pull_through_norm` needs (None where there is no norm)."""
+        """:meth:`norm`, and the state that :meth:`pull_through_norm` needs (None if there is no norm)."""
         kind = self.config.norm_at(where)
         if kind == "none":
             return x, None
@@ -165,7 +165,7 @@ class Weights:
         return norms.pulled_back(self.config.norm_at(where), state, gradient, self.get(f"{where}.w"))
 
     def fold_into_gradient_(self, where: str, gradient: Tensor) -> None:
-        """What :meth:`through_norm` does to a projection, done in place to a gradient (..., d_model) that it gave without."""
+        """Apply :meth:`through_norm` in place to a gradient (..., d_model) that came through an unfolded projection."""
         kind, weight = self.config.norm_at(where), self.get(f"{where}.w")
         if kind != "none" and weight is not None:
             gradient.mul_(weight)
@@ -175,8 +175,8 @@ class Weights:
     def through_norm(self, where: str, W: Tensor) -> tuple[Tensor, Tensor | float]:
         """A projection (d_model, outputs) as seen from the norm's *unit* output, and the constant it adds.
 
-        The norm's weight is multiplied in and, where the norm is a LayerNorm, which removes the mean, every column is
-        centred: ``norm(x) @ W = unit(x) @ W' + constant``.
+        The norm's weight is multiplied in. For a LayerNorm, which removes the mean, every column is also centred:
+        ``norm(x) @ W = unit(x) @ W' + constant``.
         """
         kind = self.config.norm_at(where)
         if kind == "none":

@@ -1,4 +1,4 @@
-"""Models whose circuit is known: what the truth is, how it is verified, and how the models are made."""
+"""Models with a known circuit: what the truth is, how it is verified, and how the models are built."""
 
 from circuitfind.truth.truth import Truth, read_truths, truth_of, write_truths
 

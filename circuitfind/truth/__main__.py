@@ -1,4 +1,4 @@
-"""``python -m circuitfind.truth build NAME``: make a model whose circuit is known again."""
+"""``python -m circuitfind.truth build NAME``: rebuild a model with a known circuit."""
 
 from __future__ import annotations
 

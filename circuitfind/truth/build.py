@@ -1,4 +1,4 @@
-"""Make a model whose circuit is known, with its truths, into a folder of the zoo's layout."""
+"""Builds a model with a known circuit, and its truths, into a folder in the zoo's layout."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from circuitfind.zoo.export import N_PROMPTS as N_MEASURED
 from circuitfind.zoo.export import sha256
 
 DERIVED_ON = 300
-"""Train prompts that truths are derived on; they are verified on held-out ones."""
+"""Number of train prompts that truths are derived on; they are verified on held-out prompts."""
 ALWAYS, WHERE_CLEAR = ("corrupted", "zero"), ("mean",)
-"""Ablations of which every model has a truth, and those of which it has one where that is clear-cut: means differ from one set
-of prompts to another, and what hangs on that has no truth.
+"""Ablations under which every model has a truth, and those under which it has one only if the result is clear-cut. Means differ
+between sets of prompts, and what depends on that has no truth.
 """
 
 
 def build(name: str, folder: Path | None = None, n: int = N_PROMPTS) -> list[Verification]:
-    """Make a model, derive its truths, verify them, and write its folder.
+    """Build a model, derive its truths, verify them, and write its folder.
 
     Args:
-        folder: where; the shipped one if None.
-        n: held-out prompts to verify on.
+        folder: the folder to write; the shipped one if None.
+        n: number of held-out prompts to verify on.
 
     Raises:
         UnknownNameError: no such model is built here.
         CircuitError: a truth does not hold.
-        ModelError: tracr is needed and not installed.
+        ModelError: tracr is needed but not installed.
     """
     if name not in (*WIRED, *PROGRAMS):
         raise UnknownNameError("compiled model", name, {**WIRED, **PROGRAMS})

@@ -1,15 +1,15 @@
-"""Models compiled from RASP programs by tracr (Lindner et al. 2023, arXiv:2301.05062), as models of ours.
+"""Models compiled from RASP programs by tracr (Lindner et al. 2023, arXiv:2301.05062), as our transformers.
 
-A compiled model is exact: its residual stream is a one-hot basis with named directions, its MLPs are ReLU tables, its attention
-is sharp, and nothing is normed. Here it becomes an ordinary :class:`~circuitfind.transformer.Transformer`:
+A compiled model is exact: its residual stream has a one-hot basis of named directions, its MLPs are ReLU tables, its attention
+is sharp, and it has no norms. Here it becomes an ordinary :class:`~circuitfind.transformer.Transformer`:
 
-* ``BOS`` is the first word of every prompt, for the program counts positions from behind it; attention is in both directions.
-* Words that the program only gives out have no embedding. Id 0 is the program's padding.
-* Logits are :data:`CONFIDENCE` times the output direction of their word, and 0 for words that are no output. A program that
-  gives out a share between 0 and 1 answers yes or no instead: the logits are +- :data:`CONFIDENCE` * (share - 1/2) * 2.
-* Heads and MLPs that the program leaves idle stay, with zero weights, and so do sublayers without work.
+* ``BOS`` is the first word of every prompt, because the program counts positions after it. Attention is bidirectional.
+* Words that the program only outputs have no embedding. Id 0 is the program's padding.
+* Logits are :data:`CONFIDENCE` times the output direction of their word, and 0 for words that are not outputs. A program that
+  outputs a share between 0 and 1 answers yes or no instead: the logits are +- :data:`CONFIDENCE` * (share - 1/2) * 2.
+* Heads, MLPs and sublayers that the program does not use stay, with zero weights.
 
-tracr and its JAX are needed for building only, and imported here alone.
+tracr and JAX are needed only for building, and are imported only here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo import WordTokenizer
 
 CONFIDENCE = 10.0
-"""The logit of the right word where its direction is 1: with a few words, a probability above 0.999."""
+"""The logit of the right word when its direction is 1; with a few words, this is a probability above 0.999."""
 PAD = "PAD"
 YES_NO = {"True": "yes", "False": "no"}
 
@@ -40,8 +40,8 @@ class Program:
     """A RASP program and what it is run on.
 
     Attributes:
-        about: what it does, for the model's card.
-        make: gives the program, from tracr's modules ``lib`` and ``rasp``.
+        about: what the program does, for the model's card.
+        make: creates the program, given tracr's modules ``lib`` and ``rasp``.
         task: the module of its task, with ``ALPHABET``, ``LENGTHS`` and ``answers``.
     """
 
@@ -51,7 +51,7 @@ class Program:
 
     @property
     def longest(self) -> int:
-        """The most items of a sequence."""
+        """The maximum number of items in a sequence."""
         return max(self.task.LENGTHS)
 
 
@@ -76,10 +76,10 @@ PROGRAMS: Mapping[str, Program] = {
 
 
 def compile_model(name: str) -> Transformer:
-    """Compile a program and read the compiled model.
+    """Compile a program and convert the compiled model.
 
     Raises:
-        ModelError: tracr is not installed, or what came out does not do what the program does.
+        ModelError: tracr is not installed, or the compiled model does not do what the program does.
     """
     try:
         from tracr.compiler import compiling, lib
@@ -140,13 +140,13 @@ _PARTS = {
 
 
 def _input_words(labels: Sequence[str]) -> dict[str, int]:
-    """The words that a program reads, each with its row of the compiled embedding, which is in the basis' order."""
+    """The words that a program reads, each with its row of the compiled embedding, in the order of the basis."""
     tokens = [label.removeprefix("tokens:") for label in labels if label.startswith("tokens:")]
     return {word: row for row, word in enumerate(tokens)}
 
 
 def _output_words(labels: Sequence[str], output: str) -> list[tuple[int, str, float, float]]:
-    """Directions that logits are read from, each with a word, a weight and a bias."""
+    """The directions that logits are read from, each with a word, a weight and a bias."""
     found = [(number, label.partition(":")) for number, label in enumerate(labels)]
     of_words = [(number, value) for number, (name, colon, value) in found if name == output and colon]
     if of_words:
@@ -173,7 +173,7 @@ def _unembedding(
 
 
 def _require_right(model: Transformer, program: Program, n: int = 300) -> None:
-    """Compare the model with the task's own function, on random sequences of every length, at every item."""
+    """Compare the model with the task's own function at every item of random sequences of all lengths."""
     rng = random.Random(0)
     for _ in range(n):
         items = rng.choices(program.task.ALPHABET, k=rng.choice(list(program.task.LENGTHS)))

@@ -1,20 +1,20 @@
-"""The truth of a model without norms, from its weights and its task's prompts.
+"""Derives the truth of a model without norms from its weights and its task's prompts.
 
 1. *Connected*: an edge is a candidate if the sender can write what the receiver reads (the product of its output matrix and
    the receiver's input matrix is not zero), on a path of such edges from the input to the logits.
-2. *Needed*: a candidate belongs to the circuit if cutting it alone changes what the candidates say on the task's prompts. That
-   leaves out what carries the same whether it is cut or not (a position, under ``corrupted``), what is constantly 0 (under
-   ``zero``), and what is read and never decides: a default that is never taken, a correction of a token nobody looks at.
-3. *Alternatives*: where what is needed alone is not enough, there are edges of which either will do (redundant inputs,
-   backups). They are found by cutting one candidate after the other as long as nothing changes, from the first
-   to the last and from the last to the first: what stays one way or the other. Two of these are alternatives if cutting
-   both changes what is said and they have the same part: they enter heads by the same port, or no head. So alternatives are
-   told two by two; a third way would go unseen.
+2. *Needed*: a candidate belongs to the circuit if cutting it alone changes the candidates' output on the task's prompts. This
+   excludes edges that carry the same whether cut or not (a position, under ``corrupted``), edges that always carry 0 (under
+   ``zero``), and edges that are read but never decide: a default that is never taken, or a correction of an unread token.
+3. *Alternatives*: if the needed edges alone are not enough, some edges are interchangeable (redundant inputs, backups). To
+   find them, candidates are cut one after the other as long as nothing changes, once from first to last and once from last to
+   first. The edges left in either pass are considered. Two of them are alternatives if cutting both changes the output and
+   they have the same part: they enter heads through the same port, or enter no head. So alternatives are found in pairs; a
+   third alternative would be missed.
 
-One of two alternatives is enough, and those of one side belong together: a head's query with its own key.
+One of two alternatives is enough, and edges on the same side belong together: a head's query with its own key.
 
-What counts as a change is said by :data:`circuitfind.truth.verification.EXACT`. A change between its two limits is refused,
-because then the construction is not clear-cut.
+:data:`circuitfind.truth.verification.EXACT` defines what counts as a change. A change between its two limits is refused,
+because the construction is then not clear-cut.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from circuitfind.truth.truth import Truth
 from circuitfind.truth.verification import EXACT, CutCircuits
 
 READ = 1e-5
-"""Least size of a number that counts as read."""
+"""A number counts as read if its absolute value is above this."""
 
 
 def derive(model: Transformer, pairs: TokenPairs, metric: str | Metric, ablation: str, source: str) -> Truth:
     """The circuit under an ablation.
 
     Args:
-        pairs: prompts on which every edge of the circuit matters on some.
+        pairs: prompts such that every edge of the circuit matters on some of them.
 
     Raises:
         ModelError: the model has norms, so what a receiver reads depends on everything in the stream.
-        CircuitError: an edge matters neither clearly nor clearly not, or what is found does not do what the model does.
+        CircuitError: an edge's effect is neither clear nor negligible, or the circuit found does not do what the model does.
     """
     if model.config.norm != "none" or model.config.kv_ports != "head" or model.config.granularity != "heads":
         raise ModelError(f"the truth of model {model.name!r} cannot be read off its weights, because it has norms")
@@ -65,7 +65,7 @@ def derive(model: Transformer, pairs: TokenPairs, metric: str | Metric, ablation
 
 
 class _Search:
-    """Candidates, and what cutting some of them does."""
+    """The candidate edges, and the effects of cutting some of them."""
 
     def __init__(self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str) -> None:
         self.graph = model.graph
@@ -73,14 +73,14 @@ class _Search:
         self.candidates = connected(model)
 
     def kl(self, cuts: list[Mask]) -> np.ndarray[Any, Any]:
-        """Mean KL to the full model with each set of edges cut from the candidates."""
+        """Mean KL to the full model after cutting each set of edges from the candidates."""
         return np.asarray(self._measured.values(np.stack([self.candidates & ~cut for cut in cuts]))["kl"])
 
     def matters(self, cuts: list[list[int]]) -> Mask:
-        """Whether each cut changes what is said.
+        """Whether each cut changes the output.
 
         Raises:
-            CircuitError: one does so, but by little.
+            CircuitError: a cut changes the output, but only a little.
         """
         masks = np.zeros((len(cuts), self.graph.n_edges), dtype=bool)
         for row, edges in enumerate(cuts):
@@ -94,7 +94,7 @@ class _Search:
         return kl >= EXACT.moved
 
     def needed(self) -> tuple[Mask, list[int]]:
-        """Candidates that matter alone, and the others."""
+        """Candidates that matter when cut alone, and all others."""
         edges = np.flatnonzero(self.candidates)
         alone = self.matters([[int(edge)] for edge in edges])
         needed = np.zeros_like(self.candidates)
@@ -102,7 +102,7 @@ class _Search:
         return needed, edges[~alone].tolist()
 
     def alternatives(self, needed: Mask, edges: list[int]) -> list[tuple[int, ...]]:
-        """Groups of edges that matter together and not alone."""
+        """Groups of edges that matter together but not alone."""
         edges = sorted(self._left(needed, edges) | self._left(needed, edges[::-1]))
         pairs = [pair for pair in combinations(edges, 2) if _part(self.graph, pair[0]) == _part(self.graph, pair[1])]
         together = self.matters([list(pair) for pair in pairs])
@@ -114,7 +114,7 @@ class _Search:
         return sorted({tuple(sorted(group)) for group in groups.values()})
 
     def _left(self, needed: Mask, edges: list[int]) -> set[int]:
-        """What is left of some edges when one after the other is cut, if that changes nothing."""
+        """The edges left after cutting them one after the other, as long as nothing changes."""
         cut = np.zeros_like(needed)
         left = set()
         for edge in edges:
@@ -126,13 +126,13 @@ class _Search:
 
 
 def _part(graph: ComputationGraph, edge: int) -> str:
-    """Which part an edge has: it enters a head by a port, or it leads elsewhere."""
+    """The part of an edge: the port through which it enters a head, or empty."""
     _, receiver = graph.ends(np.array([edge]))
     return graph.receiver_ports[int(receiver[0])]
 
 
 def connected(model: Transformer) -> Mask:
-    """Edges whose sender can write what their receiver reads, on a path of such edges from the input to the logits."""
+    """Edges whose sender can write what the receiver reads, on a path of such edges from the input to the logits."""
     read = np.zeros(model.graph.n_edges, dtype=bool)
     written = _written(model)
     for block in model.graph.blocks:
@@ -142,7 +142,7 @@ def connected(model: Transformer) -> Mask:
 
 
 def _written(model: Transformer) -> list[Tensor]:
-    """Vectors (some, d_model) that what each sender writes is made of."""
+    """Vectors (n, d_model) that span what each sender writes."""
     weights = model.weights
     found = [torch.cat([weights[key] for key in ("W_E", "W_pos") if key in weights])]
     for layer in range(model.config.n_layers):
@@ -156,7 +156,7 @@ def _written(model: Transformer) -> list[Tensor]:
 
 
 def _matrices(model: Transformer, block: Block) -> list[Tensor]:
-    """What each receiver of a block multiplies its input with, in the graph's order."""
+    """The matrix that each receiver of a block multiplies its input by, in the graph's order."""
     if block.kind == "logits":
         return [model.weights["W_U"]]
     if block.kind == "mlp":

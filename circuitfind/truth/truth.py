@@ -1,7 +1,7 @@
-"""What is known of a model's circuit: a set of edges, and where it is known from.
+"""What is known about a model's circuit: a set of edges, and the source of that knowledge.
 
-A truth belongs to a model, a task and an ablation: an edge that carries the same on the clean and on the corrupted prompt is
-needed under ``zero`` ablation and not under ``corrupted``.
+A truth belongs to a model, a task and an ablation. For example, an edge that carries the same on the clean and the corrupted
+prompt may be needed under ``zero`` ablation, but not under ``corrupted``.
 
 File ``truth.json`` in the folder of a zoo model::
 
@@ -37,11 +37,11 @@ class Truth:
     Attributes:
         graph: the model's graph.
         edges: boolean (edges,), the circuit.
-        ablation: what it is the circuit under; ``""`` for a published circuit, which is held against any.
-        source: where it is known from: the construction, the training, or the paper.
-        alternatives: groups of edge names of which one is enough (redundant inputs, backups): none of them can be missed
-            alone, all of them together can not.
-        verified: what was measured when the truth was verified last.
+        ablation: the ablation it is the circuit for; ``""`` for a published circuit, which is compared under any.
+        source: how it is known: from the construction, the training, or the paper.
+        alternatives: groups of edge names where one is enough (redundant inputs, backups): cutting one of a group changes
+            nothing, cutting all of them does.
+        verified: what was measured when the truth was last verified.
     """
 
     graph: ComputationGraph
@@ -58,10 +58,10 @@ class Truth:
 
     @classmethod
     def of(cls, graph: ComputationGraph, names: list[str], ablation: str, source: str, **about: Any) -> Truth:
-        """From the names of edges.
+        """A truth from the names of its edges.
 
         Raises:
-            UnknownNameError: an edge that the graph does not have.
+            UnknownNameError: the graph has no such edge.
         """
         edges = np.zeros(graph.n_edges, dtype=bool)
         edges[[graph.edge_index(name) for name in names]] = True
@@ -69,10 +69,10 @@ class Truth:
 
 
 def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, Truth]]:
-    """The task that a folder's ``truth.json`` speaks of, and its truths by ablation.
+    """The task of a folder's ``truth.json``, and its truths by ablation.
 
     Raises:
-        CircuitError: not such a file, another schema, or an edge that the graph does not have.
+        CircuitError: the file is not readable, has another schema, or has an edge that the graph does not have.
     """
     file = folder / "truth.json"
     try:
@@ -84,7 +84,7 @@ def read_truths(folder: Path, graph: ComputationGraph) -> tuple[str, dict[str, T
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise CircuitError(f"{file} is no truth of schema {SCHEMA!r}: {what}") from None
+        raise CircuitError(f"{file} is not a truth of schema {SCHEMA!r}: {what}") from None
     except UnknownNameError as error:
         raise CircuitError(f"{file}: {error}") from None
 
@@ -110,7 +110,7 @@ def _truths(values: Mapping[str, Any], graph: ComputationGraph) -> dict[str, Tru
 
 
 def write_truths(folder: Path, task: str, truths: Mapping[str, Truth]) -> None:
-    """Write ``truth.json``; all truths have one source."""
+    """Write ``truth.json``; all truths share one source."""
     values = {
         "schema": SCHEMA,
         "task": task,
@@ -125,10 +125,10 @@ def write_truths(folder: Path, task: str, truths: Mapping[str, Truth]) -> None:
 
 
 def truth_of(model: Transformer, task: Task, ablation: str) -> Truth | None:
-    """What is known of a task's circuit in a model under an ablation, or None.
+    """What is known about a task's circuit in a model under an ablation, or None.
 
-    A ground-truth model of the zoo has its own task's truth; other models have a task's published circuit
-    (:class:`circuitfind.task.definition.Canonical`), if it is theirs.
+    A ground-truth model of the zoo has the truth of its own task. For other models, it is the task's published circuit
+    (:class:`circuitfind.task.definition.Canonical`), if that was found in this model.
     """
     if model.name in zoo.zoo_names() and (folder := zoo.folder_of(model.name)).joinpath("truth.json").exists():
         name, truths = read_truths(folder, model.graph)

@@ -1,12 +1,12 @@
-"""Is a truth true? Its edges are cut, and what that does is measured on held-out prompts.
+"""Is a truth true? Its edges are cut, and the effects are measured on held-out prompts.
 
-* *Enough*: with all other edges cut together, the circuit says what the full model says.
-* *Needed*: each of its edges, cut alone from the circuit, changes what is said. Of a group of alternatives no member does, and
-  all of them together do.
+* *Enough*: with all other edges cut together, the circuit's output is the full model's.
+* *Needed*: each of its edges, cut alone from the circuit, changes the output. In a group of alternatives, no single member
+  does, but all of them together do.
 * *Not needed*: each other edge, cut alone from the full model, changes nothing.
 
-Change is measured as KL from the full model's distribution and as a loss of the task's metric. What counts as a change is set
-by :class:`Limits`: compiled models are exact, trained ones nearly so.
+Change is measured as the KL from the full model's distribution and as the loss in the task's metric. :class:`Limits` defines
+what counts as a change: compiled models are exact, trained ones nearly so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from circuitfind import zoo
 from circuitfind.errors import OptionError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.models import load
 from circuitfind.task import TASKS, TokenPairs, tokenize
@@ -32,7 +32,7 @@ N_PROMPTS = 1000
 
 
 def _agreement(logits: Tensor, targets: Targets) -> Tensor:
-    """1 where the likeliest token is that of the full model."""
+    """1 where the most likely token is the full model's."""
     assert targets.clean_logits is not None
     return (logits.argmax(-1) == targets.clean_logits.argmax(-1)).to(logits.dtype)
 
@@ -45,13 +45,12 @@ class Limits:
     """What counts as a change.
 
     Attributes:
-        still: most nats of mean KL by which what is not needed may change the full model, one edge alone and all together.
-        agreement: least share of prompts on which the circuit's likeliest token is the full model's.
-        faithfulness: least share of metric(full) - metric(everything cut) that the circuit keeps; as much above 1 is
-            allowed.
-        moved: least nats of mean KL by which cutting what is needed changes the circuit.
-        margin: what is needed costs at least this many times as much of the metric as any edge that is not; 0 does not ask
-            what it does to the metric.
+        still: maximum mean KL, in nats, by which unneeded edges may change the full model, each alone and all together.
+        agreement: minimum share of prompts on which the circuit's most likely token is the full model's.
+        faithfulness: minimum share of metric(full) - metric(everything cut) that the circuit keeps; it may exceed 1 by as
+            much.
+        moved: minimum mean KL, in nats, by which cutting a needed edge changes the circuit.
+        margin: a needed edge costs at least this many times as much of the metric as any unneeded edge; 0 skips this check.
     """
 
     still: float = 1e-3
@@ -63,12 +62,12 @@ class Limits:
 
 EXACT = Limits()
 TRAINED = Limits(still=np.inf, agreement=0.99, faithfulness=0.95, moved=0.0, margin=2.0)
-"""For models that are exact by construction, and for those trained towards a circuit."""
+"""Limits for models that are exact by construction, and for those trained to have a circuit."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What cutting does: KL to the full model in nats, and the loss of the task's metric; means over prompts."""
+    """The effect of a cut: KL to the full model in nats, and the loss in the task's metric; means over prompts."""
 
     what: str
     kl: float
@@ -81,15 +80,15 @@ class Effect:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured of one truth, and what is wrong with it.
+    """What was measured for one truth, and what is wrong with it.
 
     Attributes:
-        circuit: all edges outside the truth cut together; ``lost`` is against the full model.
-        agreement, faithfulness: of that circuit.
-        needed: each edge, and each group of alternatives, cut from the circuit.
-        alone: each member of a group, cut alone from the circuit.
-        idle: each edge outside, cut from the full model.
-        problems: what does not hold, in words; empty for a truth that is true.
+        circuit: effect of cutting all edges outside the truth together; ``lost`` is relative to the full model.
+        agreement, faithfulness: agreement and faithfulness of that circuit.
+        needed: effects of each edge, and each group of alternatives, cut from the circuit.
+        alone: effects of each member of a group, cut alone from the circuit.
+        idle: effects of each edge outside, cut from the full model.
+        problems: what does not hold, in words; empty if the truth holds.
     """
 
     model: str
@@ -111,7 +110,7 @@ class Verification:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values: of the three kinds of effects the one nearest to failing."""
+        """JSON-ready values: for each of the three kinds of effects, the one closest to failing."""
         weakest = min(self.needed, key=lambda effect: (effect.kl, effect.lost))
         return {
             "model": self.model,
@@ -150,7 +149,7 @@ def verify(
     task: str = "",
     batch_size: int | None = None,
 ) -> Verification:
-    """Measure a truth on prompts it was not made on."""
+    """Measure a truth on prompts it was not derived from."""
     measured = CutCircuits(model, pairs, as_metric(metric), truth.ablation, batch_size)
     full = np.ones(truth.graph.n_edges, dtype=bool)
     groups = [[truth.graph.edge_index(name) for name in group] for group in truth.alternatives]
@@ -200,15 +199,15 @@ class CutCircuits:
         self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str, batch_size: int | None
     ) -> None:
         self.metric, self._also = metric, (METRICS["kl"], AGREEMENT)
-        self._conditions = Conditions(model, pairs, metric, ablation, batch_size, self._also)
+        self._conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, self._also)
 
     def values(self, masks: Mask) -> Mapping[str, np.ndarray[Any, Any]]:
-        """KL, agreement and metric of some circuits (circuits, edges): means over prompts, (circuits,) each."""
+        """KL, agreement and metric of circuits (circuits, edges): means over prompts, (circuits,) each."""
         names = (self.metric.name, *(metric.name for metric in self._also))
         return {name: self._conditions.run(masks, name).mean(1) for name in names}
 
     def effects(self, truth: Truth, start: Mask, cuts: list[list[int]]) -> tuple[Effect, ...]:
-        """What cutting each set of edges from a circuit does."""
+        """The effect of cutting each set of edges from a circuit."""
         masks = np.tile(start, (1 + len(cuts), 1))
         for row, edges in enumerate(cuts, 1):
             masks[row, edges] = False
@@ -225,12 +224,12 @@ class CutCircuits:
 
 
 def limits_of(name: str) -> Limits:
-    """What a shipped model is held to."""
+    """The limits for a shipped model."""
     return EXACT if "compiled" in zoo.zoo_config(name) else TRAINED
 
 
 def verify_model(name: str, n: int = N_PROMPTS, *, seed: int = 0, batch_size: int | None = None) -> list[Verification]:
-    """Verify every truth of a shipped ground-truth model, on its task's held-out prompts (all, where there are fewer).
+    """Verify every truth of a shipped ground-truth model, on at most ``n`` held-out prompts of its task.
 
     Raises:
         OptionError: the model has no truth.

@@ -1,11 +1,11 @@
-"""Models wired by hand: every weight of the circuit is written down, and idle heads beside it do something small.
+"""Models wired by hand: every weight of the circuit is set explicitly, and idle heads have small effects.
 
-The stream is made of named spaces, each one-hot or one number. A head is wired by what its query, key and value read and where
-it writes. Attention is sharp: a match scores :data:`SHARP`, so that anything else gets e^-30 of it.
+The stream consists of named spaces, each one-hot or a single number. A head is defined by what its query, key and value read
+and where it writes. Attention is sharp: a match scores :data:`SHARP`, so anything else gets e^-30 of its weight.
 
-Heads and hidden values without a part in the circuit are idle, not silent: with random weights they read words and each other,
-and write into a space of their own, ``noise``, which moves the logits by a few hundredths. So edges outside the truth have
-scores that are small but not zero, as in trained models.
+Heads and hidden values outside the circuit are idle, not silent. With random weights, they read words and each other, and
+write into a separate space, ``noise``, which moves the logits by a few hundredths. So edges outside the truth have small but
+nonzero scores, as in trained models.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SHARP = 30.0
 CONFIDENCE = 10.0
 """The logit of the right word."""
 NOISE, HUM = 8, 0.02
-"""Width of the idle heads' own space, and how strongly the logits read it."""
+"""Width of the idle heads' space, and how strongly the logits read it."""
 Reads = Sequence[tuple[str, Tensor]]
-"""Spaces with the matrices (width of the space, columns) that they are multiplied with."""
+"""Spaces with the matrices (width of the space, columns) that they are multiplied by."""
 
 
 class Wiring:
-    """Weights under construction: 2 layers of 4 heads, no norms, no rotation, attention scores as they are.
+    """Weights under construction: 2 layers of 4 heads, no norms, no rotation, unscaled attention scores.
 
     Args:
-        name: of the model.
-        words: of its vocabulary, ``BOS`` besides.
-        spaces: the widths of the stream's spaces; ``token`` and ``noise`` (and ``position``, where ``n_ctx`` positions are
-            embedded) are added.
+        name: name of the model.
+        words: its vocabulary, without ``BOS``.
+        spaces: the widths of the stream's spaces; ``token`` and ``noise`` are added, and ``position`` if ``n_ctx`` positions
+            are embedded.
         d_mlp: 0 for attention only.
     """
 
@@ -85,21 +85,21 @@ class Wiring:
             self.weights |= {key + "W_out": torch.zeros(c.d_mlp, c.d_model)}
 
     def ids(self, words: Sequence[str]) -> list[int]:
-        """Their token ids."""
+        """Token ids of words."""
         return [self.tokenizer.encode(word)[0] for word in words]
 
     def rows(self, words: Sequence[str], values: Tensor) -> Tensor:
-        """A matrix (vocabulary, columns) with a row of ``values`` for each of some words, and zeros for the others."""
+        """A matrix (vocabulary, columns) with a row of ``values`` for each given word, and zeros for the others."""
         matrix = torch.zeros(len(self.tokenizer), values.shape[1])
         matrix[self.ids(words)] = values
         return matrix
 
     def constant(self) -> None:
-        """Let every word bring a 1 in the space ``one``."""
+        """Let every word write a 1 to the space ``one``."""
         self.weights["W_E"][:, self.spaces["one"]] = 1.0
 
     def head(self, layer: int, head: int, query: Reads, key: Reads, value: Reads, writes: str) -> None:
-        """Wire a head; column i of its values goes to place i of the space it writes to."""
+        """Wire a head; column i of its values goes to dimension i of the space it writes to."""
         self._busy.add((layer, head))
         first = head * self.config.d_head
         for leaf, reads in (("W_Q", query), ("W_K", key), ("W_V", value)):
@@ -110,7 +110,7 @@ class Wiring:
         self.weights[f"layers.{layer}.W_O"][first : first + width, place] = torch.eye(width)
 
     def mlp(self, layer: int, reads: Reads, bias: Tensor, writes: Reads) -> None:
-        """Wire the first hidden values of an MLP: relu(reads + bias), and what they write (hidden values, width of a space)."""
+        """Wire an MLP's first hidden values: relu(reads + bias), and what they write (hidden values, width of a space)."""
         n, key = len(bias), f"layers.{layer}."
         for space, matrix in reads:
             self.weights[key + "W_in"][self.spaces[space], :n] = matrix
@@ -120,11 +120,11 @@ class Wiring:
         self._hidden[layer] = n
 
     def read_out(self, space: str, words: Sequence[str], values: Tensor) -> None:
-        """Logits of some words from a space: (width of the space, words)."""
+        """Read logits of some words from a space: ``values`` is (width of the space, words)."""
         self.weights["W_U"][self.spaces[space].start : self.spaces[space].stop, self.ids(words)] = values
 
     def finished(self) -> Transformer:
-        """The model, idle heads and hidden values filled in."""
+        """The model, with idle heads and hidden values filled in."""
         for layer in range(2):
             for head in range(4):
                 if (layer, head) not in self._busy:
@@ -157,7 +157,7 @@ class Wiring:
 
 
 def induction() -> Transformer:
-    """A head that brings each position the word before it, and one that looks for the present word among these."""
+    """A head that copies the previous word to each position, and a head that finds the current word among these."""
     wiring = Wiring(
         "wired-induction", wired_induction.WORDS, {"before": 26, "said": 26}, d_head=26, d_mlp=0, positions=True
     )
@@ -184,13 +184,13 @@ def induction() -> Transformer:
 
 
 def _looks_for(wiring: Wiring, words: Sequence[str]) -> tuple[Reads, Reads]:
-    """Query and key of a head that looks at one of some words, and at ``BOS`` where there is none."""
+    """Query and key of a head that attends to one of some words, and to ``BOS`` if there is none."""
     sought = wiring.rows([*words, BOS], torch.tensor([[1.0]] * len(words) + [[0.5]]))
     return [("one", torch.tensor([[2 * SHARP]]))], [("token", sought)]
 
 
 def _two_signs(name: str, answer: Tensor) -> Transformer:
-    """Two heads that find a sign each; of the hidden values relu(a + b) and relu(a + b - 1) an MLP makes the answer."""
+    """Two heads that find one sign each; an MLP computes the answer from relu(a + b) and relu(a + b - 1)."""
     first, second = wired_and.SIGNS
     words = [*wired_and.WORDS, first, second, "yes", "no"]
     wiring = Wiring(name, words, {"one": 1, "first": 1, "second": 1, "answer": 1}, d_head=8, d_mlp=16)
@@ -217,9 +217,9 @@ def one_is_enough() -> Transformer:
 
 
 def backup() -> Transformer:
-    """A head that copies a name, an MLP that passes it on and says so, and a head that copies it unless this was said.
+    """A head that copies a name, an MLP that passes it on and signals this, and a backup head that copies it otherwise.
 
-    The backup is kept silent by a mark that the MLP puts on ``BOS``, and that a query which knows of a name looks at.
+    The signal keeps the backup silent: the MLP puts a mark on ``BOS``, and a query with that signal attends to the mark.
     """
     names = wired_backup.NAMES
     n, each = len(names), torch.eye(len(names))
@@ -238,7 +238,7 @@ def backup() -> Transformer:
     )
     second = torch.tensor([[0.0, 1.0]])
     wiring.head(1, 2, [*query, ("found", 4 * SHARP * second)], [*key, ("mark", second)], value, "said")
-    wiring.read_out("said", names, 0.7 * CONFIDENCE * each)  # so that both heads speaking is told from one
+    wiring.read_out("said", names, 0.7 * CONFIDENCE * each)  # so that one active head differs from two
     return wiring.finished()
 
 

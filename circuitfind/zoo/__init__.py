@@ -1,4 +1,4 @@
-"""Small models that circuitfind ships: no download, no TransformerLens, every one rebuilt by one command."""
+"""Small models that ship with circuitfind: no download, no TransformerLens, each rebuilt by one command."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COMPILED: Mapping[str, str] = {
     "wired-or": "one of two words is enough: wired by hand, 2 layers, 4 heads",
     "wired-backup": "copies a name, with a backup head: wired by hand, 2 layers, 4 heads",
 }
-"""Models whose circuit is known because it was built; see :mod:`circuitfind.truth`."""
+"""Models whose circuit is known because it was constructed; see :mod:`circuitfind.truth`."""
 TRAINED: Mapping[str, str] = {
     "siit-hist": "counts words of the last one's kind: trained, 2 layers",
     "siit-xproportion": "counts the x: trained, 2 layers",
@@ -76,13 +76,13 @@ def folder_of(name: str) -> Path:
 
 
 def zoo_config(name: str, folder: Path | None = None) -> dict[str, Any]:
-    """What ``config.json`` says: shape, hash of the weights, training, accuracy."""
+    """The content of ``config.json``: shape, hash of the weights, training, accuracy."""
     config: dict[str, Any] = json.loads(((folder or folder_of(name)) / "config.json").read_text())
     return config
 
 
 def card(name: str) -> str:
-    """The model's card, Markdown."""
+    """The model's card, as Markdown."""
     return (folder_of(name) / "CARD.md").read_text()
 
 
@@ -90,11 +90,11 @@ def open_zoo(name: str, folder: Path | None = None) -> Transformer:
     """A zoo model with its tokenizer.
 
     Args:
-        folder: where its files are, if not where they are shipped.
+        folder: where its files are, if not in the shipped folder.
 
     Raises:
         UnknownNameError: there is no such model.
-        ModelError: the weights are not those that ``config.json`` was written for.
+        ModelError: the weights do not match ``config.json``.
     """
     folder = folder or folder_of(name)
     config = zoo_config(name, folder)
@@ -115,12 +115,12 @@ def open_zoo(name: str, folder: Path | None = None) -> Transformer:
 
 
 def _made_by(name: str) -> str:
-    """The command that makes a model again."""
-    return "ground_truth build" if name in COMPILED else "ground_truth.siit train" if name in TRAINED else "zoo train"
+    """The command that rebuilds a model."""
+    return "truth build" if name in COMPILED else "truth.siit train" if name in TRAINED else "zoo train"
 
 
 def is_zoo_folder(folder: Path) -> bool:
-    """Whether a folder holds a model in the zoo's format (its own or one trained with ``--out``)."""
+    """Whether a folder holds a model in the zoo's format (a shipped one or one trained with ``--out``)."""
     try:
         return "sha256" in zoo_config(folder.name, folder)
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""``python -m circuitfind.zoo train NAME``: make a zoo model again from nothing."""
+"""``python -m circuitfind.zoo train NAME``: retrain a zoo model from scratch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train_model(
     out: Annotated[Path | None, typer.Option(help="folder to write; the shipped one if left out")] = None,
     every: Annotated[int, typer.Option(help="steps between two measurements")] = 1000,
 ) -> None:
-    """Train a model from nothing and write its folder; run again after an interruption, it goes on."""
+    """Train a model from scratch and write its folder; an interrupted training resumes when run again."""
     try:
         _train(name, steps, seed, threads, out or folder_of(name), every)
     except CircuitfindError as error:

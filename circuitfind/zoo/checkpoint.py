@@ -17,13 +17,13 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Training:
-    """Everything that decides how a training goes on.
+    """Everything that decides how a training continues.
 
     Attributes:
         parameters: leaf tensors by name.
         optimizer: AdamW over them.
         step: how many steps are done.
-        seconds: how long they took.
+        seconds: how many seconds they took.
     """
 
     parameters: Tensors
@@ -32,7 +32,7 @@ class Training:
     seconds: float = 0.0
 
     def save(self, path: Path, identity: str) -> None:
-        """Write the state; a file that is there is replaced only when the new one is complete."""
+        """Write the state; an existing file is replaced only when the new one is complete."""
         tensors = {f"parameter/{name}": tensor.detach() for name, tensor in self.parameters.items()}
         for name, tensor in self.parameters.items():
             for key, value in self.optimizer.state[tensor].items():
@@ -43,10 +43,10 @@ class Training:
         unfinished.replace(path)
 
     def resume(self, path: Path, identity: str) -> bool:
-        """Take up the state saved at ``path``, if there is one.
+        """Load the state saved at ``path``, if there is one, and return whether there was.
 
         Raises:
-            ModelError: the state is of another training (``identity`` differs).
+            ModelError: the state belongs to a different training (``identity`` differs).
         """
         if not path.exists():
             return False

@@ -1,17 +1,17 @@
-"""The text that ``tasks-4l`` is trained on: prompts of every task with their answers, between everyday sentences.
+"""The text that ``tasks-4l`` is trained on: prompts of every task with answers, among everyday sentences.
 
-Every document knows which combinations of words it is made from, and none of them is held out
-(:func:`circuitfind.task.is_held_out`), so the held-out split of every task is new to the model. (The induction task has
-no combinations: its prompts are told apart as a whole, and a document continues its list beyond the prompt. New prompts
-are new lists there, of which there are over a billion.) Kinds of documents:
+Every document records which combinations of words it is made from, and none of them is held out
+(:func:`circuitfind.task.is_held_out`). So the held-out split of every task is new to the model. (The induction task has no
+combinations: whole prompts are distinguished, and a document continues its list beyond the prompt. New prompts are new
+lists there; over a billion exist.) Kinds of documents:
 
 * a task's clean prompt, one of its right answers, and a natural ending;
-* the same for corrupted prompts of a shape that clean prompts do not have (three different names, a docstring that does
-  not fit its definition, a list that does not repeat, a year that ends in 01), with an answer that is as good as any;
+* the same for corrupted prompts whose shape clean prompts do not have (three different names, a docstring that does not
+  match its definition, a list that does not repeat, a year that ends in 01), with any plausible answer;
 * everyday sentences alone.
 
-A quarter of the documents begin with everyday sentences, and some have words replaced by others of the same kind, so
-that a model knows the tasks at other positions and in other words than the tasks' own.
+A quarter of the documents begin with everyday sentences, and some have words replaced by others of the same kind. So the
+model learns the tasks at other positions and in other words too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Document:
         kind: the task, the task and ``"/corrupted"``, or ``"filler"``.
         prompt: the text before the answer; empty for filler.
         rest: the answer and what follows it.
-        combinations: the combinations of words it is made from, in the sense of its task.
+        combinations: the combinations of words it is made from, as its task defines them.
     """
 
     kind: str
@@ -83,24 +83,24 @@ def _after_verb(rng: random.Random, pair: PromptPair, answer: str) -> str:
     return f"{been} {rng.choice(filler.ADJECTIVES)}."
 
 
-# ---------------------------------------------------------------- corrupted prompts of a shape of their own
+# ---------------------------------------------------------------- corrupted prompts with a different shape
 
 
 def _three_names(rng: random.Random, pair: PromptPair) -> Document:
-    """IOI with a third name where the subject comes again: either of the first two may receive."""
+    """IOI with a third name instead of the repeated subject: either of the first two may receive."""
     first, second, third = (word for word in re.findall(r"\w+", pair.corrupted) if word in NAMES)
     held = tuple((min(a, b), max(a, b)) for a, b in ((first, second), (first, third), (second, third)))
     return Document("ioi/corrupted", pair.corrupted, f" {rng.choice((first, second))}.", held)
 
 
 def _year_01(rng: random.Random, pair: PromptPair) -> Document:
-    """A start year that ends in 01: every later year is as good."""
+    """A start year that ends in 01: every later year is equally good."""
     noun, year = pair.combination
     return Document("greater-than/corrupted", pair.corrupted, f"{rng.choice(YEARS[2:])}.", ((noun, year[:2] + "01"),))
 
 
 def _no_repeat(rng: random.Random, pair: PromptPair) -> Document:
-    """A list that goes on with words it has not had: so does the answer."""
+    """A list that continues with new words; the answer is new too."""
     words = set(pair.corrupted.split())
     unused = [word for word in COMMON_NOUNS if word not in words]
     rest = "".join(f" {word}" for word in rng.sample(unused, 2))
@@ -108,9 +108,9 @@ def _no_repeat(rng: random.Random, pair: PromptPair) -> Document:
 
 
 def _wrong_docstring(rng: random.Random, pair: PromptPair) -> Document:
-    """A docstring that documents other arguments than the definition has: the third is any that is not there yet."""
+    """A docstring with other arguments than its definition; the third is any not documented yet."""
     defined = re.findall(r"\w+", pair.corrupted[pair.corrupted.index("(") : pair.corrupted.index(")")])[1:]
-    known = [word.strip() for word in (*pair.correct, *pair.incorrect)]
+    known = [str(word).strip() for word in (*pair.correct, *pair.incorrect)]
     documented = re.findall(r":param (\w+)", pair.corrupted)
     answer = rng.choice([word for word in known if word not in documented])
     held = (tuple(sorted(defined[2:5])), tuple(sorted([*documented, answer])))
@@ -127,11 +127,11 @@ class Source:
     """How documents are made from one task.
 
     Attributes:
-        share: how many documents are of this task, relative to the others.
+        share: relative share of documents of this task.
         ending: what follows the answer.
-        corrupted: makes a document of the corrupted prompt; None where clean prompts have the same shape.
-        options: options of the task that are the same in every document.
-        alike: groups of words that may stand for each other. None of them is part of a combination.
+        corrupted: makes a document from the corrupted prompt; None if clean prompts have the same shape.
+        options: options of the task that are fixed in every document.
+        alike: groups of interchangeable words. None of them is part of a combination.
         replaced_share: share of the documents in which words are replaced or the prompt is reworded.
         rewordings: patterns and their replacements; ``{adjective}`` stands for any adjective.
     """
@@ -199,7 +199,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 def _reworded(rng: random.Random, text: str, source: Source) -> str:
-    """``text`` with words replaced by others of the same group, or one of the source's rewordings."""
+    """``text`` with words replaced by others of the same group, or with one of the source's rewordings applied."""
     if source.rewordings and (not source.alike or rng.random() < 0.5):
         pattern, replacement = rng.choice(source.rewordings)
         return re.sub(pattern, replacement.replace("{adjective}", rng.choice(filler.ADJECTIVES)), text)
@@ -209,7 +209,7 @@ def _reworded(rng: random.Random, text: str, source: Source) -> str:
 
 
 def _options(rng: random.Random, kind: str) -> dict[str, str]:
-    """A value for every option of a task, the default about twice as often as it would be by chance."""
+    """A value for every option of a task; the default is drawn more often than by chance."""
     return {
         name: values[0] if rng.random() < DEFAULT_OPTION_SHARE else rng.choice(values)
         for name, values in TASKS[kind].options.items()
@@ -222,7 +222,7 @@ def _from_task(rng: random.Random, kind: str) -> Document:
     pair = propose(rng, **_options(rng, kind))
     if source.corrupted is not None and rng.random() < CORRUPTED_SHARE:
         return source.corrupted(rng, pair)
-    answer = rng.choice(pair.correct)
+    answer = str(rng.choice(pair.correct))
     prompt = _reworded(rng, pair.clean, source) if rng.random() < source.replaced_share else pair.clean
     combination = pair.combination or (pair.clean,)
     return Document(kind, prompt, answer + source.ending(rng, pair, answer), (combination,))
@@ -235,7 +235,7 @@ def _with_prefix(rng: random.Random, document: Document) -> Document:
 
 
 def draw(rng: random.Random) -> Document:
-    """One document; seeded by ``rng`` alone."""
+    """One random document; ``rng`` is the only source of randomness."""
     kinds = list(SOURCES)
     while True:
         kind = rng.choices(kinds, [source.share for source in SOURCES.values()])[0]
@@ -247,7 +247,7 @@ def draw(rng: random.Random) -> Document:
 
 
 def all_text(n: int = 60_000) -> str:
-    """Text that holds every word of the corpus: its word lists, and ``n`` documents."""
+    """Text that contains every word of the corpus: its word lists, and ``n`` documents."""
     rng = random.Random("vocabulary")
     documents = (draw(rng) for _ in range(n))
     groups = (word for source in SOURCES.values() for group in source.alike for word in group)

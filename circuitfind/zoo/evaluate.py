@@ -1,4 +1,4 @@
-"""How well a model does its tasks, on pairs of either split."""
+"""How well a model performs its tasks, on pairs of either split."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Measures = dict[str, float]
 
 
 def settings_of(task: Task) -> list[dict[str, str]]:
-    """The default options, then every other value of every option with the rest at their defaults."""
+    """The default options, then each other value of each option with the rest at their defaults."""
     default = {name: values[0] for name, values in task.options.items()}
     others = [default | {name: value} for name, values in task.options.items() for value in values[1:]]
     return [default, *others]
 
 
 def setting_name(options: dict[str, str]) -> str:
-    """``corruption=abc, order=mixed``, or ``default`` for a task without options."""
+    """The name of a setting: ``corruption=abc, order=mixed``, or ``default`` for a task without options."""
     return ", ".join(f"{name}={value}" for name, value in options.items()) or "default"
 
 
@@ -29,7 +29,7 @@ def measure(model: Transformer, pairs: TokenPairs) -> Measures:
     """Shares and means over the clean prompts, and two means over the corrupted ones.
 
     * ``first``: share of prompts where a correct answer has the largest logit of the whole vocabulary;
-    * ``preferred``: share where the best correct answer is above the best incorrect one;
+    * ``preferred``: share of prompts where the best correct answer beats the best incorrect one;
     * ``logit_difference``: best correct minus best incorrect answer, mean;
     * ``probability_difference``: all correct minus all incorrect answers, mean;
     * the last two also for the corrupted prompts, with the same answers.
@@ -53,14 +53,14 @@ def _at_answers(model: Transformer, pairs: TokenPairs, tokens: Any) -> torch.Ten
         if model.config.causal:
             return model.logits(ids, answer)
         logits = torch.empty((len(ids), model.config.n_outputs), dtype=model.dtype)
-        for same in length.unique().tolist():  # padding would be seen
+        for same in length.unique().tolist():  # padding would be visible
             rows = length == same
             logits[rows] = model.logits(ids[rows, :same], answer[rows])
         return logits
 
 
 def _gathered(values: torch.Tensor, ids: Any, fill: float) -> torch.Tensor:
-    """``values`` (prompts, d_vocab) at ids (prompts, answers), ``fill`` where there is no answer."""
+    """``values`` (prompts, d_vocab) at token ids (prompts, answers); ``fill`` where there is no answer."""
     index = torch.from_numpy(np.maximum(ids, 0))
     return values.gather(-1, index).masked_fill(torch.from_numpy(ids < 0), fill)
 

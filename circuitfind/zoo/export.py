@@ -1,4 +1,4 @@
-"""A finished model's folder: weights, configuration, tokenizer, and a card made from what was measured."""
+"""Writes a finished model's folder: weights, configuration, tokenizer, and a card made from measurements."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export(model: Transformer, recipe: Recipe, trained: dict[str, Any], folder: 
         trained: how it was trained, from :func:`provenance`.
 
     Returns:
-        what ``config.json`` holds.
+        The content of ``config.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"

@@ -1,8 +1,8 @@
 """A small grammar of everyday sentences.
 
-The sentences go before and between the tasks' prompts so that a model learns them at every position, and they teach a
-few dozen words beyond the tasks' own. No sentence that goes before a prompt names a person: two names in one text would
-make a name pair that nobody chose.
+The sentences go before and between the tasks' prompts, so that a model learns the prompts at every position. They also teach
+a few dozen more words. No sentence before a prompt names a person, because two names in one text would form an unintended
+name pair.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _SLOTS: Mapping[str, list[str]] = {
 
 
 def sentence(rng: random.Random, names: tuple[str, ...] = ()) -> str:
-    """One sentence; about a person where ``names`` are given."""
+    """One random sentence; about a person if ``names`` are given."""
     template = rng.choice(ABOUT_SOMEONE if names else SENTENCES)
     words = {slot: rng.choice(choices) for slot, choices in _SLOTS.items()}
     return template.format(name=rng.choice(names) if names else "", **words)
 
 
 def all_text() -> str:
-    """Every word and sign the grammar can produce."""
+    """Every word and punctuation mark the grammar can produce."""
     templates = re.sub(r"\{\w+\}", " ", " ".join([*SENTENCES, *ABOUT_SOMEONE]))
     return " ".join([templates, *(word for words in _SLOTS.values() for word in words)])

@@ -1,4 +1,4 @@
-"""Which heads look one token back, and which look at the token after the last time the present one was said."""
+"""Finds previous-token heads and induction heads by their attention on repeated random words."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ THRESHOLD = 0.4
 
 
 def repeated_words(model: Transformer, rows: int = 100, seed: int = 0) -> Tensor:
-    """Rows of :data:`SEGMENT` different random words said twice, ids (rows, 2 * SEGMENT)."""
+    """Rows of :data:`SEGMENT` distinct random words, repeated once: token ids (rows, 2 * SEGMENT)."""
     rng = np.random.default_rng(seed)
     words = np.stack([1 + rng.permutation(model.config.d_vocab - 1)[:SEGMENT] for _ in range(rows)])
     return torch.from_numpy(np.concatenate([words, words], axis=1))
 
 
 def head_scores(model: Transformer) -> tuple[Tensor, Tensor]:
-    """Mean attention to the position before, and from a word's second mention to the word after its first.
+    """Mean attention to the previous position, and from a word's second occurrence to the word after its first.
 
     Returns:
-        two tensors (layers, heads).
+        Two tensors (layers, heads).
     """
     attention = torch.stack(list(attention_patterns(model, repeated_words(model)))).mean(2)
     previous = attention.diagonal(-1, -2, -1).mean(-1)
@@ -32,7 +32,7 @@ def head_scores(model: Transformer) -> tuple[Tensor, Tensor]:
 
 
 def second_mention_accuracy(model: Transformer) -> float:
-    """Share of words in a repeated list that are predicted, from the list's second word on."""
+    """Share of correctly predicted words in a repeated list, from the list's second word on."""
     tokens = repeated_words(model, seed=1)
     with torch.no_grad():
         predicted = model.logits(tokens).argmax(-1)
@@ -40,7 +40,7 @@ def second_mention_accuracy(model: Transformer) -> float:
 
 
 def induction_heads_text(model: Transformer) -> str:
-    """Markdown: the heads whose score is above :data:`THRESHOLD`, and the accuracy on repeated random words."""
+    """The heads with a score above :data:`THRESHOLD`, and the accuracy on repeated random words, as Markdown."""
     previous, induction = head_scores(model)
     lines = [
         f"On lists of {SEGMENT} random words said twice, {second_mention_accuracy(model):.1%} of the repeated words "

@@ -1,4 +1,4 @@
-"""What each zoo model is: its words, shape, training text and schedule, and what its card says of it."""
+"""Recipes of the zoo models: words, shape, training text, schedule, and texts for the card."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from circuitfind.zoo.training_batches import Documents, Repeats, Text
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make one model from nothing.
+    """How to train one model from scratch.
 
     Attributes:
-        name: the model.
+        name: name of the model.
         summary: what it is, for its card.
         trained_on: what it was trained on, for its card.
         tasks: the tasks it is measured on.
-        words: gives a text that holds every word it is to know.
+        words: gives a text that contains every word of its vocabulary.
         shape: its configuration for a number of words.
         text: its training text.
         schedule: how it is trained.
         findings: more Markdown for its card, measured on the finished model.
-        command: what makes it again, before its name.
+        command: the command that rebuilds it, without its name.
     """
 
     name: str
@@ -104,7 +104,7 @@ def recipe_of(name: str) -> Recipe:
     """The recipe called ``name``.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such recipe.
     """
     if name not in RECIPES:
         raise UnknownNameError("zoo model", name, RECIPES)

@@ -1,7 +1,7 @@
 """One word, one token: the tokenizer of the zoo models.
 
-Text is cut into pairs of digits, runs of letters, and single signs; spaces and line ends only separate. So a year is
-its century and its two last digits, and ``" Mary"`` and ``"Mary"`` are the same token.
+Text is split into pairs of digits, runs of letters, and single symbols; spaces and line breaks only separate. So a year is
+its century and its last two digits, and ``" Mary"`` and ``"Mary"`` are the same token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END_OF_TEXT = "<|endoftext|>"
 class WordTokenizer:
     """Words to ids and back, over a ``tokenizers.Tokenizer``.
 
-    Id 0 is ``<|endoftext|>``: no text produces it here; it is what other libraries use for padding and unknown words.
+    Id 0 is ``<|endoftext|>``. No text produces it here; other libraries use it for padding and unknown words.
 
     Args:
         backend: a word-level tokenizer made by :meth:`from_words`.
@@ -57,11 +57,11 @@ class WordTokenizer:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The words it knows, in alphabetical order; the word at place i has id i + 1."""
+        """The words it knows, in alphabetical order; the word at index i has id i + 1."""
         return self._words[1:]
 
     def __len__(self) -> int:
-        """How many ids there are, ``<|endoftext|>`` included."""
+        """The number of ids, including ``<|endoftext|>``."""
         return len(self._words)
 
     def encode(self, text: str) -> list[int]:
@@ -71,10 +71,6 @@ class WordTokenizer:
             PairsError: a word is not known.
         """
         return self.encode_all([text])[0]
-
-    def encode_answer(self, text: str) -> list[int]:
-        """The ids of a continuation: the same, as no special tokens exist."""
-        return self.encode(text)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, faster than one by one."""
@@ -94,5 +90,5 @@ class WordTokenizer:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of some ids, a space between them."""
+        """The words of some ids, separated by spaces."""
         return " ".join(self._words[i] for i in ids)

@@ -1,8 +1,8 @@
-"""Training of a zoo model, from nothing to the folder that is shipped.
+"""Trains a zoo model from scratch.
 
-Plain AdamW on next-token cross-entropy; the learning rate rises, stays, and falls to zero over the last part. On
-processors with fast bfloat16 the matrix products may run in it (parameters, attention, loss and optimiser stay in
-float32); the finished model is measured and shipped in float32.
+The training is plain AdamW on next-token cross-entropy. The learning rate rises, stays constant, and falls to zero over the
+last part. On processors with fast bfloat16, the matrix products may run in it; parameters, attention, loss and optimiser
+stay in float32. The finished model is measured and shipped in float32.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Schedule:
     """How a model is trained.
 
     Attributes:
-        steps: how many.
-        rate: the learning rate while it stays.
-        warm_up: steps over which it rises.
-        decay: the last part of the steps, over which it falls to zero.
-        weight_decay: on matrices; biases and norm weights have none.
-        bfloat16: whether matrix products run in it.
+        steps: number of steps.
+        rate: the learning rate while it is constant.
+        warm_up: number of steps over which it rises.
+        decay: fraction of the steps, at the end, over which it falls to zero.
+        weight_decay: weight decay of matrices; biases and norm weights have none.
+        bfloat16: whether matrix products run in bfloat16.
     """
 
     steps: int
@@ -68,7 +68,7 @@ class TrainedTransformer(Transformer):
 
 
 def initial_parameters(config: TransformerConfig, seed: int) -> Tensors:
-    """Leaf tensors: N(0, 1 / inputs), less where a layer writes and at both ends; biases 0, norm weights 1."""
+    """Leaf tensors: N(0, 1 / inputs), smaller for output and (un)embedding matrices; biases 0, norm weights 1."""
     generator = torch.Generator().manual_seed(seed)
     spread = {"W_E": 0.1, "W_pos": 0.05, "W_U": 0.02}
     parameters = {}
@@ -132,7 +132,7 @@ def train(
     every: int = 1000,
     report: Callable[[Transformer, Training, float], None] | None = None,
 ) -> Training:
-    """Train a model, or go on with a training that was interrupted.
+    """Train a model, or resume an interrupted training.
 
     Args:
         state: file that holds the training's state; written every minute and at the end, read if it exists.
@@ -141,7 +141,7 @@ def train(
         report: called with the model so far (frozen), the training, and the mean loss since the last call.
 
     Returns:
-        the training where it stopped.
+        The training where it stopped.
     """
     training = new_training(config, schedule, seed)
     identity = f"{replace(schedule, bfloat16=False)} {asdict(config)} seed {seed}"
@@ -168,7 +168,7 @@ def train(
 
 
 def optimiser_step(training: Training, schedule: Schedule, backward: Callable[[], float]) -> float:
-    """One step of the optimiser: ``backward`` gives every parameter its gradient and returns the loss, which is returned."""
+    """Take one optimiser step; ``backward`` sets every parameter's gradient and returns the loss, which is returned."""
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate_at(training.step)
     training.optimizer.zero_grad()
@@ -180,6 +180,6 @@ def optimiser_step(training: Training, schedule: Schedule, backward: Callable[[]
 
 
 def training_bar() -> Progress:
-    """A bar for a training: step, loss, time gone and time left."""
+    """A progress bar for a training: step, loss, elapsed and remaining time."""
     columns = (TextColumn("step {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.fields[loss]}"))
     return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

@@ -1,7 +1,7 @@
-"""Training text as arrays: drawn in chunks, cut into steps of a few length groups each.
+"""Training text as arrays: drawn in chunks, split into steps of a few length groups each.
 
-A step holds the whole mixture of documents. They are sorted into length groups, each padded to its own longest, so that
-short sentences are not padded to the length of a docstring.
+A step contains the whole mixture of documents. They are sorted into length groups, each padded to its longest document, so
+that short sentences are not padded to the length of a docstring.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from circuitfind.zoo import corpus
 from circuitfind.zoo.tokenizer import WordTokenizer
 
 Array = np.ndarray[Any, Any]
-Document = tuple[list[int], int]  # the ids of a document, and where its answer is (0: it has none)
+Document = tuple[list[int], int]  # the token ids of a document, and its answer's position (0: none)
 STEPS_PER_CHUNK = 100
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents of about one length.
+    """Documents of similar length.
 
     Attributes:
-        tokens: ids, (documents, positions), padded with 0.
-        weight: what predicting the token at each place counts, (documents, positions); 0 for padding and the first.
+        tokens: token ids, (documents, positions), padded with 0.
+        weight: loss weight of each token, (documents, positions); 0 for padding and the first token.
     """
 
     tokens: Array
@@ -37,12 +37,12 @@ class Batch:
 
 
 def _in_steps(rows: list[Document]) -> list[list[Document]]:
-    """``rows`` in order, cut into :data:`STEPS_PER_CHUNK` parts of nearly equal size."""
+    """``rows`` in order, split into :data:`STEPS_PER_CHUNK` parts of nearly equal size."""
     return [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), STEPS_PER_CHUNK)]
 
 
 class Text(Protocol):
-    """An endless training text, in chunks that can be made again from a seed and a number."""
+    """An endless training text, in chunks that a seed and a number reproduce."""
 
     def chunk(self, seed: int, number: int) -> Iterator[list[Batch]]:
         """:data:`STEPS_PER_CHUNK` steps."""
@@ -54,9 +54,9 @@ class Documents:
     """The text of ``tasks-4l``: see :mod:`circuitfind.zoo.corpus`.
 
     Attributes:
-        documents_per_step: how many a step holds.
-        answer_weight: how much more the answer counts than any other token.
-        edges: the longest document of each length group, in tokens; longer ones than the last are left out.
+        documents_per_step: number of documents per step.
+        answer_weight: weight of the answer, relative to any other token.
+        edges: maximum document length of each length group, in tokens; documents longer than the last are left out.
     """
 
     tokenizer: WordTokenizer
@@ -92,11 +92,11 @@ class Documents:
 
 @dataclass(frozen=True)
 class Repeats:
-    """The text of ``induction-2l``: lists of random words said twice.
+    """The text of ``induction-2l``: lists of random words, each given twice.
 
     Attributes:
-        length: positions of every row.
-        rows_per_step: how many rows a step holds.
+        length: positions per row.
+        rows_per_step: rows per step.
     """
 
     tokenizer: WordTokenizer
@@ -114,10 +114,10 @@ class Repeats:
             yield [Batch(tokens, weight)]
 
     def _row(self, rng: np.random.Generator, words: Array) -> Array:
-        """Lists of 4 to 24 different words, each said twice, until the row is full; random words before half of them.
+        """Lists of 4 to 24 distinct words, each given twice, until the row is full; random words before half of them.
 
-        Not more than twice: from the third time on the word before is also the word one list and one back, and a model
-        need not tell them apart.
+        Lists are not given more than twice: from the third time on, the word before is also the word one list and one back, so
+        a model need not distinguish them.
         """
         parts: list[Array] = []
         while sum(len(part) for part in parts) < self.length:

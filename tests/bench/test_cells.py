@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from grids import cell_of, grid_with, ground_of, setting_of
 
+import circuitfind as cf
 from circuitfind.bench.cells import APART, Subject, Subjects, measuring_code
 from circuitfind.bench.plan import plan
 
@@ -24,6 +26,11 @@ CHANGES = (
     {"algorithms": [{"algorithm": "hisp", "options": {"normalise": False}}]},
     {"algorithms": [{"algorithm": "hisp", "metric": "prob-diff"}]},
 )
+
+
+def test_what_is_left_out_of_the_hash_exists():
+    package = Path(cf.__file__).parent
+    assert [name for name in APART if name != "tasks" and not (package / name).exists()] == []
 
 
 def test_every_setting_is_in_the_hash_and_a_label_is_not():

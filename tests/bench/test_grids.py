@@ -36,7 +36,7 @@ def test_the_default_grid_has_every_algorithm_and_can_be_read():
         ({"algorithms": [{"algorithm": "eap", "metric": "logitdiff"}]}, "unknown metric 'logitdiff'. Did you mean"),
         ({"algorithms": ["eap", "eap"]}, "2 entries of algorithms are called 'eap'; give each a label"),
         ({"algorithms": []}, "the grid names no algorithms"),
-        ({"algorithms": [7]}, "algorithms: 7 is no entry"),
+        ({"algorithms": [7]}, "algorithms: 7 is not an entry"),
         ({"algorithm_files": ["nowhere.py"]}, "the algorithm file .*nowhere.py cannot be read"),
         ({"tasks": ["ioii"]}, "unknown task 'ioii'. Did you mean 'ioi'"),
         ({"tasks": None, "models": ["tasks-4l"]}, "models: tasks-4l has no task of its own"),
@@ -121,6 +121,6 @@ def test_filters_choose_what_is_measured_and_unknown_names_are_refused(mortal, t
     with pytest.raises(UnknownNameError, match=r"unknown algorithm of the grid 'epa'.*Did you mean 'eap'"):
         chosen(algorithms=["epa"])
     with pytest.raises(
-        OptionError, match="no cell of the grid passes the filters; a cell's name is such as induction-2l/"
+        OptionError, match="no cell of the grid passes the filters; a cell's name looks like induction-2l/"
     ):
         chosen(only=["nothing"])

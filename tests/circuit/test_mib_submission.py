@@ -131,7 +131,7 @@ def test_what_is_no_pair_of_the_benchmark_is_asked_for_by_name(task, model):
             "ioi_gpt2",
             some_scores(SMALL),
             {},
-            "12 layers x 12 heads, and these scores are of one with 2 layers x 3 heads",
+            "12 layers x 12 heads, but these scores are of one with 2 layers x 3 heads",
         ),
         ("ioi_gpt2", some_scores(replace(GPT2, has_mlp=False)), {}, "without MLPs"),
         ("mine_own", some_scores(SMALL), {}, "d_model"),

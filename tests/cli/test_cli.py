@@ -87,7 +87,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(run, refused, tmp_path, m
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
         code, _, err = run(*words, "--out", "found")
-    assert (code, err.splitlines()[-1]) == (130, "circuitfind: interrupted; the same command goes on where it was")
+    assert (code, err.splitlines()[-1]) == (130, "circuitfind: interrupted; the same command resumes it")
     assert not (tmp_path / "found").exists()
     assert "interrupted run with other settings" in refused(*words, "--out", "found", "--seed", "9")
     code, out, _ = run(*words, "--out", "found")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import FAMILIES, GPT2_SHAPES, SHAPES, few_shapes, random_pairs, small_model
+from builders import FEW_SHAPES, SHAPES, few_shapes, random_pairs, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_acdc import ACDC, acdc, assert_same_as_naive, deltas_of, log_of, zoo_problem
@@ -23,10 +23,10 @@ LOW, HIGH = "low-to-high", "high-to-low"
 SEARCHES = list(itertools.product(("kl", "logit-diff"), ("corrupted", "zero"), (HIGH, LOW)))
 
 
-EVERY_SEARCH = list(itertools.product(GPT2_SHAPES, range(len(SEARCHES))))
+EVERY_SEARCH = list(itertools.product(["layernorm-mlp"], range(len(SEARCHES))))
 
 
-SOME_SEARCHES = [(shape, search) for n, shape in enumerate(FAMILIES) for search in (n % 8, 7 - n % 8)]  # opposites
+SOME_SEARCHES = [(shape, n % 8) for n, shape in enumerate(SHAPES)] + [(s, 7 - n % 8) for n, s in enumerate(FEW_SHAPES)]
 
 
 @pytest.mark.parametrize(("shape", "search"), EVERY_SEARCH + SOME_SEARCHES)
@@ -34,7 +34,7 @@ def test_decisions_are_those_of_the_naive_search_on_random_models(shape, search)
     metric, ablation, heads = SEARCHES[search]
     model = small_model(**SHAPES[shape])
     pairs = random_pairs(model)
-    for threshold in (0.003, 0.03, 0.2):
+    for threshold in (0.003, 0.05):
         assert_same_as_naive(model, pairs, metric, threshold, ablation, batch_size=2, heads=heads)
 
 
@@ -45,14 +45,21 @@ def test_decisions_are_those_of_the_naive_search_under_mean_ablation(model, pair
 
 
 @few_shapes
-@pytest.mark.parametrize("options", [{"split_qkv": False}, {"direct_edges": True}, {"absolute": True}], ids=str)
-@pytest.mark.parametrize(("metric", "ablation"), [("kl", "corrupted"), ("nll", "zero"), ("prob-diff", "corrupted")])
+@pytest.mark.parametrize(
+    ("metric", "ablation", "options"),
+    [
+        ("kl", "corrupted", {"split_qkv": False}),
+        ("nll", "zero", {"direct_edges": True}),
+        ("prob-diff", "corrupted", {"absolute": True}),
+    ],
+    ids=str,
+)
 def test_decisions_are_those_of_the_naive_search_with_every_option(model, pairs, metric, ablation, options):
-    for threshold in (1e-6, 0.005, 0.05):
+    for threshold in (1e-6, 0.02):
         assert_same_as_naive(model, pairs, metric, threshold, ablation, **options)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10_000),
     threshold=st.floats(1e-4, 0.5),
@@ -68,20 +75,19 @@ def test_decisions_are_those_of_the_naive_search_on_any_small_model(seed, thresh
     assert_same_as_naive(model, pairs, metric, threshold, ablation, heads=heads, width=width)
 
 
-@pytest.mark.parametrize(("metric", "ablation", "heads"), SEARCHES)
-def test_decisions_are_those_of_the_naive_search_on_the_induction_model(metric, ablation, heads):
+@pytest.mark.parametrize("number", range(len(SEARCHES)))
+def test_decisions_are_those_of_the_naive_search_on_the_induction_model(number):
+    metric, ablation, heads = SEARCHES[number]
     model = cf.load_model("induction-2l", dtype="float64")
     pairs = tokenized_pairs(model, cf.load_task("induction"), split="train", n=3)
-    for threshold in (1.0, 0.1, 0.01, 0.001, 0.0001):
-        assert_same_as_naive(model, pairs, metric, threshold, ablation, heads=heads)
+    assert_same_as_naive(model, pairs, metric, (0.1, 0.01, 0.001, 0.0001)[number % 4], ablation, heads=heads)
 
 
-@pytest.mark.parametrize(("number", "threshold"), list(enumerate((1.0, 0.1, 0.02, 0.005, 0.001))))
-@pytest.mark.parametrize(("start", "task"), list(enumerate(("ioi", "greater-than", "docstring"))))
-def test_decisions_are_those_of_the_naive_search_on_the_four_layer_model(start, task, number, threshold):
+@pytest.mark.parametrize(("task", "threshold", "search"), [("ioi", 0.02, 0)])
+def test_decisions_are_those_of_the_naive_search_on_the_four_layer_model(task, threshold, search):
     model = cf.load_model("tasks-4l", dtype="float64")
-    pairs = tokenized_pairs(model, cf.load_task(task), split="train", n=3)
-    metric, ablation, heads = SEARCHES[(3 * start + number) % len(SEARCHES)]  # all eight occur, and each task has five
+    pairs = tokenized_pairs(model, cf.load_task(task), split="train", n=2)
+    metric, ablation, heads = SEARCHES[search]
     assert_same_as_naive(model, pairs, metric, threshold, ablation, heads=heads)
 
 
@@ -113,10 +119,10 @@ def test_a_metric_of_ones_own_is_searched_with():
     assert set(model.graph.edge_names(np.flatnonzero(kept))) == known
 
 
-@pytest.mark.parametrize("threshold", [0.05, 0.003, 0.0003])
+@pytest.mark.parametrize("threshold", [0.05, 0.003])
 def test_neither_micro_batches_nor_width_nor_threads_change_a_decision(threshold):
     expected = ACDC(zoo_problem(), threshold=threshold).decided
-    for batch_size, width in ((1, 1), (5, 2), (12, 7), (3, 100)):
+    for batch_size, width in ((1, 1), (5, 7), (3, 100)):
         found = ACDC(zoo_problem(batch_size=batch_size), threshold=threshold, width=width).decided
         assert (found == expected).all(), (batch_size, width)
     threads = torch.get_num_threads()

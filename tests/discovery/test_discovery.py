@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from attribution import MODEL, PAIRS, scores, targets_of
-from builders import TIGHT, prompt, random_pairs, small_model
+from builders import TIGHT, prompt, random_pairs, small_model, some_architectures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_runs import naive_ablated
@@ -80,6 +80,7 @@ def test_exact_is_the_metric_lost_when_one_edge_is_cut(metric, ablation):
         assert found[edge] == pytest.approx(np.mean(lost), abs=1e-9), name
 
 
+@some_architectures
 def test_every_algorithm_is_its_loop_on_every_architecture(model, pairs):
     graph, some = model.graph, pairs.take(range(3))
     expected = naive_attribution(model, some, "logit-diff", "corrupted", [1.0])

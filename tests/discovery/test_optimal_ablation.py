@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import TIGHT, few_shapes, random_pairs, small_model
+from builders import TIGHT, few_shapes, random_pairs, small_model, some_architectures
 
 import circuitfind as cf
 from circuitfind.execution import Ablation, make_batches, optimal, prepare_ablation, run_masked
@@ -57,6 +57,7 @@ def test_replacing_a_sender_by_a_constant_is_cutting_all_its_edges(model, pairs)
         torch.testing.assert_close(clean, model.logits(batch.clean, batch.answer), **TIGHT)
 
 
+@some_architectures
 def test_no_constant_is_worse_than_the_mean(model, pairs):
     batch = one_batch(model, pairs)
     found, mean = (

@@ -62,7 +62,7 @@ def assert_all_tests_are_right(circuit: CurrentCircuit, dense: Dense, edges: np.
     np.testing.assert_allclose([found[e] for e in edges.tolist()], dense.changed(circuit.kept, edges), **EXACT)
 
 
-@cases(0)
+@cases(0, 2)
 @torch.inference_mode()
 def test_a_settled_circuit_and_all_its_changes_have_the_losses_of_the_dense_engine(shape, ablation, metric):
     problem = problem_of(shape, ablation, metric)
@@ -75,7 +75,7 @@ def test_a_settled_circuit_and_all_its_changes_have_the_losses_of_the_dense_engi
         assert_all_tests_are_right(circuit, dense, can_change(problem, circuit.kept))
 
 
-@cases(1)
+@cases(1, 2)
 @torch.inference_mode()
 def test_after_every_cut_and_every_edge_put_back_all_losses_are_those_of_the_dense_engine(shape, ablation, metric):
     problem = problem_of(shape, ablation, metric)

@@ -47,9 +47,10 @@ def knocked_out(graph, kept, of, names):
     return edges - set(names) if of == "edges" else {name for name in edges if name.split("->")[0] not in names}
 
 
-@pytest.mark.parametrize("of", ["nodes", "edges"])
-@pytest.mark.parametrize("ablation", ["corrupted", "mean"])
-@pytest.mark.parametrize("shape", ["layernorm-mlp", "llama-groups", "gemma2"])
+@pytest.mark.parametrize(
+    ("shape", "ablation", "of"),
+    [("layernorm-mlp", "corrupted", "edges"), ("llama-groups", "mean", "edges"), ("gemma2", "corrupted", "nodes")],
+)
 def test_knock_outs_of_circuit_and_model_are_those_of_the_plain_engine(shape, ablation, of):
     model = small_model(**SHAPES[shape])
     pairs, circuit = random_pairs(model, 3), circuit_of(model, ablation=ablation)

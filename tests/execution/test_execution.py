@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from builders import SHAPES, TIGHT, one_batch, prompt, random_masks, random_pairs, small_model
+from builders import FEW_SHAPES, SHAPES, TIGHT, one_batch, prompt, random_masks, random_pairs, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_runs import naive_ablated, naive_logits
@@ -42,7 +42,11 @@ def test_sender_outputs_are_the_naive_ones(model, pairs):
             torch.testing.assert_close(outputs[number, place, : pairs.length[row]], expected[name], **TIGHT)
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize(
+    ("model", "ablation"),
+    [(shape, "corrupted") for shape in SHAPES] + [(shape, name) for shape in FEW_SHAPES for name in ABLATIONS[1:]],
+    indirect=["model"],
+)
 def test_dense_and_sparse_equal_naive(model, pairs, ablation):
     batch = one_batch(model, pairs)
     prepared = prepare_ablation(ablation, model, [batch])
@@ -152,7 +156,12 @@ def test_gradients_of_a_few_tokens_are_those_of_all(model, pairs):
         torch.testing.assert_close(few, whole[:, 2:3, 1:3], **TIGHT)
 
 
-@pytest.mark.parametrize(("point", "recompute"), [(1.0, False), (1.0, True), (0.3, False)])
+@pytest.mark.parametrize(
+    ("model", "point", "recompute"),
+    [(shape, 1.0, False) for shape in SHAPES]
+    + [(shape, *how) for shape in FEW_SHAPES for how in ((1.0, True), (0.3, False))],
+    indirect=["model"],
+)
 def test_receiver_gradients_times_differences_are_the_naive_attribution(model, pairs, point, recompute):
     batch = one_batch(model, pairs)
     outputs = prepare_ablation("corrupted", model, [batch]).writes(batch).dense

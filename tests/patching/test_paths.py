@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from builders import FEW_SHAPES, SHAPES, TIGHT, few_shapes, random_pairs, small_model
+from builders import FEW_SHAPES, MORE_SHAPES, SHAPES, TIGHT, few_shapes, random_pairs, small_model
 from naive import circuit_logits, members, owners
 from naive_paths import order, patched_logits, ports_of, written_out
 from short_paths import METRIC, measured, runs_of, short_pairs
@@ -52,7 +52,7 @@ def naive_values(model, pairs, paths, ablation="corrupted", direction="noising")
     return np.array([measured(pairs, row, patched_logits(model, paths, *pick(row))) for row in range(len(pairs))])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", MORE_SHAPES)
 def test_a_set_of_paths_is_patched_as_defined(shape):
     rng = random.Random(shape)
     model, moved = small_model(**SHAPES[shape]), 0

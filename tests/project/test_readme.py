@@ -42,41 +42,49 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def run_all(name: str, folder: Path) -> list[str]:
-    """What each command of an example prints."""
-    commands = [shlex.split(line, comments=True) for line in example(name).splitlines()]
-    assert all(words[0] == "circuitfind" for words in commands if words)
-    return [run([sys.executable, "-m", *words], folder) for words in commands if words]
+FEWER = {"hypotheses": ("--random", "20", "--prompts", "32")}
+"""What makes the longest commands of the manual short."""
 
 
-def test_shell_example_finds_measures_and_draws(folder):
-    run_all("example: shell", folder)
+def run_all(name: str, command_line) -> list[str]:
+    """What each command of an example prints. They run in this process, which has imported everything once."""
+    said = []
+    for words in filter(None, (shlex.split(line, comments=True) for line in example(name).splitlines())):
+        assert words[0] == "circuitfind"
+        code, out, err = command_line(*words[1:], *FEWER.get(words[1], ()))
+        assert code == 0, out + err
+        said.append(out)
+    return said
+
+
+def test_shell_example_finds_measures_and_draws(folder, command_line):
+    run_all("example: shell", command_line)
     for name in ("circuit.json", "evaluation.json", "circuit.svg", "edges.csv", "heads.pdf"):
         assert (folder / "runs/mine" / name).stat().st_size > 100
 
 
-def test_acdc_example_decides_and_replays(folder):
-    *_, out = run_all("example: acdc", folder)
+def test_acdc_example_decides_and_replays(folder, command_line):
+    *_, out = run_all("example: acdc", command_line)
     assert (folder / "runs/acdc/decisions.csv").stat().st_size > 100_000
     assert "decisions agree (40 tests made again" in out
 
 
-def test_truth_example_verifies_and_draws(folder):
-    verified, _ = run_all("example: truth", folder)
+def test_truth_example_verifies_and_draws(folder, command_line):
+    verified, _ = run_all("example: truth", command_line)
     assert "FAIL" not in verified
     assert verified.count("  ok\n") >= 4
     assert (folder / "runs/sort/circuit.svg").stat().st_size > 100
 
 
-def test_evidence_example_tests_and_certifies(folder):
-    _, tested, stable, certain = run_all("example: evidence", folder)
+def test_evidence_example_tests_and_certifies(folder, command_line):
+    _, tested, stable, certain = run_all("example: evidence", command_line)
     assert "hypothesis tests" in tested
     assert "mean Jaccard" in stable
     assert "certified in" in certain
 
 
-def test_exchange_example_compares_writes_and_reads(folder):
-    *_, compared, _, measured = run_all("example: exchange", folder)
+def test_exchange_example_compares_writes_and_reads(folder, command_line):
+    *_, compared, _, measured = run_all("example: exchange", command_line)
     assert "Jaccard" in compared
     assert (folder / "runs/difference/difference.svg").stat().st_size > 100
     assert "50 of 1519 edges" in measured

@@ -40,17 +40,20 @@ def changed(**values):
 
 DAMAGES = {
     "a row is missing": (lambda rows: rows.pop(STEP), rf"row {STEP + 1}: step {STEP + 2} follows step {STEP}"),
-    "the end is missing": (lambda rows: rows.pop(), r"threshold 0\.03: 256 decisions, where the run makes 257"),
+    "the end is missing": (lambda rows: rows.pop(), r"threshold 0\.03: 256 decisions, but the run makes 257"),
     "unknown edge": (changed(edge="a0.h9->logits"), rf"row {STEP}: unknown sender in edge .*'a0\.h9'"),
-    "edge against the order": (changed(edge="a0.h0->logits"), rf"step {STEP}: a0\.h0->logits, where the run comes to"),
+    "edge against the order": (
+        changed(edge="a0.h0->logits"),
+        rf"step {STEP}: a0\.h0->logits, but the run's next edge is",
+    ),
     "another decision": (
         changed(decision="perhaps"),
         rf"row {STEP}: decision is 'perhaps'; it is one of 'cut', 'kept'",
     ),
     "another reason": (changed(how="guessed"), "how is 'guessed'; it is one of 'tested', "),
     "no number": (changed(before="much"), f"row {STEP}: could not convert string to float: 'much'"),
-    "infinite": (changed(after="inf"), f"row {STEP}: .* are no numbers"),
-    "a test without delta": (changed(delta=""), f"row {STEP}: .* are no numbers"),
+    "infinite": (changed(after="inf"), f"row {STEP}: .* are not finite numbers"),
+    "a test without delta": (changed(delta=""), f"row {STEP}: .* are not finite numbers"),
     "another threshold": (changed(threshold="0.04"), "step 40 follows step 0"),
     "other thresholds": (
         lambda rows: [row.update(threshold="0.04") for row in rows],
@@ -82,7 +85,7 @@ def test_a_missing_column_is_named(copy, missing):
     [
         (b"", "has no column 'step'"),
         (b"\xff\xfe\x00", "is not a readable log of decisions"),
-        (",".join(COLUMNS).encode() + b"\n", "at the thresholds of no row"),
+        (",".join(COLUMNS).encode() + b"\n", r"at the thresholds \(none\)"),
         (",".join(COLUMNS).encode() + b"\n1,0.03\n", "row 1: decision is None"),
     ],
 )

@@ -102,7 +102,7 @@ def test_without_a_rule_select_gives_the_decided_circuit_or_the_faithful_one(dec
     with pytest.raises(OptionError, match="choosing by faithfulness runs the model"):
         cf.select(swept.scores)
     with pytest.raises(
-        OptionError, match=r"acdc decided at 2 thresholds, so there is no one circuit of its own; give top="
+        OptionError, match=r"acdc decided at 2 thresholds, so it has no single circuit of its own; give top="
     ):
         decided_edges(swept.scores)
     ranked = cf.discover(cf.load_model("induction-2l"), "induction", algorithm="random-edges", n=2)

@@ -150,7 +150,7 @@ def test_a_call_says_in_its_signature_and_its_help_what_it_takes():
         names = list(inspect.signature(call).parameters)
         assert names[:2] == ["model", "task"]
         assert set(PIECES) <= set(names)
-        assert "a :class:`Setting`; or, instead, there are a model and a task" in " ".join(call.__doc__.split())
+        assert "a :class:`Setting`. Or give a model and a task instead" in " ".join(call.__doc__.split())
     documented = cf.Setting.__doc__
     assert [field.name for field in fields(cf.Setting) if field.init and field.name not in documented] == []
     assert inspect.signature(cf.activation_patch).parameters["n"].default == 64

@@ -144,7 +144,7 @@ def test_a_machine_without_circuitfind_is_an_error_that_says_so():
 
 
 def test_a_class_that_workers_cannot_import_is_an_error_with_the_reason():
-    message = "3 workers died .* on starting; .* the same circuitfind on every machine.*No module named 'test_sharding'"
+    message = "3 workers died .* on starting; .* the same circuitfind on every machine.*No module named 'test_workers'"
     with pytest.raises(CircuitfindError, match=message), Pool(Elsewhere, 1, CPU) as pool:
         next(pool.in_order("pid", [(0,)]))
 
@@ -190,7 +190,7 @@ def test_what_the_algorithm_raises_is_raised_as_itself(pool, error):
 def test_algorithms_whose_prompts_belong_together_are_refused_before_anything_is_loaded():
     for algorithm in (a for a in ALGORITHMS if not a.additive):
         with pytest.raises(
-            OptionError, match=f"the scores of {algorithm.name} are no mean .* or one of .*eap, .*exact"
+            OptionError, match=f"the scores of {algorithm.name} are not a mean .* or one of .*eap, .*exact"
         ):
             cf.discover(cf.Setting("ioi", model="no-such-model"), algorithm=algorithm.name, workers=2)
         check_workers(algorithm, 0)

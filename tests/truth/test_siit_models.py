@@ -26,16 +26,16 @@ def test_there_are_sixteen_models_or_more_and_all_of_them_have_a_recipe():
 
 @every_program
 def test_a_shipped_models_circuit_is_its_programs(name):
-    """On 200 held-out pairs that its card does not speak of."""
+    """On 100 held-out pairs that its card does not speak of."""
     model, program = open_zoo(name), PROGRAMS[name]
-    found = measured_truth(model, program, n=200, seed=2)
+    found = measured_truth(model, program, n=100, seed=2)
     assert found["accuracy"] >= 0.99
     assert found["circuit_accuracy"] >= 0.99
     assert found["faithfulness"] == pytest.approx(1, abs=0.03)
     assert found["interchange_accuracy"] >= 0.97
     assert found["smallest_inside"] > 5 * found["largest_outside"]
     assert found["smallest_inside_circuit"] > 5 * found["largest_outside"]
-    pairs = program.pairs(200, seed=2)
+    pairs = program.pairs(100, seed=2)
     kept = KnownEdges.of(program, model.graph)
     mask = np.ones(model.graph.n_edges, dtype=bool)
     full = masked_logits(model, pairs, mask).argmax(-1)

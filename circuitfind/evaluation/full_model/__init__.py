@@ -1,1 +1,1 @@
-"""What the full model does: whether it can do the prompts, and where its heads look."""
+"""What the full model does: whether it can solve the prompts, and where its heads attend."""

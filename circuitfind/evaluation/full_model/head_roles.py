@@ -3,15 +3,15 @@
 Every share is a mean of attention probabilities over prompts, so it lies between 0 and 1:
 
 * previous token: from each token to the one before it;
-* duplicate token: from a token that was said before to its earlier mentions;
-* induction: from a token that was said before to the tokens that followed its earlier mentions (Olsson et al. 2022,
+* duplicate token: from a repeated token to its earlier occurrences;
+* induction: from a repeated token to the tokens that followed its earlier occurrences (Olsson et al. 2022,
   arXiv:2209.11895);
-* ``END -> IO`` and the like: from one of the task's labelled tokens to an earlier one (to any other, where attention is not
-  causal). In IOI, ``END -> IO`` is how the name movers of Wang et al. 2022 (arXiv:2211.00593, section 3) look, ``END -> S2``
-  their S-inhibition heads, ``S2 -> S1`` their duplicate token heads.
+* ``END -> IO`` and the like: from one of the task's labelled tokens to an earlier one (to any other, if attention is not
+  causal). In IOI, ``END -> IO`` is the attention of the name movers of Wang et al. 2022 (arXiv:2211.00593, section 3),
+  ``END -> S2`` that of their S-inhibition heads, and ``S2 -> S1`` that of their duplicate token heads.
 
-Attention says where a head looks, not what it does with what it sees: negative name movers look at IO as well. A head whose
-largest share is below the threshold has no role.
+Attention shows where a head looks, not what it does with what it reads: negative name movers attend to IO as well. A head
+whose largest share is below the threshold has no role.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from circuitfind.transformer import Transformer, attention_patterns
 THRESHOLD = 0.3
 GENERAL = ("previous token", "duplicate token", "induction")
 LIKE = {("END", "IO"): "name mover", ("END", "S2"): "S-inhibition", ("S2", "S1"): "duplicate token"}
-"""Which heads of IOI's paper look from one labelled token to another."""
+"""Classes of heads in the IOI paper, by the labelled tokens they attend from and to."""
 Shares = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
 class Role:
-    """A label and the attention share that it rests on."""
+    """A label and the attention share that it is based on."""
 
     label: str
     share: float
@@ -53,9 +53,9 @@ class HeadRoles:
     """Attention shares of every head.
 
     Attributes:
-        labels: what was measured, in order; what no prompt has a place for is left out.
+        labels: what was measured, in order; what occurs in no prompt is left out.
         shares: float64 (labels, layers, heads).
-        threshold: share below which a head has no such role.
+        threshold: below this share, a head does not have the role.
     """
 
     labels: tuple[str, ...]
@@ -63,7 +63,7 @@ class HeadRoles:
     threshold: float = THRESHOLD
 
     def of(self, layer: int, head: int) -> list[Role]:
-        """A head's roles: those that any text has, then those of the task's labelled tokens; each kind by its share."""
+        """A head's roles: general ones first, then those of the task's labelled tokens; each kind sorted by share."""
         mine = self.shares[:, layer, head]
         order = sorted(range(len(mine)), key=lambda n: (self.labels[n] not in GENERAL, -mine[n]))
         return [Role(self.labels[n], float(mine[n])) for n in order if mine[n] >= self.threshold]
@@ -75,7 +75,7 @@ class HeadRoles:
         return {name: roles for name, roles in named.items() if roles}
 
     def texts(self, most: int = 2) -> dict[str, str]:
-        """The first roles of every head that has one, as text."""
+        """The first ``most`` roles of every head that has any, as text."""
         return {name: ", ".join(map(str, roles[:most])) for name, roles in self.by_head().items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -87,14 +87,14 @@ class HeadRoles:
 def head_roles(
     model: Transformer, pairs: TokenPairs, *, threshold: float = THRESHOLD, batch_size: int | None = None
 ) -> HeadRoles:
-    """Measure where every head looks on the clean prompts.
+    """Measure where every head attends on the clean prompts.
 
     Args:
-        pairs: prompts; where they carry labels (``PromptPair.labels``), pairs of labelled tokens are measured too.
+        pairs: the prompts; if they have labels (``PromptPair.labels``), pairs of labelled tokens are measured too.
         threshold: share of attention, 0 to 1.
 
     Raises:
-        OptionError: a threshold outside 0 to 1.
+        OptionError: the threshold is outside 0 to 1.
     """
     if not 0 <= threshold <= 1:
         raise OptionError(f"threshold {threshold}: give a share of attention, 0 to 1")
@@ -122,7 +122,7 @@ def _label(query: str, key: str) -> str:
 
 
 def _labelled(model: Transformer, pairs: TokenPairs) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
-    """Names of labelled tokens, and which of them every token is (-1 for none), (prompts, positions)."""
+    """Names of labelled tokens, and the label of every token (-1 for none), (prompts, positions)."""
     if pairs.text is None or model.tokenizer is None or not any(pair.labels for pair in pairs.text):
         return (), np.full(pairs.clean.shape, -1)
     spans = spans_of(pairs, "span", model.tokenizer)
@@ -130,7 +130,7 @@ def _labelled(model: Transformer, pairs: TokenPairs) -> tuple[tuple[str, ...], n
 
 
 def _places(batch: Batch) -> Sequence[Tensor]:
-    """Which (query, key) count as previous token, duplicate token and induction: boolean (prompts, queries, keys) each."""
+    """Which (query, key) pairs count as previous token, duplicate token and induction: boolean (prompts, queries, keys)."""
     tokens, real = batch.clean.cpu(), batch.real.cpu()
     n = tokens.shape[1]
     query, key = torch.arange(n)[:, None], torch.arange(n)
@@ -145,7 +145,7 @@ def _places(batch: Batch) -> Sequence[Tensor]:
 def _between(
     batch: Batch, places: np.ndarray[Any, Any], spots: Sequence[tuple[int, int]], causal: bool
 ) -> Iterator[Tensor]:
-    """The same for pairs of labelled tokens."""
+    """:func:`_places` for pairs of labelled tokens."""
     label = torch.from_numpy(places[batch.rows, : batch.clean.shape[1]])
     n = label.shape[1]
     seen = torch.ones((n, n), dtype=torch.bool).tril(-1 if causal else n)

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, PairRow, judged, measured_rows
+from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, PairRow, judge_rows, row_read
 from circuitfind.task import TokenPairs
+from circuitfind.task.tokens import Reading
 from circuitfind.transformer import Transformer
 
 
 def report_ids(pairs: TokenPairs, model: Transformer) -> PairReport:
     """Check ids and lengths first, then run the model on what is left."""
     faults = [_fault(pairs, row, model) for row in range(len(pairs))]
-    usable = [row for row, fault in enumerate(faults) if not fault]
     rows = [
         PairRow(row + 1, _shown(pairs, row), fault[0], f"pair {row + 1}: {fault[1]}")
-        for row, fault in enumerate(faults)
         if fault
+        else row_read(row, _shown(pairs, row), _reading(pairs, row), model)
+        for row, fault in enumerate(faults)
     ]
-    if usable:
-        measured = measured_rows(pairs.take(usable), model)
-        rows += [judged(row, _shown(pairs, row), values) for row, values in zip(usable, measured, strict=True)]
-    rows.sort(key=lambda row: row.pair)
+    if usable := [row for row, fault in enumerate(faults) if not fault]:
+        judge_rows(rows, usable, pairs.take(usable), model)
     good = pairs.take([row.pair - 1 for row in rows if row.verdict == "good"])
     return PairReport(tuple(rows), good, CHANCE if (pairs.incorrect >= 0).any() else 0.0)
+
+
+def _reading(pairs: TokenPairs, row: int) -> Reading:
+    length = int(pairs.length[row])
+    clean, corrupted = (tuple(side[row, :length].tolist()) for side in (pairs.clean, pairs.corrupted))
+    right, wrong = (
+        tuple((one,) for one in side[row].tolist() if one >= 0) for side in (pairs.correct, pairs.incorrect)
+    )
+    return Reading(clean, corrupted, int(pairs.answer_position[row]), right, wrong)
 
 
 def _shown(pairs: TokenPairs, row: int) -> str:
@@ -44,6 +52,6 @@ def _fault(pairs: TokenPairs, row: int, model: Transformer) -> tuple[str, str] |
             return "no-such-id", f"the {what} the id {outside[0]}, but the model {does} from 0 to {n - 1}"
     if not (pairs.correct[row] >= 0).any():
         return "no-answer", "no correct answer is given"
-    if (clean == corrupted).all():
+    if pairs.has_corrupted and (clean == corrupted).all():
         return "same-prompt", "clean and corrupted prompt are the same, so nothing can be cut"
     return None

@@ -1,9 +1,10 @@
-"""Can these prompts be used, and can the model do them? Pair by pair and in sum."""
+"""Can these prompts be used, and can the model solve them? Per pair and in total."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,47 @@ import torch
 from circuitfind.execution import make_batches
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.measuring import check_finite
-from circuitfind.task import PromptPairs, TokenPairs, find_problems, tokenize
+from circuitfind.task import PromptPair, PromptPairs, TokenPairs, tokenize
 from circuitfind.task.metrics import METRICS
+from circuitfind.task.tokenization import PairProblem, read_pairs, token_texts
+from circuitfind.task.tokens import Reading
 from circuitfind.transformer import Transformer
 
 CHANCE = 0.5
 
 
 @dataclass(frozen=True)
+class AnswerRead:
+    """An answer as the model reads it after its prompt.
+
+    Attributes:
+        tokens: the text of each token; a space is shown as ``␣``.
+        ids: the token ids.
+    """
+
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{'|'.join(self.tokens)} ({', '.join(map(str, self.ids))})"
+
+
+@dataclass(frozen=True)
 class PairRow:
-    """One pair: whether it can be used, why not, and what the model does with it.
+    """One pair: whether it can be used, why not, what was read, and what the model does with it.
 
     Attributes:
         pair: row number from 1.
         verdict: ``"good"`` or the name of the fault.
         reason: the sentence for people.
         tokens: length of the prompt.
-        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN where undefined.
-        correct_first: whether the correct answer beats the incorrect one on the clean prompt.
+        read_at: position (from 0) whose logits predict the answer's first token.
+        read_after: the last tokens up to that position, as text.
+        correct, incorrect: the answers as they were read.
+        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN without an incorrect answer.
+        log_prob, corrupted_log_prob: log-probability of the correct answers together; NaN where that is undefined.
+        correct_first: whether the correct answer beats the incorrect one on the clean prompt; without an incorrect one,
+            whether it is the likeliest.
         likeliest: the token the model itself would say after the clean prompt.
     """
 
@@ -38,24 +62,32 @@ class PairRow:
     verdict: str
     reason: str = ""
     tokens: int = 0
+    read_at: int = -1
+    read_after: str = ""
+    correct: tuple[AnswerRead, ...] = ()
+    incorrect: tuple[AnswerRead, ...] = ()
     logit_diff: float = float("nan")
     corrupted_logit_diff: float = float("nan")
+    log_prob: float = float("nan")
+    corrupted_log_prob: float = float("nan")
     correct_first: bool = False
     likeliest: str = ""
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """All rows, and the pairs that are good.
+    """All rows, and the good pairs.
 
     Attributes:
-        chance: the accuracy of guessing: a half between two answers, and nothing where the correct one must beat the whole
+        chance: the accuracy of guessing: a half between two answers, and 0 if the correct one must beat the whole
             vocabulary.
+        notes: what should be known about all pairs, such as how many are near copies.
     """
 
     rows: tuple[PairRow, ...]
     good: PromptPairs | TokenPairs
     chance: float = CHANCE
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> tuple[PairRow, ...]:
@@ -64,12 +96,12 @@ class PairReport:
 
     @property
     def accuracy(self) -> float:
-        """Share of usable pairs on which the correct answer wins; NaN without any."""
+        """Share of usable pairs on which the correct answer wins; NaN if there are none."""
         return float(np.mean([row.correct_first for row in self.usable])) if self.usable else float("nan")
 
     @property
     def can_do_it(self) -> bool:
-        """Whether the model does better than chance on the pairs that can be used."""
+        """Whether the model does better than chance on the usable pairs."""
         return bool(self.usable) and self.accuracy > self.chance
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +116,7 @@ class PairReport:
             "mean_corrupted_logit_diff": _mean(row.corrupted_logit_diff for row in self.usable),
             "verdicts": dict(sorted(faults.items())),
             "rows": rows,
+            "notes": list(self.notes),
         }
 
 
@@ -93,66 +126,115 @@ def _mean(values: Any) -> float | None:
 
 
 def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
-    """Check tokens first, then run the model on what is left."""
-    problems = {problem.row: problem for problem in find_problems(pairs, model.tokenizer)}
+    """Read every pair first, then run the model on those that can be used."""
+    found = read_pairs(pairs, model.tokenizer, model.config.n_ctx)
     rows = [
-        PairRow(row + 1, pair.clean, problems[row].fault, problems[row].message) if row in problems else None
-        for row, pair in enumerate(pairs)
+        PairRow(row + 1, pair.clean, one.fault, one.message)
+        if isinstance(one, PairProblem)
+        else _read_row(row, pair, one, model)
+        for row, (pair, one) in enumerate(zip(pairs, found, strict=True))
     ]
-    usable = [row for row in range(len(pairs)) if row not in problems]
+    usable = [row for row, one in enumerate(rows) if one.tokens]
     if usable:
-        read = tokenize(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model.tokenizer)
-        measured = measured_rows(read, model)
-        for row, values in zip(usable, measured, strict=True):
-            rows[row] = judged(row, pairs[row].clean, values)
-    done = tuple(row for row in rows if row is not None)
-    good = PromptPairs(tuple(pairs[row.pair - 1] for row in done if row.verdict == "good"), pairs.source)
-    return PairReport(done, good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
+        tokens = tokenize(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model.tokenizer)
+        judge_rows(rows, usable, tokens, model)
+    good = PromptPairs(tuple(pairs[row.pair - 1] for row in rows if row.verdict == "good"), pairs.source)
+    return PairReport(tuple(rows), good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
+
+
+def _read_row(row: int, pair: PromptPair, reading: Reading, model: Transformer) -> PairRow:
+    """What was read of one pair."""
+    if reading.clean == reading.corrupted:
+        reason = f"pair {row + 1}: both prompts are the same, so nothing is corrupted; change the corrupted one"
+        return PairRow(row + 1, pair.clean, "same-prompt", reason)
+    return row_read(row, pair.clean, reading, model)
+
+
+def row_read(row: int, shown: str, reading: Reading, model: Transformer) -> PairRow:
+    """A pair that can be used, with what was read of it. Tokens are shown as numbers where the model has no text."""
+
+    def texts(ids: Sequence[int], after: Sequence[int] = ()) -> tuple[str, ...]:
+        return tuple(map(str, ids) if model.tokenizer is None else token_texts(model.tokenizer, ids, after))
+
+    before = reading.clean[: reading.place + 1]
+    correct, incorrect = (
+        tuple(AnswerRead(texts(ids, before), ids) for ids in side) for side in (reading.correct, reading.incorrect)
+    )
+    about = {"tokens": len(reading.clean), "read_at": reading.place, "read_after": "|".join(texts(before)[-3:])}
+    return PairRow(row + 1, shown, "good", correct=correct, incorrect=incorrect, **about)  # type: ignore[arg-type]
 
 
 def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None = None) -> float:
-    """Share of prompts on which the full model prefers a correct answer to every incorrect one; NaN without incorrect ones.
+    """Share of prompts where the full model prefers a correct to every incorrect answer; NaN without incorrect ones.
 
     Raises:
         NumericalError: the logits are NaN or infinite.
     """
     if len(without_incorrect(pairs)):
         return float("nan")
-    right = 0.0
+    metric, values = METRICS["accuracy"], np.empty(len(pairs))
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size):
             logits = model.logits(batch.clean, batch.answer)
             check_finite(model, batch, logits)
-            right += float(METRICS["accuracy"](logits, batch.targets).sum())
-    return right / len(pairs)
+            values[batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
+    return float(metric.of_pairs(values, pairs.steps).mean())
 
 
-def judged(row: int, clean: str, values: dict[str, Any]) -> PairRow:
-    """The row of a pair that was measured."""
-    if values["correct_first"]:
-        return PairRow(row + 1, clean, "good", "", **values)
-    reason = f"pair {row + 1}: the model prefers a wrong answer on the clean prompt (it says {values['likeliest']!r})"
-    return PairRow(row + 1, clean, "model-wrong", reason, **values)
+def judge_rows(rows: list[PairRow], usable: Sequence[int], tokens: TokenPairs, model: Transformer) -> None:
+    """Add to the rows that can be used what the model does with them.
+
+    Args:
+        rows: all rows.
+        usable: which of them ``tokens`` are.
+    """
+    for row, values in zip(usable, _measured(tokens, model), strict=True):
+        rows[row] = _judged(replace(rows[row], **values))
 
 
-def measured_rows(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
-    """Logit differences and winners of pairs that can be used, as fields of their rows."""
-    out: list[dict[str, Any]] = [{} for _ in range(len(tokens))]
-    has_incorrect = tokens.incorrect.shape[1] > 0
+def _judged(row: PairRow) -> PairRow:
+    if row.correct_first:
+        return row
+    beaten = "prefers a wrong answer" if row.incorrect else "does not say the correct answer"
+    reason = f"pair {row.pair}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
+    return replace(row, verdict="model-wrong", reason=reason)
+
+
+def _measured(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
+    """What the model does with pairs that can be read, as fields of their rows."""
+    metrics = {name: METRICS[name] for name in ("logit-diff", "accuracy", "top1", "nll")}
+    sides = {
+        side: {name: np.empty(len(tokens)) for name in metrics}
+        for side in ("clean", "corrupted")[: 1 + tokens.has_corrupted]
+    }
+    likeliest = np.empty(len(tokens), dtype=np.int64)
     with torch.inference_mode():
         for batch in make_batches(model, tokens):
-            clean, corrupted = (model.logits(side, batch.answer) for side in (batch.clean, batch.corrupted))
-            wins = METRICS["accuracy"](clean, batch.targets)
-            diffs = [METRICS["logit-diff"](logits, batch.targets) for logits in (clean, corrupted)]
-            for place, row in enumerate(batch.rows):
-                out[int(row)] = {
-                    "tokens": int(tokens.length[row]),
-                    "logit_diff": float(diffs[0][place]) if has_incorrect else float("nan"),
-                    "corrupted_logit_diff": float(diffs[1][place]) if has_incorrect else float("nan"),
-                    "correct_first": bool(wins[place] > 0),
-                    "likeliest": _said(model, int(clean[place].argmax())),
-                }
-    return out
+            for side, values in sides.items():
+                logits = model.logits(getattr(batch, side), batch.answer)
+                for name, metric in metrics.items():
+                    values[name][batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
+                if side == "clean":
+                    likeliest[batch.rows] = logits.argmax(-1).cpu().numpy()
+    steps, n = tokens.steps, tokens.n_pairs
+    found = {
+        side: {name: metrics[name].of_pairs(of, steps) for name, of in values.items()} for side, values in sides.items()
+    }
+    first = np.arange(n) if steps is None else np.searchsorted(steps.pair, np.arange(n))
+    alone = np.ones(n, dtype=bool) if steps is None else steps.right == 1
+    compared = (tokens.incorrect >= 0).any(1) if steps is None else steps.wrong > 0
+    rows = []
+    for pair in range(n):
+        wins = found["clean"]["accuracy" if compared[pair] else "top1"][pair] > 0
+        row = {"correct_first": bool(wins), "likeliest": _said(model, int(likeliest[first[pair]]))}
+        for side in sides:
+            prefix = "corrupted_" * (side == "corrupted")
+            if compared[pair]:
+                row[f"{prefix}logit_diff"] = float(found[side]["logit-diff"][pair])
+            if alone[pair]:
+                row[f"{prefix}log_prob"] = -float(found[side]["nll"][pair])
+        rows.append(row)
+    return rows
 
 
 def _said(model: Transformer, output: int) -> str:

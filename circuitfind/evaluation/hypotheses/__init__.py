@@ -1,1 +1,1 @@
-"""Is this a circuit? Five hypothesis tests (Shi et al. 2024), and the corrections that go with several tests."""
+"""Is this a circuit? Five hypothesis tests (Shi et al. 2024), with corrections for multiple tests."""

@@ -17,7 +17,7 @@ from circuitfind.evaluation.hypotheses.outcomes import HypothesisTest
 from circuitfind.evaluation.hypotheses.p_values import adjusted
 from circuitfind.evaluation.hypotheses.results import Hypotheses, MinimalityTest
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Floats, Mask
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
@@ -25,7 +25,7 @@ from circuitfind.transformer import Transformer
 
 REFERENCES = ("model", "complement")
 FLAGS_AT_ONCE = 1 << 28
-"""Bytes of circuits that are held at the same time."""
+"""Maximum bytes of circuits held at once."""
 
 
 def hypotheses_of(
@@ -47,29 +47,29 @@ def hypotheses_of(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Hypotheses:
-    """Measure a circuit, its parts and random circuits on the same prompts, and test five hypotheses about it.
+    """Measure a circuit, parts of it and random circuits on the same prompts, and test five hypotheses about it.
 
-    Prompts should be others than those the circuit was found on. The number of circuits run is the circuit's edges (or
-    ``edges``) plus five times ``n_random``, of which ``n_random`` are nearly the whole model.
+    The prompts should differ from those the circuit was found on. The number of circuits run is the number of the circuit's
+    edges (or ``edges``) plus five times ``n_random``, and ``n_random`` of these are nearly the whole model.
 
     Args:
-        alpha: the chance of error that is allowed, after correction for five tests.
-        eps: of the equivalence test.
-        quantile: share of random edges or circuits that an edge or the circuit should outdo.
-        n_random: random edges (in inflated circuits), and random circuits.
-        edges: how many edges the minimality test looks at, drawn at random; all if None.
+        alpha: the allowed error probability, after correction for five tests.
+        eps: tolerance of the equivalence test.
+        quantile: share of random edges or circuits that an edge or the circuit should beat.
+        n_random: number of random edges (in inflated circuits), and of random circuits.
+        edges: how many randomly drawn edges the minimality test uses; all if None.
         correction: ``"holm"`` or ``"benjamini-hochberg"``, for the edges of the minimality test and for the five tests.
-        reference: random circuits whose removal is compared are drawn from the ``"model"``, or from the ``"complement"`` of
+        reference: where the random circuits whose removal is compared come from: the ``"model"``, or the ``"complement"`` of
             the circuit.
 
     Raises:
-        OptionError: an option outside its range, a circuit without edges or with all, or a metric that compares with the
-            full model (which has no score of its own that a circuit could beat).
+        OptionError: an option is outside its range, the circuit has no edges or all of them, or the metric compares with the
+            full model (which a circuit can then never beat).
     """
     _check(circuit, metric, alpha, eps, quantile, n_random, n_permutations, edges, seed)
     _check_names(correction, reference)
     circuit = _alive(circuit, ablation)
-    conditions = Conditions(model, pairs, metric, ablation, batch_size)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size)
     scores = partial(_scores, conditions, metric.sign)
     own, full, knocked_out = scores([circuit.kept, conditions.whole, ~circuit.kept].__getitem__, 3)
     controls = random_circuits(circuit.graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
@@ -85,7 +85,7 @@ def hypotheses_of(
     )
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
-    return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+    return Hypotheses(decided, table, circuit, metric.name, ablation, split, pairs.n_pairs, alpha, correction, seed)
 
 
 def _check_names(correction: str, reference: str) -> None:
@@ -96,15 +96,15 @@ def _check_names(correction: str, reference: str) -> None:
 
 
 def _alive(circuit: Circuit, ablation: str) -> Circuit:
-    """The edges that matter, of which there must be one."""
+    """The circuit after pruning, which must keep at least one edge."""
     circuit = replace(circuit, kept=prune(circuit.graph, circuit.kept, ablation))
     if not circuit.n_edges:
         raise OptionError("no edge of this circuit is on a path to the logits, so there is nothing to test")
     return circuit
 
 
-def _scores(conditions: Conditions, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
-    """Scores (circuits, prompts) of n circuits that are made when their turn comes."""
+def _scores(conditions: CircuitRunner, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
+    """Scores (circuits, prompts) of ``n`` circuits, which are created only when needed."""
     at_once = max(1, FLAGS_AT_ONCE // conditions.model.graph.n_edges)
     found = [np.empty((0, len(conditions.pairs)))]
     for start in range(0, n, at_once):
@@ -138,7 +138,7 @@ def _minimality(
     alpha: float,
     seed: int,
 ) -> tuple[HypothesisTest, MinimalityTest]:
-    """The minimality test, from running the circuit without each edge, and inflated circuits with and without theirs."""
+    """The minimality test, from the circuit without each edge and inflated circuits with and without their edge."""
     tested = np.flatnonzero(circuit.kept)
     if edges is not None and edges < len(tested):
         tested = np.sort(np.random.default_rng([seed, 1]).choice(tested, edges, replace=False))

@@ -11,12 +11,12 @@ from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Mask
 
 TRIES = 10_000
-"""Random paths after which one with an edge outside the circuit is no longer looked for."""
+"""How many random paths to try to find one with an edge outside the circuit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inflated:
-    """A circuit with a random path, and the same without one edge of the path that the circuit does not have.
+    """A circuit with a random path added, with and without one of the path's new edges.
 
     Attributes:
         larger, without: boolean (edges,).
@@ -29,10 +29,10 @@ class Inflated:
 
 
 def random_path(graph: ComputationGraph, rng: np.random.Generator) -> list[int]:
-    """Edges from the logits up to the input: at each node, every edge into any of its ports is as likely.
+    """A random path's edges, from the logits back to the input; at each node, all edges into its ports are equally likely.
 
-    Keys and values of a group are ports of every head that reads them. How the edges are weighed is chosen here; the paper's
-    random walks may weigh them otherwise.
+    Keys and values of a group are ports of every head that reads them. The weighting of edges is our choice; the paper's random
+    walks may weight them differently.
     """
     node, path = graph.n_senders, list[int]()
     while node:
@@ -46,10 +46,10 @@ def random_path(graph: ComputationGraph, rng: np.random.Generator) -> list[int]:
 
 
 def inflated(circuit: Circuit, n: int, seed: int) -> list[Inflated]:
-    """``n`` circuits, each with its own random path, and the edge of it that is knocked out drawn at random.
+    """``n`` circuits, each inflated by its own random path, with a randomly drawn new edge to knock out.
 
     Raises:
-        OptionError: the circuit holds (nearly) every edge, so that nothing can be added.
+        OptionError: the circuit holds (nearly) every edge, so nothing can be added.
     """
     rng, found = np.random.default_rng(seed), list[Inflated]()
     for _ in range(n):

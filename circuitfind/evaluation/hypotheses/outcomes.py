@@ -1,19 +1,19 @@
-"""Five hypotheses about a circuit, each tested on numbers that were measured already.
+"""Five hypotheses about a circuit, each tested on existing measurements.
 
 Shi et al. 2024, "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv:2410.13032), section 3: equivalence, independence
 and minimality have the ideal circuit as their null hypothesis, so a good circuit does not reject them; sufficiency and partial
 necessity have the useless circuit as theirs, so a good circuit rejects them.
 
-Derived here, where the text leaves a choice:
+Choices made here, where the text leaves them open:
 
-* A score is the metric of one prompt, turned so that more is better. Scores nearer than rounding count as equal.
+* A score is the metric on one prompt, with the sign set so that more is better. Scores equal up to rounding are ties.
 * Equivalence compares how often the circuit beats the model, as the text says, and not the mean difference; a tie is half a
   win. Its null is composite, and the p value is that of its boundary.
-* How far a circuit is from another is the mean over prompts of |score - score|, so that prompts do not cancel. That is the
+* The distance between two circuits is the mean over prompts of |score - score|, so that prompts do not cancel. This is the
   effect of an edge (minimality) and the unfaithfulness of a circuit (sufficiency, partial necessity).
 * Minimality corrects for testing many edges.
-* Random circuits are of the circuit's size after pruning, edges coming in in random order; the paper's are made of random
-  walks, of several sizes.
+* Random circuits have the circuit's size after pruning, and their edges are added in random order. The paper builds them from
+  random walks, with several sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from circuitfind.evaluation.hypotheses.p_values import (
 from circuitfind.statistics import SAME, Values
 
 N_TESTS = 5
-"""Tests of one circuit, for which p values are corrected."""
+"""Number of tests of one circuit, for the correction of p values."""
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 RETAINED, REJECTED = "retained", "rejected"
@@ -44,19 +44,19 @@ RETAINED, REJECTED = "retained", "rejected"
 
 @dataclass(frozen=True)
 class HypothesisTest:
-    """One null hypothesis, and what the measurements say of it.
+    """One null hypothesis, and what the measurements say about it.
 
     Attributes:
         name: ``equivalence``, ``independence``, ``minimality``, ``sufficiency`` or ``partial necessity``.
         null: the null hypothesis in words.
-        ideal: what a good circuit does with it, ``"retained"`` or ``"rejected"``.
+        ideal: the decision for a good circuit, ``"retained"`` or ``"rejected"``.
         statistic, unit: what was computed, and what it is.
-        p: the chance, if the null holds, of a statistic that speaks as strongly against it.
-        n: how many comparisons the statistic is from.
+        p: the probability, under the null, of a statistic at least as strong against it.
+        n: the number of comparisons behind the statistic.
         if_retained, if_rejected: what each decision means, as a sentence.
         details: further numbers.
-        adjusted: p value corrected for the number of tests that were made together; ``p`` until it is.
-        alpha: the null is rejected where the adjusted p value is at most this.
+        adjusted: p value corrected for the number of joint tests; NaN, which means ``p``, until corrected.
+        alpha: the null is rejected if the adjusted p value is at most this.
     """
 
     name: str
@@ -84,12 +84,12 @@ class HypothesisTest:
 
     @property
     def passed(self) -> bool:
-        """Whether the decision is what a good circuit leads to."""
+        """Whether the decision is the one for a good circuit."""
         return self.decision == self.ideal
 
     @property
     def meaning(self) -> str:
-        """The decision in a sentence."""
+        """The decision, as a sentence."""
         return self.if_rejected if self.rejected else self.if_retained
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class HypothesisTest:
 
 
 def rounding_of(*scores: Values) -> float:
-    """The difference up to which two scores are the same but for rounding."""
+    """The largest difference between two scores that is attributed to rounding."""
     return SAME * max(float(np.abs(part).mean()) for part in scores) + 1e-9
 
 
@@ -121,7 +121,7 @@ def equivalence(circuit: Values, full: Values, *, eps: float, alpha: float) -> H
 
     Args:
         circuit, full: the score of every prompt, (prompts,).
-        eps: how far from one half the chance of winning may be.
+        eps: how far the probability of winning may be from one half.
     """
     n, apart = len(full), circuit - full
     tied = int(np.count_nonzero(np.abs(apart) <= rounding_of(circuit, full)))
@@ -147,14 +147,14 @@ def equivalence(circuit: Values, full: Values, *, eps: float, alpha: float) -> H
 
 
 def independence(knocked_out: Values, full: Values, *, n_permutations: int, seed: int, alpha: float) -> HypothesisTest:
-    """H0: what is left when the circuit is cut knows nothing of the model's score.
+    """H0: the scores of the model without the circuit are independent of the model's scores.
 
     Args:
         knocked_out: the score of every prompt in the model without the circuit's edges, (prompts,).
-        full: in the whole model.
+        full: the score of every prompt in the whole model, (prompts,).
     """
     if np.ptp(knocked_out) <= rounding_of(knocked_out, full):
-        knocked_out = np.zeros_like(knocked_out)  # differences by rounding could still follow the model's score
+        knocked_out = np.zeros_like(knocked_out)  # rounding differences could still follow the model's score
     statistic, p = hsic_test(knocked_out, full, n_permutations, seed)
     return HypothesisTest(
         name="independence",
@@ -176,17 +176,16 @@ def minimality(
 ) -> tuple[HypothesisTest, Counts, Values]:
     """H0: every edge matters more than a share ``quantile`` of random edges would.
 
-    For each edge, the number of random edges that it outdoes is binomial, with a share of at least ``quantile`` under the null
-    of that edge. The hypothesis about the whole circuit is rejected if that of any edge is, and its p value is the smallest
-    adjusted one.
+    For each edge, the number of random edges that it beats is binomial, with a probability of at least ``quantile`` under that
+    edge's null. The hypothesis about the whole circuit is rejected if any edge's is; its p value is the smallest adjusted one.
 
     Args:
-        effects: what knocking out each tested edge changes, (tested,).
-        references: what knocking out a random edge changes in a circuit inflated by a random path, (references,).
-        rounding: effects that differ by no more are the same; the edge then does not outdo the random one.
+        effects: the change from knocking out each tested edge, (tested,).
+        references: the change from knocking out a random edge of a circuit inflated by a random path, (references,).
+        rounding: effects that differ by at most this are equal, and the edge then does not beat the random one.
 
     Returns:
-        The test; how many random edges each edge outdoes, and the adjusted p values, (tested,).
+        The test; how many random edges each edge beats, and the adjusted p values, (tested,) each.
     """
     n = len(references)
     outdone: Counts = (effects[:, None] > references + rounding).sum(1)
@@ -209,11 +208,11 @@ def minimality(
 
 
 def sufficiency(circuit: Values, random: Values, full: Values, *, quantile: float, alpha: float) -> HypothesisTest:
-    """H0: the circuit is nearer to the model than a share ``quantile`` of random circuits of its size, or fewer.
+    """H0: the circuit is closer to the model than at most a share ``quantile`` of random circuits of its size.
 
     Args:
         circuit, full: the score of every prompt, (prompts,).
-        random: of random circuits, (circuits, prompts).
+        random: the scores of random circuits, (circuits, prompts).
     """
     rounding = rounding_of(full)
     beaten = int((np.abs(random - full).mean(1) > np.abs(circuit - full).mean() + rounding).sum())
@@ -236,14 +235,14 @@ def sufficiency(circuit: Values, random: Values, full: Values, *, quantile: floa
 def partial_necessity(
     knocked_out: Values, random: Values, full: Values, *, quantile: float, alpha: float
 ) -> HypothesisTest:
-    """H0: cutting the circuit harms more than cutting a share ``quantile`` of random circuits of its size, or fewer.
+    """H0: cutting the circuit does more harm than cutting at most a share ``quantile`` of random circuits of its size.
 
-    The paper draws the random circuits from the whole model, where they may share edges with the circuit, or from its
-    complement, where they may not and are easier to outdo.
+    The paper draws the random circuits from the whole model or from the circuit's complement. From the whole model, they may
+    share edges with the circuit. From the complement they cannot, so they are easier to beat.
 
     Args:
         knocked_out, full: the score of every prompt without the circuit's edges, and in the whole model, (prompts,).
-        random: without the edges of random circuits, (circuits, prompts).
+        random: the scores without the edges of random circuits, (circuits, prompts).
     """
     rounding = rounding_of(full)
     beaten = int((np.abs(random - full).mean(1) + rounding < np.abs(knocked_out - full).mean()).sum())
@@ -264,7 +263,7 @@ def partial_necessity(
 
 
 def _too_few(n: int, quantile: float, alpha: float) -> str:
-    """A sentence where not even all of ``n`` random circuits outdone would show it, once corrected for the five tests."""
+    """A sentence if even beating all ``n`` random circuits could not be significant after correction; else empty."""
     needed = math.ceil(math.log(alpha / N_TESTS) / math.log(quantile))
     if n >= needed:
         return ""

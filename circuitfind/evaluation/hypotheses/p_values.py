@@ -1,4 +1,4 @@
-"""p values, corrections for many tests and exact bounds on shares: numbers in, numbers out, no model.
+"""p values, corrections for multiple tests, and exact bounds on shares: pure numerics, no model.
 
 scipy's special functions give the binomial tails; scipy is imported on first use.
 """
@@ -14,13 +14,13 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.statistics import Values
 
 NUMBERS_AT_ONCE = 1 << 22
-"""Numbers that the permutations under way hold."""
+"""Maximum numbers held by the permutations processed at once."""
 ROUNDING = 1e-12
-"""Two statistics that differ by less, relative to the larger, are the same but for rounding."""
+"""Two statistics with a smaller relative difference count as equal."""
 
 
 def at_least(k: Any, n: int, share: float) -> Values:
-    """P(X >= k) of X ~ Binomial(n, share), for whole numbers ``k`` of any shape."""
+    """P(X >= k) for X ~ Binomial(n, share), for integers ``k`` of any shape."""
     from scipy.special import betainc
 
     k = np.asarray(k)
@@ -29,15 +29,15 @@ def at_least(k: Any, n: int, share: float) -> Values:
 
 
 def at_most(k: Any, n: int, share: float) -> Values:
-    """P(X <= k) of X ~ Binomial(n, share): the other tail of :func:`at_least`."""
+    """P(X <= k) for X ~ Binomial(n, share): the other tail of :func:`at_least`."""
     return at_least(n - np.asarray(k), n, 1 - share)
 
 
 def share_bounds(k: Any, n: int, alpha: float) -> tuple[Values, Values]:
-    """Clopper & Pearson's (1934) exact bounds on a share that showed ``k`` times in ``n``.
+    """Exact bounds on a probability after ``k`` successes in ``n`` trials (Clopper & Pearson 1934).
 
     Args:
-        alpha: the chance of error of each bound alone; two of them together err with twice that.
+        alpha: the error probability of each bound alone; for both together it is twice that.
 
     Returns:
         Lower and upper bounds in the shape of ``k``.
@@ -53,10 +53,10 @@ def share_bounds(k: Any, n: int, alpha: float) -> tuple[Values, Values]:
 def equivalence_p(wins: int, ties: int, n: int, eps: float) -> float:
     """p value of H0: |P(win) + P(tie) / 2 - 1/2| < eps, from n independent comparisons.
 
-    The statistic is |wins + ties / 2 - n / 2|. Under H0 it is most likely to be large at the boundary, where the share is
-    1/2 + eps or 1/2 - eps (the same by symmetry), so the p value is the binomial chance there of a deviation that is at
-    least as large, to either side: exact without ties. A tie is half a win, which brings the count nearer to n / 2 than a
-    fair coin for every tie would; a half that is left over is rounded that way too.
+    The statistic is |wins + ties / 2 - n / 2|. Under H0, large values are most likely at the boundary, where the share is
+    1/2 + eps or 1/2 - eps (equivalent by symmetry). So the p value is the binomial probability there of a deviation at least as
+    large, to either side. It is exact without ties. A tie is half a win, which brings the count closer to n / 2 than flipping a
+    fair coin for every tie would. A remaining half is also rounded toward n / 2.
     """
     farthest = (n + abs(2 * wins + ties - n)) // 2
     share = 0.5 + eps
@@ -69,9 +69,9 @@ def equivalence_p(wins: int, ties: int, n: int, eps: float) -> float:
 def hsic_test(x: Values, y: Values, n_permutations: int, seed: int) -> tuple[float, float]:
     """Dependence of two series of numbers, and its p value by permutation.
 
-    The Hilbert-Schmidt independence criterion, trace(K H L H) / (n - 1)^2 (Gretton et al. 2005, definition 3), with Gaussian
-    kernels whose widths are the median distance of different points (Gretton et al. 2007). The p value is
-    (1 + permutations whose statistic is as large) / (1 + permutations), which is valid at any number of points.
+    The statistic is the Hilbert-Schmidt independence criterion, trace(K H L H) / (n - 1)^2 (Gretton et al. 2005, definition 3).
+    The kernels are Gaussian, and their widths are the median distance of distinct points (Gretton et al. 2007). The p value is
+    (1 + permutations with a statistic at least as large) / (1 + permutations), which is valid for any number of points.
     """
     n = len(x)
     if n < 4:
@@ -88,7 +88,7 @@ def hsic_test(x: Values, y: Values, n_permutations: int, seed: int) -> tuple[flo
 
 
 def _kernel(values: Values) -> Values:
-    """Gaussian kernel (points, points); all ones where no two points differ."""
+    """Gaussian kernel (points, points); all ones if no two points differ."""
     distance = np.abs(values[:, None] - values[None, :])
     apart = distance[distance > 0]
     width = float(np.median(apart)) if apart.size else 1.0
@@ -103,7 +103,7 @@ def _centered(kernel: Values) -> Values:
 
 
 def holm(p: Any) -> Values:
-    """Adjusted p values that keep the chance of any false rejection below alpha (Holm 1979), under any dependence."""
+    """Adjusted p values that bound the probability of any false rejection by alpha (Holm 1979), under any dependence."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -113,9 +113,10 @@ def holm(p: Any) -> Values:
 
 
 def benjamini_hochberg(p: Any) -> Values:
-    """Adjusted p values that keep the expected share of false rejections among all below alpha (Benjamini & Hochberg 1995).
+    """Adjusted p values that bound the false discovery rate by alpha (Benjamini & Hochberg 1995).
 
-    Valid for independent and for positively dependent tests.
+    Valid for independent and for positively dependent tests. The false discovery rate is the expected share of false
+    rejections among all rejections.
     """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind="stable")[::-1]

@@ -1,4 +1,4 @@
-"""What five hypothesis tests of one circuit gave: sentences, tables, JSON."""
+"""The results of five hypothesis tests of one circuit, as sentences, tables and JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MinimalityTest:
 
     Attributes:
         edges: numbers of the tested edges, (tested,).
-        effects: mean over prompts of how much knocking the edge out of the circuit changes the score, (tested,).
-        outdone: how many of the random edges change less, (tested,).
+        effects: change of the score from knocking the edge out of the circuit, mean over prompts, (tested,).
+        outdone: how many random edges change the score less, (tested,).
         adjusted: p values corrected for the number of edges, (tested,).
         references: the effects of the random edges, (references,).
     """
@@ -39,11 +39,11 @@ class Hypotheses:
     """Five tests of one circuit.
 
     Attributes:
-        tests: equivalence, independence, minimality, sufficiency, partial necessity; adjusted for being five.
-        minimality: the third of them, edge by edge.
-        circuit: what was tested.
+        tests: equivalence, independence, minimality, sufficiency and partial necessity, adjusted for five tests.
+        minimality: the minimality test edge by edge.
+        circuit: the tested circuit.
         metric, ablation, split, n_prompts: how it was measured.
-        alpha, correction, seed: of the decisions.
+        alpha, correction, seed: the settings of the tests.
     """
 
     tests: tuple[HypothesisTest, ...]
@@ -61,7 +61,7 @@ class Hypotheses:
         return {test.name: test for test in self.tests}[name]
 
     def lines(self) -> list[str]:
-        """What the tests say, a sentence each, after how many a good circuit would pass."""
+        """Sentences: how many tests the circuit passes, then one for each test."""
         passed = sum(test.passed for test in self.tests)
         about = f"{self.n_prompts} {self.split} prompts, {self.metric}, {self.ablation} ablation"
         head = f"{self.circuit.n_edges} edges pass {passed} of {len(self.tests)} hypothesis tests ({about}; {self.correction})."
@@ -73,13 +73,13 @@ class Hypotheses:
         return [head, *rows]
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row for each test."""
+        """A table with a row per test."""
         import pandas
 
         return pandas.DataFrame([{k: v for k, v in t.to_json().items() if k != "details"} for t in self.tests])
 
     def edges_frame(self) -> pandas.DataFrame:
-        """A row for each edge of the minimality test, the least important first."""
+        """A table with a row per edge of the minimality test, least important first."""
         import pandas
 
         return pandas.DataFrame(self._edges(), columns=["name", "effect", "outdone", "p_adjusted"])

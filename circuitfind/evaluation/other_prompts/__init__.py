@@ -1,1 +1,1 @@
-"""Would other prompts have given the same circuit? Bootstrap and certificates, from stored scores of every prompt."""
+"""Would other prompts have given the same circuit? Bootstrap and certificates, from stored per-prompt scores."""

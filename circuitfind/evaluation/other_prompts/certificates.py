@@ -1,33 +1,33 @@
-"""Edges that no small change of the prompts could move: certification by randomised deletion of prompts.
+"""Edges that no small change of the prompts can flip: certification by randomised deletion of prompts.
 
-After "Certified Circuits" (Anani et al. 2026, arXiv:2602.22968), which wraps any discovery in random subsampling and abstains
-where the inclusion of a component is not sure. The selection here is that of :mod:`.resampling` on stored per-prompt scores, so
-a subsample costs no run of the model. The bounds are derived below; for ``edits="any"`` they are those of randomised deletion
-for sequences (Huang et al. 2023, RS-Del, arXiv:2302.01757), for deletions they are sharper.
+After "Certified Circuits" (Anani et al. 2026, arXiv:2602.22968), which wraps any discovery in random subsampling and
+abstains when the inclusion of a component is uncertain. The selection here is the one of :mod:`.resampling` on stored
+per-prompt scores, so a subsample needs no model run. The bounds are derived below. For ``edits="any"`` they are those of
+randomised deletion for sequences (Huang et al. 2023, RS-Del, arXiv:2302.01757); for deletions they are tighter.
 
-**The decision.** A subsample keeps each of the prompts D independently with probability p (``keep``). Let m(D) be the chance
-that an edge is in the circuit selected from a subsample of D; no prompts give no edges. The *majority decision* keeps the edge
-if m(D) > 1/2. It depends on D alone, not on which subsamples were drawn.
+**The decision.** A subsample keeps each of the prompts D independently with probability p (``keep``). Let m(D) be the
+probability that an edge is in the circuit selected from a subsample of D; an empty subsample gives no edges. The *majority
+decision* keeps the edge if m(D) > 1/2. It depends only on D, not on which subsamples were drawn.
 
-**Deletions.** Let D' be D without r prompts, and q = (1 - p)^r the chance that a subsample of D holds none of these. Given that
-it holds none, it is a subsample of D'. So m(D) = q m(D') + (1 - q) a with some a between 0 and 1, that is
+**Deletions.** Let D' be D without r prompts, and q = (1 - p)^r the probability that a subsample of D contains none of them.
+Given that, it is a subsample of D'. So m(D) = q m(D') + (1 - q) a for some a between 0 and 1, that is
 
     1 - (1 - m(D)) / q  <=  m(D')  <=  m(D) / q.
 
-Hence m(D) > 1 - q / 2 makes the majority keep the edge in every D', and m(D) < q / 2 makes it cut the edge in every D'. Both
-bounds are attained by some selection, so they cannot be improved without looking into it. Fewer deletions only raise q.
+Hence, if m(D) > 1 - q / 2, the majority keeps the edge in every D'. If m(D) < q / 2, it cuts the edge in every D'. Both
+bounds are attained by some selection, so they cannot be improved without using its details. Fewer deletions only raise q.
 
-**Any edits** (r prompts deleted, inserted or replaced). Replacing is the worst: it deletes r prompts and inserts r others, and
-by the same argument m(D'') lies between q m(D') and q m(D') + 1 - q. So m(D) > 3/2 - q and m(D) < q - 1/2 are enough.
+**Any edits** (r prompts deleted, inserted or replaced). Replacement is the worst case: it deletes r prompts and inserts r
+others. By the same argument, m(D'') lies between q m(D') and q m(D') + 1 - q. So m(D) > 3/2 - q or m(D) < q - 1/2 suffices.
 
 **Confidence.** m(D) is estimated from subsamples and bounded by Clopper and Pearson, each side of each edge at
-alpha / (2 edges of the graph). With probability 1 - alpha over the draw of subsamples, all bounds hold at once, and then so do
-all certificates, of every radius: *every edge certified in would be kept by the majority decision, and every edge certified out
-would be cut, for any deletion of up to r prompts*. About an edge between the bounds nothing is said: abstained.
+alpha / (2 edges of the graph). With probability 1 - alpha over the draw of subsamples, all bounds hold at once. Then all
+certificates of every radius hold: *for any deletion of at most r prompts, the majority decision keeps every edge certified
+in and cuts every edge certified out*. For an edge between the bounds, the certificate abstains.
 
-**What it does not say.** It speaks of the majority decision on the given prompts, not of the circuit of one run, of other
-prompts, or of faithfulness. Per-prompt scores are taken as they are stored: under a mean ablation or ``optimal`` they were made
-with means over all prompts, which a deletion would move; these means are held fixed.
+**What it does not cover.** It is about the majority decision on the given prompts, not about the circuit of one run, other
+prompts, or faithfulness. Per-prompt scores are used as stored. Under a mean ablation or ``optimal``, they were computed with
+means over all prompts, which a deletion would change; these means are held fixed.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ EDITS = ("deletions", "any")
 
 
 def inclusion_needed(radius: int, keep: float, edits: str = "deletions") -> tuple[float, float]:
-    """Above which chance of inclusion an edge is in for every edit of up to ``radius`` prompts, and below which it is out.
+    """The inclusion probabilities above which an edge is certified in, and below which it is certified out.
 
-    Beyond 1 and 0 nothing can be certified. The formulas are derived in this module's first lines.
+    They hold for every edit of at most ``radius`` prompts. If they lie beyond 1 and 0, nothing can be certified. The formulas
+    are derived in the module docstring.
     """
     untouched = (1 - keep) ** radius
     inside = 1 - untouched / 2 if edits == "deletions" else 1.5 - untouched
@@ -59,17 +60,17 @@ def inclusion_needed(radius: int, keep: float, edits: str = "deletions") -> tupl
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """Which edges the majority decision keeps or cuts whatever few prompts are changed.
+    """The edges that the majority decision keeps or cuts no matter which few prompts change.
 
     Attributes:
-        scores: whose prompts were subsampled.
-        low, high: bounds on every edge's chance of inclusion, float64 (edges,); all hold at once with confidence 1 - alpha.
-        inclusion: share of subsamples whose circuit holds the edge, (edges,).
+        scores: the scores whose prompts were subsampled.
+        low, high: bounds on every edge's inclusion probability, float64 (edges,); all hold at once with confidence 1 - alpha.
+        inclusion: share of subsamples whose circuit contains the edge, (edges,).
         radius: how many prompts may be changed.
         edits: ``"deletions"``, or ``"any"``: deletions, insertions and replacements.
-        keep: chance with which a subsample keeps a prompt.
-        n_edges: edges of a subsample's circuit, at least.
-        n_samples, alpha, seed, absolute: how it was done; ``absolute`` ranks by size of score.
+        keep: probability that a subsample keeps a prompt.
+        n_edges: minimum number of edges of a subsample's circuit.
+        n_samples, alpha, seed, absolute: the settings; ``absolute`` ranks by absolute score.
     """
 
     scores: EdgeScores
@@ -92,19 +93,19 @@ class Certificate:
 
     @property
     def certified_out(self) -> Mask:
-        """Edges that it cuts within the radius, boolean (edges,)."""
+        """Edges that the majority decision cuts within the radius, boolean (edges,)."""
         return self.high < inclusion_needed(self.radius, self.keep, self.edits)[1]
 
     @property
     def abstained(self) -> Mask:
-        """Edges about which nothing is said, boolean (edges,)."""
+        """Edges for which nothing is certified, boolean (edges,)."""
         return ~(self.certified_in | self.certified_out)
 
     @property
     def radii(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """For every edge, how many prompts may be changed without moving its decision, (edges,); -1 where not even none.
+        """For every edge, how many prompts may change without flipping its decision, (edges,); -1 if uncertain.
 
-        At 0 the majority decision on the given prompts themselves is certain.
+        At 0, the majority decision on the given prompts themselves is certain; at -1, not even that.
         """
         found = np.full(len(self.low), -1)
         for radius in range(self._prompts + 1):
@@ -121,7 +122,7 @@ class Certificate:
 
     @property
     def circuit(self) -> Circuit:
-        """The edges certified in, pruned; ``asked`` in its selection counts them before pruning, ``kept`` after."""
+        """The edges certified in, pruned; in its selection, ``asked`` counts them before and ``kept`` after pruning."""
         graph, p = self.scores.graph, self.scores.provenance
         kept = prune(graph, self.certified_in, p.ablation)
         selection = {
@@ -136,7 +137,7 @@ class Certificate:
         return Circuit(graph, kept, self.scores.values, selection, p)
 
     def lines(self) -> list[str]:
-        """What is certified, and what is not, in sentences."""
+        """What is certified and what is not, as sentences."""
         edits = "deletion" if self.edits == "deletions" else "deletion, insertion or replacement"
         inside, unsure = int(self.certified_in.sum()), int(self.abstained.sum())
         lines = [
@@ -205,18 +206,18 @@ def certify_edges(
     absolute: bool | None = None,
     seed: int = 0,
 ) -> Certificate:
-    """Subsample the prompts behind some scores, and certify what does not depend on a few of them.
+    """Subsample the prompts behind some scores, and certify the edges that do not depend on a few of them.
 
     A small ``keep`` allows a larger radius, but makes the subsamples' circuits differ more.
 
     Args:
-        scores: with ``parts`` of prompts.
-        circuit: whose size and rule the subsamples take; or a number of edges.
-        absolute: rank by size of score; as the circuit was chosen if None.
+        scores: scores with ``parts`` per prompt.
+        circuit: sets the size and rule for the subsamples' circuits; or a number of edges.
+        absolute: rank by absolute score; None ranks as the circuit was selected.
 
     Raises:
-        OptionError: scores without prompts apart, an option outside its range, or a radius that no number of subsamples of
-            this size could certify; the message says which could.
+        OptionError: the scores are not kept per prompt, an option is outside its range, or this many subsamples can certify
+            nothing at this radius; the message says what to change.
 
     Example:
         >>> import circuitfind as cf

@@ -1,9 +1,9 @@
-"""Circuits from reweighted prompts: the selection repeated on stored per-prompt scores, without running the model.
+"""Circuits from reweighted prompts: repeats the selection on stored per-prompt scores, without running the model.
 
-One resample is a weight for each prompt: how often it was drawn. Its scores are the weighted mean of the prompts' scores, a
-matrix product, and its circuit holds as many edges as the given one: the fewest best edges of which pruning leaves at least
-that many (:func:`~.prefixes.smallest_prefix`). With equal weights that is, but for rounding, the given circuit
-itself, where it is a pruned prefix of the ranking, as circuits of ``threshold`` and ``faithfulness`` are.
+A resample is a weight for each prompt: how often it was drawn. Its scores are the weighted mean of the prompts' scores, a
+matrix product. Its circuit is as large as the given one: the shortest prefix of the ranking with at least that many edges
+after pruning (:func:`~.prefixes.smallest_prefix`). With equal weights this is, up to rounding, the given circuit itself, if
+that is a pruned prefix of the ranking, as circuits of ``threshold`` and ``faithfulness`` are.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import check_size, smallest_prefix
 
 NUMBERS_AT_ONCE = 1 << 23
-"""Scores of resamples that are held at the same time."""
+"""Maximum scores of resamples held at once."""
 EDGES_AT_ONCE = 1 << 15
-"""Edges whose parts are in double precision at the same time."""
+"""Maximum edges whose parts are in double precision at once."""
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def require_prompts(scores: EdgeScores) -> None:
-    """Refuse scores that were not kept apart by prompt.
+    """Refuse scores that were not kept per prompt.
 
     Raises:
-        OptionError: they were not.
+        OptionError: they were not, or there is only one prompt.
     """
     if scores.parts is None or scores.parts_axis != "prompt":
         raise OptionError(
@@ -44,13 +44,13 @@ def require_prompts(scores: EdgeScores) -> None:
 
 
 def size_and_rule(circuit: Circuit | int, absolute: bool | None) -> tuple[int, bool]:
-    """How many edges a resample's circuit shall have, and whether they are ranked by size of score.
+    """How many edges a resample's circuit has, and whether they are ranked by absolute score.
 
     Args:
-        circuit: whose size to take, and whose rule where ``absolute`` is None; or the number of edges itself.
+        circuit: sets the size, and the rule if ``absolute`` is None; or the number of edges itself.
 
     Raises:
-        OptionError: no edge is asked for, or the circuit has parts of prompts.
+        OptionError: the number of edges is below 1, or the circuit has parts of prompts.
     """
     if isinstance(circuit, int | np.integer):
         n, rule = int(circuit), True if absolute is None else absolute
@@ -64,7 +64,7 @@ def size_and_rule(circuit: Circuit | int, absolute: bool | None) -> tuple[int, b
 
 
 def weighted_scores(parts: np.ndarray[Any, Any], weights: Floats) -> Floats:
-    """Weighted means of the prompts' scores: (resamples, prompts) weights to (resamples, edges); 0 without any weight."""
+    """Weighted means of the prompts' scores: weights (resamples, prompts) to (resamples, edges); 0 if all weights are 0."""
     total = weights.sum(1, keepdims=True)
     shares = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     out = np.empty((len(weights), parts.shape[1]))
@@ -75,12 +75,12 @@ def weighted_scores(parts: np.ndarray[Any, Any], weights: Floats) -> Floats:
 
 
 def resampled_edges(scores: EdgeScores, weights: Floats, n: int, absolute: bool, label: str) -> Iterator[Numbers]:
-    """The edges of each resample's circuit, by number; none where no prompt has weight.
+    """The edge numbers of each resample's circuit; empty if no prompt has weight.
 
     Args:
         weights: how often each prompt was drawn, (resamples, prompts).
-        n: edges after pruning, at least.
-        label: of the progress bar.
+        n: minimum number of edges after pruning.
+        label: label of the progress bar.
     """
     require_prompts(scores)
     check_size(scores.graph, n)

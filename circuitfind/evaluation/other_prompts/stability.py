@@ -1,11 +1,11 @@
 """Would other prompts have given the same circuit? The bootstrap over prompts, from stored per-prompt scores.
 
-Prompts are drawn with replacement, as many as there are; each resample's mean scores are ranked and the best edges pruned to a
-circuit of the given size (:mod:`.resampling`). Stability is the mean Jaccard index (shared edges / edges of either) over all
-pairs of resamples; arXiv:2510.00845 proposes to call a circuit stable above 0.8 with at least 100 resamples.
+Each resample draws as many prompts as there are, with replacement. Its mean scores are ranked, and the best edges are pruned
+to a circuit of the given size (:mod:`.resampling`). Stability is the mean Jaccard index (shared edges / edges of either) over
+all pairs of resamples. arXiv:2510.00845 proposes to call a circuit stable above 0.8 with at least 100 resamples.
 
-The model is not run: the scores of one prompt do not depend on the others, except through the means of a mean ablation, which
-are held fixed.
+The model is not run, because the scores of one prompt do not depend on the others. The only exception is a mean ablation; its
+means are held fixed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from circuitfind.scores import EdgeScores
 STABLE = 0.8
 """Mean Jaccard index above which a circuit is called stable (arXiv:2510.00845)."""
 ENOUGH = 100
-"""Resamples from which on one may say so."""
+"""Minimum number of resamples for such a claim."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """How alike the circuits of resampled prompts are.
+    """How similar the circuits of resampled prompts are.
 
     Attributes:
         graph: the graph.
-        inclusion: share of resamples whose circuit holds the edge, float64 (edges,).
+        inclusion: share of resamples whose circuit contains the edge, float64 (edges,).
         jaccard: mean Jaccard index over all pairs of resamples.
         interval: 95 % interval of that mean over the draw of resamples (jackknife); not over prompts.
         spread: 5 %, 50 % and 95 % quantiles of the pairs' Jaccard indices.
-        with_given: mean Jaccard index of the resamples with the given circuit; NaN where only a size was given.
-        n_edges: edges of a resample's circuit, at least.
-        n_resamples, n_prompts, seed, absolute: how it was done; ``absolute`` ranks by size of score.
+        with_given: mean Jaccard index of the resamples with the given circuit; NaN if only a size was given.
+        n_edges: minimum number of edges of a resample's circuit.
+        n_resamples, n_prompts, seed, absolute: the settings; ``absolute`` ranks by absolute score.
     """
 
     graph: ComputationGraph
@@ -71,7 +71,7 @@ class Stability:
 
     @property
     def sentence(self) -> str:
-        """What it comes to."""
+        """The conclusion, as a sentence."""
         low, high = self.interval
         found = (
             f"mean Jaccard {self.jaccard:.2f} ({low:.2f} to {high:.2f}) between circuits of {self.n_edges} edges from "
@@ -116,12 +116,12 @@ def stability_of(
     """Bootstrap the prompts behind some scores.
 
     Args:
-        scores: with ``parts`` of prompts.
-        circuit: whose size and rule the resamples take; or a number of edges.
-        absolute: rank by size of score; as the circuit was chosen if None.
+        scores: scores with ``parts`` per prompt.
+        circuit: sets the size and rule for the resamples' circuits; or a number of edges.
+        absolute: rank by absolute score; None ranks as the circuit was selected.
 
     Raises:
-        OptionError: scores without prompts apart, no edges, or fewer than 2 resamples.
+        OptionError: the scores are not kept per prompt, the circuit has no edges, or there are fewer than 2 resamples.
 
     Example:
         >>> import circuitfind as cf
@@ -158,10 +158,10 @@ def stability_of(
 
 
 def jaccard_matrix(sets: list[Numbers], others: list[Numbers] | None = None) -> Floats:
-    """Jaccard indices of every set with every other, (sets, others); 1 for two empty ones.
+    """Jaccard indices of every set with every other, (sets, others); 1 for two empty sets.
 
     Args:
-        sets, others: edge numbers, each without repetition; ``others`` the same sets if None.
+        sets, others: edge numbers, each without repetition; ``others`` defaults to ``sets``.
     """
     right = sets if others is None else others
     used, column = np.unique(np.concatenate([*sets, *right]), return_inverse=True)

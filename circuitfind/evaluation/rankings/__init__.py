@@ -1,1 +1,1 @@
-"""A ranking of edges: against a known circuit, and its faithfulness against size."""
+"""A ranking of edges: compared with a known circuit, and its faithfulness as a function of size."""

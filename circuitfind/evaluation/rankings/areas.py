@@ -1,19 +1,18 @@
 """How well a ranking finds a known circuit: areas under ROC and precision-recall curves.
 
-What is ranked may be edges, pairs of heads or nodes (:mod:`.granularity`). Everywhere ``truth`` is boolean (things,),
-``values`` float (things,), the larger the earlier; for a ranking by size give sizes. Things of equal value are taken
-together or not at all, so no number here depends on how ties are broken. Infinite values have a rank, NaN has none and is
-refused. Where nothing is true, or everything, a rate has no denominator and every ranking is as good as any other: all
-areas are NaN.
+The ranked items may be edges, pairs of heads or nodes (:mod:`.granularity`). Everywhere, ``truth`` is boolean (items,) and
+``values`` float (items,), larger first; for a ranking by absolute score, pass absolute values. Items of equal value are kept
+together or not at all, so no number here depends on how ties are broken. Infinite values have a rank; NaN has none and is
+refused. If nothing or everything is true, a rate has no denominator and all rankings are equally good, so all areas are NaN.
 
-With ``t`` a true thing and ``f`` a false one, each drawn at random:
+With ``t`` a true item and ``f`` a false one, each drawn at random:
 
 ====================  =====================================================================================================
 plain ROC             P(value(t) > value(f)) + P(equal) / 2, the statistic of Mann and Whitney; trapezoids over all points
 pessimistic ROC       P(value(t) > value(f)); the staircase of Conmy et al. (2023), a lower bound of the plain area
-precision-recall      average precision: precision at every true thing's value, averaged over true things; no interpolation
-MIB                   trapezoids over ten greedy circuits, see :func:`mib_auroc`
-====================  =====================================================================================================
+precision-recall      average precision: precision at every true item's value, averaged over true items; no interpolation MIB
+trapezoids over ten greedy circuits, see :func:`mib_auroc` ====================
+=====================================================================================================
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from circuitfind.graph import Floats, Mask
 from circuitfind.scores import EdgeScores
 
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Sizes of MIB's circuits, as shares of all edges."""
+"""Sizes of MIB's circuits, as fractions of all edges."""
 LEAST_THRESHOLD = 1e-6
-"""Smaller finite thresholds are left out of the ACDC paper's curves."""
+"""The ACDC paper's curves omit smaller finite thresholds."""
 Counts = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]], Floats]
 
 
 def _counts(truth: Mask, values: Floats) -> Counts:
-    """True and false things kept at each threshold, and the thresholds; see :func:`circuitfind.kernels.ranking_curves`."""
+    """True and false items kept at each threshold, and the thresholds; see :func:`circuitfind.kernels.ranking_curves`."""
     truth, values = np.asarray(truth), np.asarray(values, dtype=np.float64)
     if truth.ndim != 1 or truth.dtype != np.bool_ or truth.shape != values.shape:
         raise CircuitError(f"truth must be boolean, one per value; got {truth.dtype} {truth.shape} for {values.shape}")
@@ -52,10 +51,10 @@ def _rates(counts: Counts) -> tuple[Floats, Floats]:
 
 
 def roc_points(truth: Mask, values: Floats) -> tuple[Floats, Floats]:
-    """The ROC curve over the whole ranking, a point for each distinct value and (0, 0) before them.
+    """The ROC curve over the whole ranking: (0, 0), then a point for each distinct value.
 
     Returns:
-        False positive rates and true positive rates, rising, each (distinct values + 1,); NaN where the rate has no
+        False positive rates and true positive rates, rising, each (distinct values + 1,); NaN if the rate has no
         denominator.
 
     Raises:
@@ -66,7 +65,7 @@ def roc_points(truth: Mask, values: Floats) -> tuple[Floats, Floats]:
 
 
 def roc_auc(truth: Mask, values: Floats) -> float:
-    """Area under :func:`roc_points` by trapezoids: the chance that a true thing ranks before a false one, a tie half.
+    """Area under :func:`roc_points` by trapezoids: P(a true item ranks before a false one), ties counting half.
 
     NaN where nothing or everything is true. Raises as :func:`roc_points` does.
     """
@@ -86,11 +85,11 @@ def pr_auc(truth: Mask, values: Floats) -> float:
 def pessimistic_roc_auc(truth: Mask, values: Floats, thresholds: Floats | None = None) -> float:
     """The ACDC paper's area under the ROC curve (Conmy et al. 2023, tables 2 and 3) of a ranking.
 
-    Each threshold keeps what has at least that value; the points go through :func:`pessimistic_auc_of_points`.
+    Each threshold keeps the items with at least that value; the points go through :func:`pessimistic_auc_of_points`.
 
-    Deviation: the paper has a curve of 11 to 31 thresholds, each a search of its own, without those below
-    :data:`LEAST_THRESHOLD`. Here every distinct value is a threshold, so the curve is finer and its area the same or larger.
-    With ``thresholds`` it is theirs, of the circuits at these thresholds; those below :data:`LEAST_THRESHOLD` are left out.
+    Deviation: the paper's curve has 11 to 31 thresholds, each from a separate search, without those below
+    :data:`LEAST_THRESHOLD`. Here every distinct value is a threshold, so the curve is finer, and its area is equal or larger.
+    With ``thresholds``, the curve is the paper's: only these thresholds, without those below :data:`LEAST_THRESHOLD`.
 
     NaN where nothing or everything is true. Raises as :func:`roc_points` does.
     """
@@ -110,23 +109,23 @@ def _pessimistic(counts: Counts, thresholds: Floats | None = None) -> float:
 
 
 def pessimistic_auc_of_points(fpr: Floats, tpr: Floats) -> float:
-    """The ACDC paper's area under a ROC curve, from any points: for methods that give circuits and no ranking.
+    """The ACDC paper's area under a ROC curve, from any points: for methods that give circuits instead of a ranking.
 
-    As in ``discard_non_pareto_optimal`` and ``pessimistic_auc`` of its repository, to the letter:
+    It follows ``discard_non_pareto_optimal`` and ``pessimistic_auc`` of its repository exactly:
 
     1. the points (0, 0) and (1, 1) are added;
     2. a point is dropped if another has a *strictly* smaller false and a *strictly* larger true positive rate;
     3. the rest are sorted by false, then by true positive rate, and joined by a staircase that stays low until the next point:
        the area is the sum over steps of (1 - FPR of the right point) x (rise of TPR). It is never a trapezoid.
 
-    So a curve of no points, or of points on one another, has area 0, and no curve of finitely many points has the area of a
-    trapezoid rule unless it rises at constant FPR only.
+    So a curve without points, or with coinciding points, has area 0. A curve with finitely many points has the trapezoid
+    rule's area only if it rises only at constant FPR.
 
     Args:
         fpr, tpr: rates of the circuits, each (circuits,), in any order.
 
     Raises:
-        CircuitError: different shapes, or a rate outside 0 to 1.
+        CircuitError: the shapes differ, or a rate is outside 0 to 1.
     """
     fpr, tpr = np.asarray(fpr, dtype=np.float64), np.asarray(tpr, dtype=np.float64)
     if fpr.ndim != 1 or fpr.shape != tpr.shape:
@@ -143,7 +142,7 @@ def pessimistic_auc_of_points(fpr: Floats, tpr: Floats) -> float:
 
 
 def ranking_areas(truth: Mask, values: Floats) -> dict[str, float]:
-    """``auc``, ``auc-pessimistic`` and ``pr-auc`` of one ranking, which is sorted once."""
+    """``auc``, ``auc-pessimistic`` and ``pr-auc`` of one ranking, from a single sort."""
     counts = _counts(truth, values)
     return {
         "auc": kernels.roc_auc(counts[0], counts[1]),
@@ -153,10 +152,10 @@ def ranking_areas(truth: Mask, values: Floats) -> dict[str, float]:
 
 
 def circuit_points(truth: Mask, circuits: Mask) -> tuple[Floats, Floats]:
-    """False and true positive rates of circuits, boolean (circuits, things), each (circuits,).
+    """False and true positive rates, (circuits,) each, of circuits, boolean (circuits, items).
 
     Raises:
-        CircuitError: shapes that do not fit.
+        CircuitError: the shapes do not match.
     """
     truth, circuits = np.asarray(truth), np.asarray(circuits)
     if truth.ndim != 1 or circuits.ndim != 2 or circuits.shape[1] != len(truth):
@@ -170,8 +169,8 @@ def circuit_points(truth: Mask, circuits: Mask) -> tuple[Floats, Floats]:
 def set_measures(truth: Mask, found: Mask) -> dict[str, float]:
     """``precision``, ``recall`` and ``f1`` of one circuit.
 
-    The precision of an empty circuit is NaN (ACDC's code says 1, MIB's 0); F1 = 2 TP / (2 TP + FP + FN), so that it is 0
-    there. Recall is NaN where nothing is true.
+    The precision of an empty circuit is NaN (1 in ACDC's code, 0 in MIB's). F1 = 2 TP / (2 TP + FP + FN), so it is 0 there.
+    Recall is NaN if nothing is true.
     """
     hits, found_n, true_n = (int(np.count_nonzero(part)) for part in (truth & found, found, truth))
 
@@ -188,27 +187,28 @@ def set_measures(truth: Mask, found: Mask) -> dict[str, float]:
 def mib_auroc(scores: EdgeScores, truth: Mask, *, absolute: bool = True, prune: bool = True) -> float:
     """The area under the ROC curve as MIB's evaluator codes it for InterpBench (``evaluate_area_under_roc``).
 
-    For each of :data:`MIB_FRACTIONS` a circuit grows greedily from the logits, whatever method the scores are from, until
-    it has at least ``fraction * edges`` edges (there the number is not rounded, so it is the ceiling that counts and not,
-    as in their faithfulness curves, the floor); what no path from the input reaches is pruned, whatever the ablation; false
-    positive rates are divided by the last one; trapezoids from the first point to the last, without (0, 0).
+    For each of :data:`MIB_FRACTIONS`, a circuit grows greedily from the logits, for scores of any method, until it has at least
+    ``fraction * edges`` edges. MIB does not round this number, so it is effectively the ceiling; their faithfulness curves use
+    the floor. What no path from the input reaches is pruned under every ablation. False positive rates are divided by the last
+    one. The area uses trapezoids from the first point to the last, without (0, 0).
 
-    A perfect ranking gets less than 1: between the last circuit that lacks a true edge and the first that holds them all
-    there is a trapezoid. With 7 true edges of 1,108 that costs 0.0003 without pruning (0.9997). With it the circuit of 6
-    edges may be pruned to nothing, which costs 0.0023, or all false edges of the circuit of 12 may be, which costs nothing.
+    A perfect ranking gets less than 1, because there is a trapezoid between the last circuit that lacks a true edge and the
+    first that holds them all. With 7 true edges of 1,108, this costs 0.0003 without pruning (0.9997). With pruning, the circuit
+    of 6 edges may be pruned to nothing, which costs 0.0023. Or all false edges of the circuit of 12 may be pruned, which costs
+    nothing.
 
-    Deviation: ties are broken by edge number; there, by the order of its dictionary and of ``heapq.merge``.
+    Deviation: ties are broken by edge number; in MIB, by the order of its dictionary and of ``heapq.merge``.
 
     Args:
         truth: boolean (edges,).
-        absolute: by size, as theirs; False ranks by score.
-        prune: as theirs; False counts every edge that joined.
+        absolute: rank by absolute score, as MIB does; False ranks by score.
+        prune: prune circuits, as MIB does; False counts every edge that joined.
 
     Returns:
-        NaN where nothing or everything is true.
+        The area; NaN if nothing or everything is true.
 
-    Raises:
-        CircuitError: ``truth`` has another shape.
+        Raises:
+            CircuitError: ``truth`` has the wrong shape or is not boolean.
     """
     graph, truth = scores.graph, np.asarray(truth)
     if truth.shape != (graph.n_edges,) or truth.dtype != np.bool_:

@@ -1,8 +1,8 @@
-"""All that a benchmark measures of one algorithm's scores, as rows of a table.
+"""Everything that a benchmark measures for one algorithm's scores, as rows of a table.
 
-Names: what is held against the truth begins with its level, ``edge-``, ``head-``, ``node-`` or ``inner-node-`` (see
-:mod:`.granularity`), and its ranking is by size of score; ``-signed`` at the end is the ranking by score, given where some
-scores are negative (elsewhere it is the same). What is measured by running circuits is given for both rankings always.
+Names of comparisons with the truth begin with the level, ``edge-``, ``head-``, ``node-`` or ``inner-node-`` (see
+:mod:`.granularity`). They rank by absolute score. The suffix ``-signed`` means ranking by score; it is given only if some
+scores are negative, because otherwise both are the same. Measures from running circuits are always given for both rankings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from circuitfind.evaluation.rankings.areas import (
 from circuitfind.evaluation.rankings.curves import KL, Curve, curves_under
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_under
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -43,14 +43,14 @@ def truth_measures(scores: EdgeScores, truth_mask: Mask) -> dict[str, float]:
 
     Returns:
         For each level ``LEVEL-auc``, ``LEVEL-auc-pessimistic`` and ``LEVEL-pr-auc`` over the whole ranking; for edges also
-        ``edge-auc-mib``; each by size, and ``...-signed`` by score where some score is negative. Nodes have the algorithm's
-        own scores where it scores nodes. Where the algorithm has a circuit of its own (``scores.decided``, pruned), also
-        ``LEVEL-precision``, ``LEVEL-recall`` and ``LEVEL-f1``. Where it decided at several thresholds, also
-        ``LEVEL-auc-pessimistic-circuits``, the ACDC paper's area from the circuit of each. NaN where a level has nothing
-        true or nothing false.
+        ``edge-auc-mib``. Each is by absolute score; ``...-signed`` is by score, if some score is negative. Nodes use the
+        algorithm's own node scores if it has them. If the algorithm has its own circuit (``scores.decided``, pruned), also
+        ``LEVEL-precision``, ``LEVEL-recall`` and ``LEVEL-f1``. If it decided at several thresholds, also
+        ``LEVEL-auc-pessimistic-circuits``, the ACDC paper's area from the circuit at each threshold. NaN if a level has
+        nothing true or nothing false.
 
     Raises:
-        CircuitError: the truth is not of the scores' graph.
+        CircuitError: the truth does not belong to the scores' graph.
     """
     out: dict[str, float] = {}
     negative = bool((scores.values < 0).any() or (scores.nodes is not None and (scores.nodes < 0).any()))
@@ -70,7 +70,7 @@ def _prefix(level: str) -> str:
 
 
 def _own_circuits(scores: EdgeScores, truth_mask: Mask) -> dict[str, float]:
-    """What the algorithm decided itself, held against the truth."""
+    """The algorithm's own circuits, compared with the truth."""
     out: dict[str, float] = {}
     logs = [log for log in scores.decisions if log.threshold >= LEAST_THRESHOLD]
     for level in LEVELS:
@@ -88,7 +88,7 @@ def _own_circuits(scores: EdgeScores, truth_mask: Mask) -> dict[str, float]:
 
 
 def _masks_at(scores: EdgeScores, truth_mask: Mask, circuit: Mask, level: str) -> tuple[Mask, Mask]:
-    """Truth and a circuit at a level."""
+    """The truth and a circuit at a level."""
     truth, found = at_granularity(scores.graph, truth_mask, circuit.astype(np.float64), level)
     return truth, found > 0
 
@@ -96,7 +96,7 @@ def _masks_at(scores: EdgeScores, truth_mask: Mask, circuit: Mask, level: str) -
 def curve_measures(
     model: Transformer, pairs: TokenPairs, scores: EdgeScores, metric: Metric, ablation: str
 ) -> list[Quantity]:
-    """What the circuits of a ranking do, as rows ``(quantity, at, value)``.
+    """Measures of a ranking's circuits, as rows ``(quantity, at, value)``.
 
     ============================================  ==================  =======================================================
     quantity                                      at                  value
@@ -109,12 +109,12 @@ def curve_measures(
     ``edges-for``, ``edges-for-signed``           target              edges of the first prefix as faithful; NaN where none is
     ============================================  ==================  =======================================================
 
-    All circuits of both rankings run together. Values are NaN where whole and empty model score the same on these prompts.
+    All circuits of both rankings run together. Values are NaN if the whole and the empty model score the same on these prompts.
 
     Raises:
         OptionError: the metric needs incorrect answers that a pair does not have.
     """
-    conditions = Conditions(model, pairs, metric, ablation, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, also=(KL,))
     by_score, by_size = curves_under(conditions, scores, MIB_FRACTIONS, (False, True))
     rows: list[Quantity] = [
         ("cpr", 1.0, by_score.cpr),

@@ -1,25 +1,25 @@
-"""Faithfulness against size: MIB's CPR and CMD, and the same with a logarithmic axis.
+"""Faithfulness as a function of size: MIB's CPR and CMD, and both with a logarithmic axis.
 
 With ``f`` the faithfulness of a circuit (a ratio of means over prompts, not clipped, as in :mod:`.faithfulness`) and ``x``
-the share of edges that were *asked* for, MIB (Mueller et al. 2025, section 3; ``evaluate_area_under_curve`` of its
-evaluator) has
+the *requested* fraction of edges, MIB (Mueller et al. 2025, section 3; ``evaluate_area_under_curve`` of its evaluator)
+defines
 
-* CPR, the area under ``f``, of the circuits with the largest scores (``absolute=False``);
-* CMD, the area under ``|1 - f|``, of the circuits with the largest sizes of score (``absolute=True``),
+* CPR, the area under ``f``, for the circuits with the largest scores (``absolute=False``);
+* CMD, the area under ``|1 - f|``, for the circuits with the largest absolute scores (``absolute=True``),
 
-linear trapezoids over ten sizes, ``x`` from 0.001 to 1. These are two families of circuits, so the sum of both may be below
-1. A circuit is the ``int(x * edges)`` best edges, pruned, and what pruning drops is not refilled: the kept number is beside
-the asked one. Random scores have 0.250 and 0.749, since ``f`` is 0 up to the last size; the whole behaviour at every size has
-0.999 and 0; CPR has no upper end, for ``f`` may exceed 1. Half, a fifth and all edges make 85 % of both.
+by linear trapezoids over ten sizes, ``x`` from 0.001 to 1. These are two families of circuits, so their sum may be below 1. A
+circuit is the ``int(x * edges)`` best edges, pruned; edges dropped by pruning are not replaced. The number of kept edges is
+reported beside the requested one. Random scores get 0.250 and 0.749, because ``f`` is 0 up to the last size. The whole
+behaviour at every size gets 0.999 and 0. CPR has no upper bound, because ``f`` may exceed 1. The sizes a fifth, a half and
+all make up 85 % of both.
 
-The logarithmic versions put the weight on small circuits: the area over ``log x``, divided by the width of that axis, so
-that it is a mean over orders of magnitude: a ``f`` of 1 has 1 and 0, and a ``f`` of 0 up to the last of the ten sizes has
-0.050 and 0.950.
+The logarithmic versions emphasise small circuits: the area over ``log x``, divided by the width of that axis, which is a mean
+over orders of magnitude. An ``f`` of 1 gets 1 and 0. An ``f`` of 0 up to the last of the ten sizes gets 0.050 and 0.950.
 
-Deviations: pruning follows the ablation that is measured with. MIB prunes from both ends, which leaves the function
-unchanged under corrupted ablation, the only one that it evaluates with; under the others a node that no path from the input
-reaches still computes something, and is kept. MIB's circuits of information flow routes grow greedily; here those of every
-method are the best edges (for others, there is :func:`curve_of_circuits`). Ties are broken by edge number.
+Deviations: pruning follows the ablation used for measuring. MIB prunes from both ends, which leaves the function unchanged
+under corrupted ablation, the only one it evaluates. Under the others, a node that no path from the input reaches still
+computes something, and is kept. MIB's circuits for information flow routes grow greedily; here every method's circuits are
+its best edges (for other circuits, use :func:`curve_of_circuits`). Ties are broken by edge number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from circuitfind.circuit import prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.rankings.areas import MIB_FRACTIONS
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import top_edges
@@ -48,15 +48,15 @@ KL = METRICS["kl"]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Circuits of rising size, on the same prompts.
+    """Circuits of increasing size, on the same prompts.
 
     Attributes:
         metric, ablation: what was measured, and how edges were cut.
-        absolute: whether the circuits hold the largest sizes of score or the largest scores.
-        fractions: share of all edges that was asked for, rising, float64 (sizes,).
-        asked, kept: edges asked for, and left after pruning, (sizes,).
-        values, kl_values: the metric, and KL(full || circuit) in nats, of every circuit on every prompt, float64 (sizes,
-            prompts).
+        absolute: whether the circuits hold the largest absolute scores or the largest scores.
+        fractions: requested fractions of all edges, rising, float64 (sizes,).
+        asked, kept: edges requested, and left after pruning, (sizes,).
+        values, kl_values: the metric, and KL(full || circuit) in nats, of every circuit on every prompt, float64
+            (sizes, prompts).
         full, empty: the metric of the whole model, and with every edge cut, (prompts,).
     """
 
@@ -73,7 +73,7 @@ class Curve:
 
     @property
     def faithfulness(self) -> Values:
-        """Of every circuit, (sizes,), not clipped; NaN where whole and empty model score the same."""
+        """Faithfulness of every circuit, (sizes,), unclipped; NaN if the whole and the empty model score the same."""
         return faithfulness(self.values, self.empty, self.full)
 
     @property
@@ -83,12 +83,12 @@ class Curve:
 
     @property
     def cpr(self) -> float:
-        """Area under the faithfulness; MIB's CPR where ``absolute`` is False."""
+        """Area under the faithfulness; MIB's CPR if ``absolute`` is False."""
         return area(self.fractions, self.faithfulness)
 
     @property
     def cmd(self) -> float:
-        """Area between the faithfulness and 1; MIB's CMD where ``absolute`` is True."""
+        """Area between the faithfulness and 1; MIB's CMD if ``absolute`` is True."""
         return area(self.fractions, np.abs(1 - self.faithfulness))
 
     @property
@@ -135,7 +135,7 @@ def area(x: Floats, y: Values) -> float:
 def log_area(x: Floats, y: Values) -> float:
     """Area under ``y`` over ``log x``, divided by the width of that axis: the mean of ``y`` over orders of magnitude.
 
-    NaN where there is only one ``x``.
+    NaN if there is only one ``x``.
     """
     place = np.log(x)
     width = float(place[-1] - place[0])
@@ -146,7 +146,7 @@ def log_area(x: Floats, y: Values) -> float:
 
 
 def pruned_for(scores: EdgeScores, ablation: str) -> EdgeScores:
-    """The same scores, whose circuits are pruned for another ablation than the one they were found under."""
+    """The same scores, with circuits pruned for a different ablation than the one they were found under."""
     return replace(scores, provenance=replace(scores.provenance, ablation=ablation))
 
 
@@ -154,7 +154,7 @@ def best_circuits(scores: EdgeScores, asked: Longs, *, absolute: bool, ranking: 
     """The best ``n`` edges, pruned, for each ``n`` of ``asked``: boolean (sizes, edges).
 
     Args:
-        ranking: ``scores.ranking(absolute)``, for callers that ask many times.
+        ranking: ``scores.ranking(absolute)``, for callers that call this many times.
     """
     ranking = scores.ranking(absolute) if ranking is None else ranking
     circuits = [top_edges(scores, int(n), absolute=absolute, ranking=ranking).kept for n in asked]
@@ -162,10 +162,10 @@ def best_circuits(scores: EdgeScores, asked: Longs, *, absolute: bool, ranking: 
 
 
 def sizes_of(graph: ComputationGraph, fractions: Sequence[float]) -> tuple[Floats, Longs]:
-    """Fractions as an array, and how many edges each is: rounded down, as by MIB.
+    """Fractions as an array, and the number of edges for each, rounded down as in MIB.
 
     Raises:
-        OptionError: none, one that is not above 0 and at most 1, or not rising.
+        OptionError: there are none, one is outside (0, 1], or they are not rising.
     """
     shares = np.asarray(fractions, dtype=np.float64)
     if not len(shares) or not (shares > 0).all() or shares[-1] > 1 or not (np.diff(shares) > 0).all():
@@ -187,19 +187,18 @@ def measure_curve(
     absolute: bool = True,
     batch_size: int | None = None,
 ) -> Curve:
-    """Faithfulness of the best edges at every size; see this module's first lines.
+    """Faithfulness of the best edges at every size; see the module docstring.
 
     Args:
-        metric: MIB's is the logit difference.
-        ablation: what a cut edge carries, and what pruning follows; it need not be that of the scores.
-        fractions: shares of all edges, rising.
-        absolute: by size of score (MIB's CMD) or by score (its CPR).
+        metric: what is measured; MIB uses the logit difference.
+        ablation: what a cut edge carries; it also decides the pruning. It may differ from that of the scores.
+        fractions: fractions of all edges, rising.
+        absolute: select by absolute score (MIB's CMD) or by score (its CPR).
 
     Raises:
-        OptionError: fractions that are not rising or outside (0, 1], or a metric that needs incorrect answers where there
-            are none.
+        OptionError: the fractions are not rising or outside (0, 1], or the metric needs incorrect answers and there are none.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     (curve,) = curves_under(conditions, scores, fractions, (absolute,))
     return curve
 
@@ -214,19 +213,19 @@ def measure_curves(
     fractions: Sequence[float] = MIB_FRACTIONS,
     batch_size: int | None = None,
 ) -> tuple[Curve, Curve]:
-    """The curve by score and the curve by size, run together: MIB's CPR is that of the first, its CMD that of the second.
+    """The curves by score (for MIB's CPR) and by absolute score (for its CMD), run together.
 
-    Arguments and errors are those of :func:`measure_curve`.
+    Arguments and errors are as for :func:`measure_curve`.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     signed, absolute = curves_under(conditions, scores, fractions, (False, True))
     return signed, absolute
 
 
 def curves_under(
-    conditions: Conditions, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
+    conditions: CircuitRunner, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
 ) -> list[Curve]:
-    """A curve for each way of selecting (``absolute``), all circuits run together."""
+    """A curve for each way of selecting (``absolute``); all circuits run together."""
     shares, asked = sizes_of(scores.graph, fractions)
     prunes = pruned_for(scores, conditions.ablation)
     families = [best_circuits(prunes, asked, absolute=absolute) for absolute in selections]
@@ -237,7 +236,7 @@ def curves_under(
     ]
 
 
-def _curve(conditions: Conditions, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
+def _curve(conditions: CircuitRunner, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
     full, empty = conditions.run(np.stack([conditions.whole, conditions.nothing]))
     return Curve(
         metric=conditions.metric.name,
@@ -265,19 +264,20 @@ def curve_of_circuits(
 ) -> Curve:
     """The curve of an algorithm that gives a circuit for each size instead of a ranking.
 
-    As in MIB's evaluation of several files, ``x`` is the nominal fraction, and the whole model at 1 is added where it is
-    not given. There circuits are matched with the fractions by the order of their sizes; here each says which it is for.
+    As in MIB's evaluation of several files, ``x`` is the nominal fraction, and the whole model at 1 is added if missing. MIB
+    matches circuits with fractions by the order of their sizes; here each circuit comes with its fraction.
 
     Args:
-        circuits: for a fraction of all edges, the edges kept, boolean (edges,); they are pruned first.
-        absolute: what to write on the curve; nothing is selected here.
+        circuits: for each fraction of all edges, the kept edges, boolean (edges,); they are pruned first.
+        absolute: recorded in the curve; nothing is selected here.
 
     Raises:
-        OptionError: no circuit, a fraction outside (0, 1], or a circuit with more edges than its fraction, rounded up, allows.
+        OptionError: no circuit is given, a fraction is outside (0, 1], or a circuit has more edges than its fraction, rounded
+            up, allows.
     """
     if not circuits:
         raise OptionError("no circuit is given")
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
     shares, asked = sizes_of(model.graph, list(given))
     masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])

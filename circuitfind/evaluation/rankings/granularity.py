@@ -1,20 +1,18 @@
-"""The same question about edges, about pairs of heads, and about nodes.
+"""The same comparison for edges, for pairs of heads, and for nodes.
 
-* ``edges``: as they are, q, k and v apart.
-* ``heads``: the edges from one sender to the q, k and v of one head are one edge, which is true if any of the three is and
-  has the largest of their values. InterpBench's training constrains whole heads and not their inputs, so its truths are to
-  be held against this (its model card; Gupta et al. 2024).
+* ``edges``: as they are, with q, k and v separate.
+* ``heads``: the edges from one sender to the q, k and v of one head form one edge. It is true if any of the three is, and
+  has the largest of their values. InterpBench's training constrains whole heads, not their inputs, so its truths should be
+  compared at this level (its model card; Gupta et al. 2024).
 * ``nodes``: a node is true if it sends or receives a true edge, and has the largest value of its edges. ``input`` and
-  ``logits`` are nodes like others, as in the ROC curves over nodes of the ACDC paper (Conmy et al. 2023, tables 2 and 3). They
-  are in every circuit that does anything, which raises the area where truths are small; ``inner-nodes`` leaves them out.
+  ``logits`` count as nodes, as in the ACDC paper's ROC curves over nodes (Conmy et al. 2023, tables 2 and 3). They are in
+  every circuit that does anything, which raises the area for small truths; ``inner-nodes`` leaves them out.
 
-Deviations from the ACDC paper's nodes: there a head's q, k and v, their inputs and the head's output are nodes of their
-own, and a slip of names in the code counts q, k and v twice and leaves out the inputs of MLPs; here a head and an MLP are
-one node each.
+Deviations from the ACDC paper's nodes: there, a head's q, k and v, their inputs and the head's output are separate nodes, and
+a naming slip in the code counts q, k and v twice and omits the inputs of MLPs. Here a head and an MLP are one node each.
 
-Where heads share keys and values, an edge into a group's port stands for each of its heads at ``heads``; at ``nodes`` it
-does not tell which of them it is for and says nothing about any (as in :attr:`circuitfind.circuit.Circuit.nodes`): a head
-that is used sends.
+If heads share keys and values, an edge into a group's port counts for each of its heads at ``heads``. At ``nodes``, it does
+not identify a head, so it counts for none (as in :attr:`circuitfind.circuit.Circuit.nodes`); a head that is used also sends.
 """
 
 from __future__ import annotations
@@ -45,17 +43,17 @@ def at_granularity(
         truth: boolean (edges,).
         values: float (edges,).
         level: one of :data:`LEVELS`.
-        absolute: sizes take the place of values, before the largest is taken.
-        node_values: the method's own (``EdgeScores.nodes``), (senders,), in place of the largest of a node's edges. The logits,
-            which are no sender and always in, get the largest of them.
+        absolute: replace values by absolute values before taking the largest.
+        node_values: the method's own node scores (``EdgeScores.nodes``), (senders,), instead of the largest value of a node's
+            edges. The logits, which are not a sender and always in the circuit, get the largest of them.
 
     Returns:
         Boolean and float, each (edges,), (pairs of a sender and a node,), (nodes,) in the graph's order (``input`` first,
         ``logits`` last) or (nodes - 2,).
 
     Raises:
-        UnknownNameError: no such level.
-        CircuitError: a shape that is not the graph's.
+        UnknownNameError: there is no such level.
+        CircuitError: a shape does not match the graph.
     """
     if level not in LEVELS:
         raise UnknownNameError("level", level, LEVELS)
@@ -84,12 +82,12 @@ def _own(graph: ComputationGraph, node_values: Floats, absolute: bool) -> Floats
 
 
 def between_heads(graph: ComputationGraph, per_edge: PerEdge) -> PerEdge:
-    """The largest of q, k and v for every sender and node, block by block: (pairs,), booleans or numbers (edges,) alike."""
+    """The largest of q, k and v for every sender and node, block by block: (pairs,); works for booleans and numbers."""
     return np.concatenate([np.stack([*block.by_port(per_edge).values()]).max(0).ravel() for block in graph.blocks])
 
 
 def of_nodes(graph: ComputationGraph, per_edge: PerEdge) -> PerEdge:
-    """The largest over the edges that a node sends or receives: (nodes,), booleans or numbers (edges,) alike."""
+    """The largest over the edges that a node sends or receives: (nodes,); works for booleans and numbers."""
     out = np.full(graph.n_nodes, False if per_edge.dtype == np.bool_ else -np.inf, dtype=per_edge.dtype)
     for block in graph.blocks:
         matrix = block.matrix(per_edge)

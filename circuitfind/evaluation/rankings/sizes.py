@@ -1,16 +1,17 @@
-"""How many edges a ranking needs to be as faithful as asked.
+"""How many edges a ranking needs to reach a target faithfulness.
 
-The prefixes of a ranking are pruned to circuits C1, C2, ... that hold each other (many prefixes may be pruned to the same
-one). The number of edges for a target is the size of the first of them whose faithfulness, the ratio of means on these
-prompts, reaches it. Faithfulness may fall again with more edges, so the first circuit that reaches a target cannot be found
-by bisection, and running them all would take as many runs as there are edges. So
+The prefixes of a ranking are pruned to nested circuits C1, C2, ... (many prefixes may be pruned to the same one). The number
+of edges for a target is the size of the first circuit whose faithfulness, the ratio of means on these prompts, reaches it.
+Faithfulness may fall again with more edges, so bisection cannot find the first circuit that reaches a target. Running all
+circuits would take as many runs as there are edges. So
 
-1. circuits are run at four sizes per doubling, smallest first, until one reaches the target;
-2. between it and the one before, nine circuits at equal distances are run, and so on between the first of these that reaches
-   it and its forerunner, until nothing lies between.
+1. circuits run at four sizes per doubling, smallest first, until one reaches the target;
+2. nine equally spaced circuits between it and the previous one run; this repeats between the first of these that reaches the
+   target and its predecessor, until nothing lies between.
 
-What is returned reaches the target, and the circuit before it in the ranking does not. A smaller circuit that reaches it
-between two tested ones, and is followed by one that does not, is not looked for: what is found can only be too large.
+The returned circuit reaches the target, and the circuit before it in the ranking does not. A smaller circuit between two
+tested ones may also reach the target and be followed by one that does not. Such circuits are not searched for, so the result
+can only be too large.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.rankings.curves import best_circuits, pruned_for
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import alive_counts
 from circuitfind.task import TokenPairs
@@ -30,29 +31,29 @@ from circuitfind.transformer import Transformer
 
 TARGETS = (0.85, 0.9, 0.95)
 PER_DOUBLING = 4
-"""Sizes of the grid per doubling, and circuits that are run together."""
+"""Sizes of the grid per doubling; also how many circuits run together."""
 BETWEEN = 9
-"""Circuits that are run between two."""
+"""How many circuits run between two sizes."""
 
 
 class _Prefixes:
-    """The different circuits that the prefixes of a ranking are pruned to."""
+    """The distinct circuits that the prefixes of a ranking are pruned to."""
 
-    def __init__(self, conditions: Conditions, scores: EdgeScores, absolute: bool) -> None:
+    def __init__(self, conditions: CircuitRunner, scores: EdgeScores, absolute: bool) -> None:
         self.conditions, self.scores, self.absolute = conditions, pruned_for(scores, conditions.ablation), absolute
         self.ranking = self.scores.ranking(absolute)
         counts = alive_counts(self.scores, absolute=absolute)
         self.kept, self.asked = np.unique(counts, return_index=True)
-        """Edges of each circuit, rising from none, and the shortest prefix that is pruned to it."""
+        """Edges of each circuit, rising from 0, and the shortest prefix that is pruned to it."""
 
     def faithfulness(self, numbers: Sequence[int]) -> list[float]:
-        """Of some circuits by number."""
+        """Faithfulness of some circuits, by number."""
         asked = self.asked[list(numbers)]
         circuits = best_circuits(self.scores, asked, absolute=self.absolute, ranking=self.ranking)
         return self.conditions.faithfulness(circuits).tolist()
 
     def grid(self) -> list[list[int]]:
-        """Numbers of circuits at four sizes per doubling, in groups that are run together; the last is the whole model."""
+        """Numbers of circuits at four sizes per doubling, in groups that run together; the last is the whole model."""
         steps = range(PER_DOUBLING * int(self.kept[-1]).bit_length())
         sizes = np.array([2 ** (step / PER_DOUBLING) for step in steps])
         numbers = np.unique(np.searchsorted(self.kept, sizes[sizes < self.kept[-1]])).tolist()
@@ -60,7 +61,7 @@ class _Prefixes:
         return [*groups, [len(self.kept) - 1]]
 
     def first(self, target: float) -> int | None:
-        """The number of the circuit that the module's first lines describe; None where not even the whole model reaches it."""
+        """The number of the circuit found as in the module docstring; None if not even the whole model reaches the target."""
         below = 0
         for group in self.grid():
             for number, found in zip(group, self.faithfulness(group), strict=True):
@@ -92,28 +93,28 @@ def edges_for(
     absolute: bool = True,
     batch_size: int | None = None,
 ) -> dict[float, int | None]:
-    """Edges, after pruning, of the first prefix of the ranking that reaches each faithfulness; see this module's first lines.
+    """Edges, after pruning, of the first prefix that reaches each target faithfulness; see the module docstring.
 
-    Unlike :func:`circuitfind.selection.smallest_faithful` this asks for the mean on these prompts and not for confidence,
-    since it compares rankings and promises nothing about other prompts.
+    Unlike :func:`circuitfind.selection.smallest_faithful`, this uses the mean on these prompts without a confidence bound. It
+    compares rankings and claims nothing about other prompts.
 
     Args:
-        targets: faithfulness, each above 0.
-        ablation: what a cut edge carries, and what pruning follows.
-        absolute: ranks by size of score, or by score.
+        targets: target faithfulness values, each above 0.
+        ablation: what a cut edge carries; it also decides the pruning.
+        absolute: rank by absolute score instead of by score.
 
     Returns:
-        For each target the number of edges; None where no prefix reaches it, and for all where whole and empty model score
+        For each target, the number of edges; None if no prefix reaches it. All are None if the whole and the empty model score
         the same.
 
     Raises:
-        OptionError: a target that is not above 0.
+        OptionError: a target is not above 0.
     """
-    return edges_under(Conditions(model, pairs, metric, ablation, batch_size), scores, targets, absolute=absolute)
+    return edges_under(CircuitRunner(model, pairs, metric, ablation, batch_size), scores, targets, absolute=absolute)
 
 
 def edges_under(
-    conditions: Conditions, scores: EdgeScores, targets: Sequence[float], *, absolute: bool
+    conditions: CircuitRunner, scores: EdgeScores, targets: Sequence[float], *, absolute: bool
 ) -> dict[float, int | None]:
     """:func:`edges_for` under given conditions."""
     if not all(target > 0 for target in targets):

@@ -1,1 +1,1 @@
-"""Gradients: at every receiver of a plain run, by every edge's mask, and their products with what senders write."""
+"""Gradients at every receiver of a plain run or with respect to edge masks, and their products with writes."""

@@ -1,18 +1,18 @@
-"""The gradient of an objective by every edge's mask, at any mask: what learned masks are made of.
+"""The gradient of an objective with respect to edge masks, at any mask: the basis of learned masks.
 
-The forward pass is that of :mod:`.masks.dense`: a receiver reads
+The forward pass is the one of :mod:`.masks.dense`: a receiver reads
 
     input(r) = stream of ablated senders + sum over senders s of mask[s -> r] * delta(s),    delta(s) = live(s) - ablated(s)
 
-The backward pass is done by hand, block by block from the logits down:
+The backward pass is written by hand, block by block from the logits down:
 
-1. what has arrived at the deltas of a block's nodes is pulled through their functions to the inputs of the block's
+1. the gradient at the deltas of a block's nodes is pulled back through their functions to the inputs of the block's
    receivers, by autograd over that block alone: ``g(r)``;
-2. the mask's gradient is ``g(r) . delta(s)``, summed over positions and d_model: one matrix product for the block;
-3. ``delta(s)`` of the senders before the block receives ``sum over r of mask[s -> r] * g(r)``: another one.
+2. the mask's gradient is ``g(r) . delta(s)``, summed over positions and d_model: one matrix product per block;
+3. ``delta(s)`` of the senders before the block receives ``sum over r of mask[s -> r] * g(r)``: another matrix product.
 
-No autograd graph of the whole model exists; what is held is two numbers for each of the senders' outputs, and a block's
-inputs (those of all blocks where memory allows, which saves making them again).
+No autograd graph of the whole model exists. Memory holds the deltas of all senders, their gradients, and the inputs of one
+block (or of all blocks if memory allows, which saves recomputing them).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from circuitfind.transformer import Transformer
 
 
 class MaskedRun:
-    """The model under one mask, or a mask for each prompt, ready for the gradient by the mask.
+    """The model under one mask, or one mask per prompt, ready for the gradient with respect to the mask.
 
     Args:
         model: the model.
         batch: prompts; only the answer positions are read.
         ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the batch.
-        mask: (edges,), or (prompts, edges): 1 where an edge is kept, 0 where it is cut, values between mix the two.
-        recompute: keep no block's inputs, and make them again in the backward pass: less memory for about one more forward
-            pass. None does so where the memory budget asks for it.
+        mask: (edges,), or (prompts, edges): 1 keeps an edge, 0 cuts it, values in between interpolate.
+        recompute: keep no block's inputs, and recompute them in the backward pass: less memory, at the cost of about one more
+            forward pass. None does so if the memory budget requires it.
 
     Attributes:
         logits: at the answer positions, (prompts, d_vocab).
@@ -67,10 +67,10 @@ class MaskedRun:
     # ---------------------------------------------------------------- forward
 
     def _run(self, block: Block, base: Tensor) -> tuple[Tensor, Tensor]:
-        """A block's inputs as a leaf, and what its function makes of them, with the graph between the two.
+        """A block's inputs as a leaf and the outputs of its function, with the autograd graph between them.
 
-        The inputs are (receivers, prompts, positions, d_model); at the logits (1, prompts, d_model), at the answers only.
-        The outputs are what :attr:`.Writes.mixed` and :attr:`.Writes.mlps` hold, and the logits.
+        The inputs are (receivers, prompts, positions, d_model); for the logits (1, prompts, d_model), at the answers only. The
+        outputs are what :attr:`.Writes.mixed` or :attr:`.Writes.mlps` hold, or the logits.
         """
         senders = self.delta[: block.n_senders]
         if block.kind == "logits":
@@ -86,7 +86,7 @@ class MaskedRun:
 
     @staticmethod
     def _mixed(matrix: Tensor, parts: Tensor) -> Tensor:
-        """Sums of parts (n, prompts, ...), weighted by the rows of a matrix ([prompts,] m, n): (m, prompts, ...)."""
+        """Sums of parts (n, prompts, ...) weighted by the rows of a matrix ([prompts,] m, n): (m, prompts, ...)."""
         if matrix.dim() == 2:
             return torch.mm(matrix, parts.flatten(1)).unflatten(1, parts.shape[1:])
         mixed = torch.bmm(matrix, parts.flatten(2).transpose(0, 1))
@@ -105,7 +105,7 @@ class MaskedRun:
         return kept(model, z, model.merge_nodes(layer, z)) if model.config.post_norm else z
 
     def _put(self, block: Block, output: Tensor) -> None:
-        """Deltas of a block's nodes, from what its function gives."""
+        """Store the deltas of a block's nodes, given the output of its function."""
         model, graph, ablated = self.model, self.model.graph, self._ablated
         if block.kind == "mlp":
             node = graph.mlp(block.layer)
@@ -119,11 +119,11 @@ class MaskedRun:
     # ---------------------------------------------------------------- backward
 
     def backward(self, objective: Callable[[Tensor], Tensor], *, per_prompt: bool = False) -> tuple[Tensor, Tensor]:
-        """The objective and its gradient by the mask. To be called once: what the forward pass kept is used up.
+        """The objective and its gradient with respect to the mask; call once, because it uses up what the forward pass kept.
 
         Args:
-            objective: from logits (prompts, d_vocab) to one value per prompt.
-            per_prompt: keep the gradients of prompts apart; so they are where each prompt has its own mask.
+            objective: maps logits (prompts, d_vocab) to one value per prompt.
+            per_prompt: keep the gradients of prompts separate. Always so if each prompt has its own mask.
 
         Returns:
             Values (prompts,), and gradients (edges,) summed over prompts, or (prompts, edges).
@@ -152,7 +152,7 @@ class MaskedRun:
         return values.detach(), gradient
 
     def _at_output(self, block: Block, arriving: Tensor) -> Tensor:
-        """The gradient at what a block's function gives."""
+        """The gradient at the output of a block's function."""
         model, graph = self.model, self.model.graph
         if block.kind == "logits":
             return arriving
@@ -165,7 +165,7 @@ class MaskedRun:
         return torch.bmm(heads.flatten(1, 2), weights).unflatten(1, heads.shape[1:3])
 
     def _by_mask(self, block: Block, at_inputs: Tensor, per_prompt: bool) -> Tensor:
-        """The gradient by a block's mask: ([prompts,] receivers, senders)."""
+        """The gradient with respect to a block's mask: ([prompts,] receivers, senders)."""
         senders = self.delta[: block.n_senders]
         senders = self.batch.at_answer(senders) if block.kind == "logits" else senders
         if not per_prompt:
@@ -174,7 +174,7 @@ class MaskedRun:
         return torch.bmm(*by_prompt)
 
     def _pass_down(self, block: Block, at_inputs: Tensor) -> None:
-        """Add to the gradients at the deltas of the senders before a block what comes from its receivers."""
+        """Add the contribution of a block's receivers to the gradients at the deltas of the senders before it."""
         matrix, arrived = self._matrix(block).transpose(-1, -2), self._arrived[: block.n_senders]
         if block.kind == "logits":
             arrived[:, torch.arange(len(self.batch), device=arrived.device), self.batch.answer] += self._mixed(
@@ -187,14 +187,14 @@ class MaskedRun:
 
 
 def kept_numbers(model: Transformer) -> int:
-    """Numbers per token of what autograd keeps of all blocks: inputs, their norms where these are kept, ports."""
+    """Numbers per token that autograd keeps for all blocks: inputs, their normed values if kept, ports."""
     c, graph = model.config, model.graph
     attention = (2 * graph.ports_per_layer + graph.n_heads) * c.d_model + 5 * c.n_heads * c.d_head
     return c.n_layers * (attention + 3 * c.d_model + 4 * (1 + c.gated) * c.d_mlp)
 
 
 def masked_numbers(model: Transformer) -> int:
-    """Numbers per token that a masked run holds at least: deltas and their gradients, a block, the ablated run, the streams."""
+    """Minimum numbers per token of a masked run: deltas and their gradients, a block, the ablated run, the streams."""
     c, graph = model.config, model.graph
     ablated = c.n_layers * (c.n_heads * c.d_head + c.d_model)
     return 2 * dense_numbers(model) + kept_numbers(model) // c.n_layers + ablated + len(graph.blocks) * c.d_model

@@ -1,18 +1,18 @@
-"""Gradients at every receiver: what attribution methods are made of.
+"""Gradients at every receiver: the basis of attribution methods.
 
-The clean run is one shared stream, so all receivers of a block see the same input and the same norm. Therefore the
-backward pass is done by hand, block by block from the logits down:
+The clean run is one shared stream, so all receivers of a block see the same input and the same norm. The backward
+pass is therefore written by hand, block by block from the logits down:
 
 1. the gradient arriving on the stream is pulled through a node's output weights and its core (attention, activation) to
    its ports, by autograd over the core alone;
-2. from a port's projection it is pulled back to the stream in one matrix product, the norm's weight and centring folded
-   into the projection, minus a multiple of the normalised input (the part of the norm's Jacobian along the input itself;
-   the factor, ``along``, is a dot product in head space);
-3. their sum is the gradient that arrives on the stream below.
+2. from a port, it is pulled back to the stream in one matrix product, with the norm's weight and centring folded into the
+   projection, minus a multiple of the normalised input (the part of the norm's Jacobian along the input itself; the
+   factor, ``along``, is a dot product in head space);
+3. the sum over ports is the gradient that arrives on the stream below.
 
-What stays are the gradients at the *ports* (``d_head`` numbers a head), not at the receivers' inputs (``d_model``
-numbers); :meth:`AttributionPass.receivers` makes the latter for a tile of prompts and positions. No autograd graph of the whole
-model exists.
+What is stored are the gradients at the *ports* (``d_head`` numbers per head), not at the receivers' inputs (``d_model``
+numbers). :meth:`AttributionPass.receivers` computes the latter for a tile of prompts and positions. No autograd graph of
+the whole model exists.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import EXACT, AtBlock, BackwardRule, Transformer, under, walk
 
 AtOutput = Callable[[slice, Tensor], None]
-"""Is told which senders write at a place, and the gradient at what each of them writes, (prompts, positions, d_model)."""
+"""Called with the senders that write at a place, and the gradient at each one's write, (prompts, positions, d_model)."""
 SHARE_OF_PROJECTIONS = 0.1
-"""Share of the memory budget up to which projections with their norms folded in are kept."""
+"""Projections with their norms folded in are kept if they take at most this share of the memory budget."""
 
 
 class Projections:
-    """Every port's projection as seen from the norm's unit output, kept from one pass to the next where it is small.
+    """Every port's projection as seen from the norm's unit output, kept between passes if small enough.
 
     With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
-    applied to g is ``(W' g - u (u . W' g) / d_model) / s``, and ``u . W' g`` is the dot product of g with the projected value
-    ``u W'`` itself: no product in d_model is needed for it.
+    applied to g is ``(W' g - u (u . W' g) / d_model) / s``. Here ``u . W' g`` is the dot product of g with the projected
+    value ``u W'``, so it needs no product in d_model.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -53,8 +53,9 @@ class Projections:
         self._known: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
-        """The projection (d_model, outputs), and what must be taken from the port's values so that they are its product with
-        the unit output: (shared heads or nodes, 1, 1, width), or None for nothing.
+        """The projection (d_model, outputs) and its constant, (shared heads or nodes, 1, 1, width), or None.
+
+        The port's values minus the constant are the product of the unit output and the projection.
         """
         if (layer, port) in self._known:
             return self._known[layer, port]
@@ -69,17 +70,17 @@ class Projections:
 
 @dataclass
 class _LayerState:
-    """What a layer's backward step needs from the forward pass, and what it leaves.
+    """What a layer's backward step needs from the forward pass, and what it stores.
 
     Attributes:
         attention_stream, mlp_stream: what the layer's blocks read, (prompts, positions, d_model).
-        ports, pre: q, k, v and the MLP's port, as the forward pass had them; None where they are to be computed again.
+        ports, pre: q, k, v and the MLP's port from the forward pass; None if they are to be recomputed.
         port_gradients: after the backward step, gradients at q, k and v, (nodes, prompts, positions, width) each, times the
             inverse scale of the norm.
-        along: the factors of the normalised input, (nodes, prompts, positions, 1) for each port; empty without a norm, or
-            where its scale is constant.
+        along: the factors of the normalised input, (nodes, prompts, positions, 1) for each port; empty without a norm, or if
+            its scale is held constant.
         mlp_gradient: gradient at the MLP's input, (prompts, positions, d_model).
-        arriving: gradient at the layer's output, (prompts, positions, d_model), where it was asked for.
+        arriving: gradient at the layer's output, (prompts, positions, d_model), if requested.
     """
 
     attention_stream: Tensor
@@ -100,12 +101,12 @@ class AttributionPass:
         batch: prompts; only the answer positions are read.
         stream: what ``input`` writes, (prompts, positions, d_model); the clean embedding, or a point between it and
             the corrupted one.
-        start: a block to begin at, and to end the backward pass at; ``stream`` is then what that block reads, and only what
-            is above is computed. None begins with the first layer.
+        start: the block where the run begins and the backward pass ends. ``stream`` is then what that block reads, and only
+            later blocks are computed. None begins at the first layer.
         keep_writes: keep what every sender writes, as ``writes``.
-        projections: of the model, where another pass has some already.
-        recompute: keep only the streams of the forward pass, and compute ports again in the backward pass: less memory
-            for about one more forward pass. None does so where the memory budget asks for it.
+        projections: the model's projections, if another pass has them already.
+        recompute: keep only the streams of the forward pass, and recompute ports in the backward pass: less memory, at the
+            cost of about one more forward pass. None does so if the memory budget requires it.
         rule: how the backward pass goes through norms, attention, activations and products.
     """
 
@@ -138,7 +139,7 @@ class AttributionPass:
         self.logits_gradient = self.entry_gradient = self.final
 
     def _collect(self, at: AtBlock) -> None:
-        """Remember of a block what the backward pass needs."""
+        """Store what the backward pass needs from a block."""
         if self._keep_writes:
             self.writes.collect(at)
         if at.block.kind == "logits":
@@ -163,15 +164,18 @@ class AttributionPass:
     def backward(
         self, objective: Callable[[Tensor], Tensor], at_output: AtOutput | None = None, *, again: bool = False
     ) -> Tensor:
-        """Walk the blocks from the logits down; afterwards :meth:`receivers` knows every gradient, and ``entry_gradient``
-        is the gradient at the stream that the pass began with, (prompts, positions, d_model).
+        """Walk the blocks from the logits down.
+
+        Afterwards :meth:`receivers` can give every gradient, and ``entry_gradient`` is the gradient at the stream that the pass
+        began with, (prompts, positions, d_model).
 
         Args:
-            objective: from logits (prompts, d_vocab) to one value per prompt.
-            at_output: is told, from the top, which senders write at a place (a layer's heads, its MLP) and the gradient at
-                what each of them writes, (prompts, positions, d_model): the same for all, since they add to one stream.
-            again: keep what :meth:`without_each_layer` and :meth:`at_mixed` begin from, (prompts, positions, d_model) for
-                each layer.
+            objective: maps logits (prompts, d_vocab) to one value per prompt.
+            at_output: called from the top down with the senders that write at a place (a layer's heads, its MLP) and the
+                gradient at what each of them writes, (prompts, positions, d_model). All share it, because they add to one
+                stream.
+            again: keep what :meth:`without_each_layer` and :meth:`at_mixed` start from, (prompts, positions, d_model) for each
+                layer.
 
         Returns:
             The objective's values (prompts,).
@@ -192,21 +196,21 @@ class AttributionPass:
         return values.detach()
 
     def _walk_down(self, layer: int, stream_grad: Tensor, keep: bool, at_output: AtOutput | None = None) -> Tensor:
-        """The layers below ``layer``, whose input this gradient is at; the gradient where the pass began."""
+        """Walk the layers below ``layer``, given the gradient at its input; return the gradient where the pass began."""
         for below in reversed(range(self.start.layer, layer)):
             self.layers[below].arriving = stream_grad if keep else None
             stream_grad = self._backward_layer(below, stream_grad, at_output)
         return stream_grad
 
     def without_each_layer(self) -> Iterator[int]:
-        """Walk again without what each layer contributes, one layer at a time: GradDrop (Kramar et al. 2024, section 3.1.2).
+        """Repeat the walk without one layer's contribution at a time: GradDrop (Kramar et al. 2024, section 3.1.2).
 
-        What arrives at the output of the layer left out is passed on unchanged to its input. Gradients at the receivers above
-        it are those of the whole backward pass, those in it would be zero; so until the layer yielded is followed by the next,
-        :meth:`receivers` and :meth:`at_mixed` have the gradients without it *for the layers below it only* (and layer 0, which
-        has none below it, is not yielded). The walk begins at the layer left out: each costs half a backward pass on average.
+        The gradient at the output of the dropped layer is passed on unchanged to its input. Gradients at the receivers above it
+        are those of the whole backward pass; gradients inside it would be zero. So after a layer is yielded, and until the next
+        one is, :meth:`receivers` and :meth:`at_mixed` give the gradients without it *for the layers below it only*. Layer 0 has
+        none below it and is not yielded. Each walk begins at the dropped layer, so it costs half a backward pass on average.
         """
-        for layer in range(1, len(self.layers)):  # upwards: each begins at a gradient that none before it has changed
+        for layer in range(1, len(self.layers)):  # upwards: no earlier walk changed the gradient here
             arriving = self.layers[layer].arriving
             assert arriving is not None
             self._walk_down(layer, arriving, True)
@@ -223,7 +227,7 @@ class AttributionPass:
         return self.differentiated.mixed_gradient(layer, z, gradient)
 
     def _backward_layer(self, layer: int, stream_grad: Tensor, at_output: AtOutput | None) -> Tensor:
-        """From the gradient arriving at a layer's output to that at its input."""
+        """The gradient at a layer's input, given the gradient at its output."""
         written, graph = stream_grad, self.model.graph
         if self.model.config.d_mlp:
             if at_output is not None:
@@ -247,7 +251,7 @@ class AttributionPass:
         return state.mlp_gradient
 
     def _backward_attention(self, layer: int, stream_grad: Tensor) -> Tensor:
-        """Leaves the port gradients; returns their sum pulled back to the stream, (prompts, positions, d_model)."""
+        """Store the port gradients; return their sum pulled back to the stream, (prompts, positions, d_model)."""
         model, state = self.model, self.layers[layer]
         ports = self._ports(layer, state.attention_stream) if state.ports is None else state.ports
         gradients = self.differentiated.port_gradients(layer, ports, stream_grad)
@@ -275,10 +279,10 @@ class AttributionPass:
     def receivers(self, block: Block, prompts: slice, positions: slice, out: Tensor) -> Tensor:
         """Gradients at a block's receivers for some prompts and positions: (receivers, prompts, positions, d_model).
 
-        They are taken before the norm. The logits' gradient is zero away from the answer positions.
+        They are taken before the norm. The logits' gradient is zero except at the answer positions.
 
         Args:
-            out: room for an attention block's, (receivers, prompts, positions, d_model), written over.
+            out: buffer for an attention block's gradients, (receivers, prompts, positions, d_model); overwritten.
         """
         if block.kind == "logits":
             return self.logits_gradient[None, prompts, positions]
@@ -289,7 +293,7 @@ class AttributionPass:
         stream = state.attention_stream[prompts, positions]
         where, graph = f"layers.{block.layer}.ln1", self.model.graph
         norm = self.model.norm_with_state(where, stream)[1]
-        # A few tokens' gradients are smaller than the projections that the norm would be folded into.
+        # The gradients of a few tokens are smaller than the projections that the norm would be folded into.
         folded = self.projections.kept or stream[..., 0].numel() >= self.model.config.d_head
         shared = graph.n_kv_groups or graph.n_heads
         for number, (port, part) in enumerate(zip(PORTS, out.split((graph.n_heads, shared, shared)), strict=True)):
@@ -306,5 +310,5 @@ class AttributionPass:
 
 
 def _of_group(per_head: Tensor, n_groups: int) -> Tensor:
-    """(heads, ...) summed over the heads of each group: a gradient at what they share. All in one: as many groups as heads."""
+    """(heads, ...) summed over the heads of each group: the gradient at what they share; as given if there are no groups."""
     return per_head if len(per_head) == n_groups else per_head.unflatten(0, (n_groups, -1)).sum(1)

@@ -1,13 +1,13 @@
-"""What attention nodes mix when one edge into their queries or keys is cut, and what that does to a first order from there.
+"""Mixed values when one edge into queries or keys is cut, and the first-order effect of that change.
 
 The cut is exact up to the mixed values z: the port's input without the sender's difference goes through the norm and the
-projection, and the softmax is computed again. Everything after z is linear:
+projection, and the softmax is recomputed. Everything after z is linearised:
 
     effect(s -> node's q or k) = (z of the clean run - z after the cut) . gradient at z
 
-(Kramar et al. 2024, arXiv:2403.00745, section 3.1.1, the QK fix: there the linear part begins at the attention
-probabilities, which is the same, because z is linear in them.) All senders and all nodes of a layer are cut side by side,
-each alone, some senders and prompts at a time.
+This is the QK fix of Kramar et al. 2024 (arXiv:2403.00745, section 3.1.1). There the linear part begins at the attention
+probabilities, which is equivalent, because z is linear in them. The cuts of all senders into all nodes of a layer run in
+parallel, each alone, for some senders and prompts at a time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from circuitfind.transformer import Transformer
 
 
 def query_key_effects(run: AttributionPass, block: Block, ablated: Writes, gradients: Sequence[Tensor]) -> Tensor:
-    """First-order effects from the mixed values on of every edge into a layer's queries and keys.
+    """Effects of every edge into a layer's queries and keys, to first order from the mixed values on.
 
     Args:
         run: the clean run, with its writes.
         block: an attention block.
         ablated: what cut edges carry.
-        gradients: at the mixed values of its nodes, (nodes, prompts, positions, width) each; of one or several backward
-            passes.
+        gradients: gradients at the mixed values of its nodes, (nodes, prompts, positions, width) each; one per backward pass.
 
     Returns:
-        (backward passes, prompts, q ports then k ports, senders), in float32 at least.
+        (backward passes, prompts, q ports then k ports, senders), in float32 or wider.
     """
     n_prompts, dtype = len(run.batch), torch.promote_types(run.model.dtype, torch.float32)
     ports = run.model.graph.n_heads + (run.model.graph.n_kv_groups or run.model.graph.n_heads)
@@ -51,8 +50,9 @@ def query_key_effects(run: AttributionPass, block: Block, ablated: Writes, gradi
 
 
 def _changes(run: AttributionPass, layer: int, port: str, prompts: slice, delta: Tensor) -> Tensor:
-    """Clean minus cut mixed values (senders, nodes, prompts, positions, width), without ``delta`` (senders, prompts,
-    positions, d_model) at one port.
+    """Clean minus cut mixed values, (senders, nodes, prompts, positions, width).
+
+    The cut removes ``delta`` (senders, prompts, positions, d_model) from the input of one port.
     """
     model, stream = run.model, run.layers[layer].attention_stream[prompts]
     where = f"layers.{layer}.ln1"
@@ -64,7 +64,7 @@ def _changes(run: AttributionPass, layer: int, port: str, prompts: slice, delta:
 
 
 def _pieces(run: AttributionPass, block: Block) -> Iterator[tuple[range, slice]]:
-    """Some senders and some prompts at a time, as many as a tile's memory holds."""
+    """Some senders and some prompts at a time, as many as fit in a tile's memory."""
     n_prompts, n_positions = run.batch.clean.shape
     numbers = cut_numbers(run.model, n_positions) * n_positions * run.model.dtype.itemsize
     at_once = max(1, max(TILE_BYTES, budget(run.model.device) // 16) // numbers)
@@ -76,6 +76,6 @@ def _pieces(run: AttributionPass, block: Block) -> Iterator[tuple[range, slice]]
 
 
 def cut_numbers(model: Transformer, n_positions: int) -> int:
-    """Numbers per token that one cut sender takes: inputs, ports and mixed values of all nodes, and their scores."""
+    """Numbers per token for one cut sender: inputs, ports and mixed values of all nodes, and attention scores."""
     c = model.config
     return 4 * c.d_model + 8 * c.n_heads * c.d_head + 3 * c.n_heads * n_positions

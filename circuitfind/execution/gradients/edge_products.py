@@ -1,4 +1,4 @@
-"""Products of sender differences and receiver gradients, summed along the axes asked for."""
+"""Products of sender differences and receiver gradients, summed over the requested axes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from circuitfind.task import Spans
 from circuitfind.transformer import Transformer
 
 _BMM_WIDENS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
-"""Whether a product of half-precision matrices may be asked for in float32."""
+"""Whether a product of half-precision matrices can return float32."""
 
 
 class EdgeProducts:
     """(clean - ablated) sender output times the gradient at the receiver, for every edge.
 
-    Both are made tile by tile (some prompts and positions) from head space and multiplied at once, so memory grows with
-    neither the number of prompts nor their length. The room for a tile is used again.
+    Both factors are computed from head space tile by tile (some prompts and positions) and multiplied at once. So memory
+    grows with neither the number of prompts nor their length. The buffers of a tile are reused.
 
     Args:
         model: the model.
-        axis: ``""`` sums over prompts and positions, ``"prompt"`` and ``"position"`` keep one of them, ``"span"`` the parts
-            of a prompt.
+        axis: ``""`` sums over prompts and positions; ``"prompt"`` and ``"position"`` keep that axis, and ``"span"`` keeps the
+            parts of a prompt.
         spans: the parts, for ``"span"``.
     """
 
@@ -40,17 +40,17 @@ class EdgeProducts:
     def multiply(
         self, run: AttributionPass, change: Writes, senders: slice | None = None, below: int | None = None
     ) -> Floats:
-        """All products with the gradients that a run's last backward pass left.
+        """All products with the gradients of a run's last backward pass.
 
         Args:
             run: a pass whose :meth:`~.AttributionPass.backward` was called.
             change: what every sender writes in the clean run, minus what its cut edges carry.
-            senders: one of the :func:`~circuitfind.execution.writes.sublayers`, all others' edges then have 0; ``run`` may
-                begin at the first block that reads it. None for all.
-            below: the products are 0 from this layer on.
+            senders: one of the :func:`~circuitfind.execution.writes.sublayers`; edges from all others are then 0, and ``run``
+                may begin at the first block that reads it. None for all senders.
+            below: products into this layer and all later ones are 0.
 
         Returns:
-            float64 (rows, edges): one row, or one for each prompt, position or part.
+            float64 (rows, edges): a single row, or one row per prompt, position or part.
         """
         n_prompts, n_positions = change.entry.shape[:2]
         parts = parts_of(self.spans, run.batch) if self.spans is not None else None
@@ -87,7 +87,7 @@ class EdgeProducts:
                 block.matrix(out[rows])[..., columns] += products.cpu().double().numpy()
 
     def _reused(self, what: str, shape: tuple[int, ...]) -> Tensor:
-        """Room for a tensor of this shape, the same memory every time: fresh memory is slow."""
+        """A buffer of this shape in the same memory every time, because fresh memory is slow."""
         size = int(np.prod(shape))
         if what not in self._room or self._room[what].numel() < size:
             self._room[what] = torch.empty(size, dtype=self.model.dtype, device=self.model.device)
@@ -97,11 +97,12 @@ class EdgeProducts:
 def block_products(
     delta: Tensor, gradients: Tensor, axis: str, parts: Tensor | None = None, n_parts: int = 0
 ) -> Tensor:
-    """(rows, receivers, senders) from (senders, prompts, positions, d_model) and (receivers, ...), summed in float32 at
-    least.
+    """Products (rows, receivers, senders), summed in float32 or wider.
 
     Args:
-        parts: which part of its prompt every token belongs to, (prompts, positions); for the axis ``"span"``.
+        delta: sender differences, (senders, prompts, positions, d_model).
+        gradients: gradients at receivers, (receivers, prompts, positions, d_model).
+        parts: the part of its prompt that every token belongs to, (prompts, positions); for the axis ``"span"``.
     """
     if axis == "span":
         here = [parts == part for part in range(n_parts)]

@@ -1,4 +1,4 @@
-"""Points on the straight way from an ablated to a clean value, where integrated gradients are taken."""
+"""Points on the straight line from an ablated to a clean value, where integrated gradients are evaluated."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from circuitfind.errors import OptionError
 from circuitfind.task.metrics import Metric
 
 OFFSETS = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
-"""Where in its step a point lies: ``left`` includes the ablated end, ``right`` the clean one, ``midpoint`` neither."""
+"""Position of a point within its step: ``left`` includes the ablated end, ``right`` the clean end, ``midpoint`` neither."""
 
 
 def shares_of_way(steps: int, points: str, metric: Metric) -> tuple[float, ...]:
-    """How far along the way each point is: (k + offset) / steps for k = 0 ... steps - 1.
+    """How far along the line each point is: (k + offset) / steps for k = 0 ... steps - 1.
 
     Raises:
-        OptionError: there is no step, no such choice of points, or no point but the clean run, where the metric's gradient is
-            zero.
+        OptionError: ``steps`` is below 1, ``points`` is unknown, or the only point is the clean run, where the metric's
+            gradient is zero.
     """
     if steps < 1:
         raise OptionError(f"steps={steps}: give at least 1")

@@ -1,7 +1,7 @@
-"""Products of what every sender writes and the gradient there: one number for each node, whatever its edges.
+"""Products of every sender's write and the gradient at it: one number per node, independent of its edges.
 
-The gradient at a node's output is the gradient that arrives on the stream right above it. For a head the product is taken in
-head space: the gradient at its mixed values, ``d_head`` numbers, times the difference of these.
+The gradient at a node's output is the gradient on the stream right above it. For a head, the product is taken in head
+space: the gradient at its mixed values, ``d_head`` numbers, times the difference of the mixed values.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from circuitfind.graph import Floats
 
 
 def output_products(run: AttributionPass, change: Writes, objective: Callable[[Tensor], Tensor]) -> Floats:
-    """One backward pass; for every prompt and sender, ``change`` times the gradient at the sender's output.
+    """Run one backward pass; for every prompt and sender, ``change`` times the gradient at the sender's output.
 
     Args:
         run: a forward pass over the whole model, at the point where the gradient is wanted.
         change: what is multiplied with the gradient, such as the difference of the clean and the ablated writes.
-        objective: from logits (prompts, d_vocab) to one value per prompt, of which more is better.
+        objective: maps logits (prompts, d_vocab) to one value per prompt; larger is better.
 
     Returns:
-        float64 (prompts, senders), summed over positions in float32 at least; positive where ``change`` helps.
+        float64 (prompts, senders), summed over positions in float32 or wider; positive where ``change`` helps.
     """
     n_prompts = len(run.batch)
     wide = torch.float32 if change.entry.dtype.itemsize < 4 else change.entry.dtype

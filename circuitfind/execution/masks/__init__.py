@@ -1,1 +1,1 @@
-"""Run a model under a mask of edges: any mask (dense), or one circuit and only its nodes (sparse)."""
+"""Run a model under an edge mask: any mask (dense), or one circuit and only its nodes (sparse)."""

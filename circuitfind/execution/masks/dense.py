@@ -1,11 +1,11 @@
-"""Any edge mask, whole model: the reference engine.
+"""Any edge mask on the whole model: the reference engine.
 
-Per block one matrix product gives every receiver its own input:
+One matrix product per block gives every receiver its own input:
 
     input(r) = stream of ablated senders + sum over senders s of mask[s -> r] * (live(s) - ablated(s))
 
-A leading axis holds circuits, so several masks run in one call. Cut edges carry the ablated value, kept edges what the
-sender writes in *this* run, which its own cut edges have already changed (Conmy et al. 2023, section 3).
+A leading axis holds circuits, so several masks run in one call. Cut edges carry the ablated value. Kept edges carry what
+the sender writes in *this* run, which its own cut edges have already changed (Conmy et al. 2023, section 3).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def run_masked(
     """Logits of the model under each mask.
 
     Args:
-        tokens: clean ids (prompts, positions).
+        tokens: clean token ids (prompts, positions).
         ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the same prompts.
-        masks: (circuits, edges), 1 where an edge is kept and 0 where it is cut; values between mix the two. With ``parts``,
+        masks: (circuits, edges); 1 keeps an edge, 0 cuts it, values in between interpolate. With ``parts``,
             (circuits, parts, edges): each part of a prompt has its own mask.
         positions: answer positions (prompts,); None gives all positions.
-        parts: which part of its prompt every token belongs to, (prompts, positions).
+        parts: the part of its prompt that every token belongs to, (prompts, positions).
 
     Returns:
         (circuits, prompts, d_vocab), or (circuits, prompts, positions, d_vocab).
@@ -58,7 +58,7 @@ def run_masked(
 
 
 def _rows(graph: ComputationGraph, block: Block, masks: Tensor) -> Tensor:
-    """The part of masks (..., edges) that belongs to a block, a row for each port of every head: (..., ports, senders)."""
+    """A block's part of masks (..., edges), with a row for each port of every head: (..., ports, senders)."""
     mask = block.matrix(masks)
     return graph.by_head(mask) if block.kind == "attention" else mask
 
@@ -84,7 +84,7 @@ def heads_from_ports(model: Transformer, layer: int, inputs: Tensor, nodes: list
 
     Args:
         inputs: (..., 3 * nodes, prompts, positions, d_model), before the norm; q ports first, then k, then v.
-        nodes: which nodes the axis holds; None means all.
+        nodes: the nodes along the axis; None means all.
 
     Returns:
         (..., nodes, prompts, positions, d_model).

@@ -1,7 +1,7 @@
-"""Run one circuit, computing only its nodes: the cost follows the circuit, not the model.
+"""Run one circuit and compute only its nodes: the cost grows with the circuit, not the model.
 
-A node outside the circuit writes its ablated value, a constant of the ablated run. A port of a node inside that has no
-kept edge reads the stream of ablated senders, also a constant.
+A node outside the circuit writes its ablated value, a constant of the ablated run. A port without kept
+edges, of a node inside the circuit, reads the stream of ablated senders, which is also a constant.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def run_circuit(
     prune_from_input: bool,
     parts: Tensor | None = None,
 ) -> Tensor:
-    """Logits at the answer positions of one circuit: (prompts, d_vocab).
+    """Logits of one circuit at the answer positions: (prompts, d_vocab).
 
     Args:
-        ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the batch; its streams are made
-            once for all circuits.
-        kept: boolean (edges,); with ``parts`` (parts, edges), and already pruned.
+        ablated: what cut edges carry, :meth:`circuitfind.execution.ablation.Ablation.writes` of the batch; its streams are
+            computed once for all circuits.
+        kept: boolean (edges,); with ``parts``, (parts, edges) and already pruned.
         prune_from_input: :attr:`circuitfind.execution.ablation.Ablation.prunes_from_input`.
-        parts: which part of its prompt every token belongs to, (prompts, positions).
+        parts: the part of its prompt that every token belongs to, (prompts, positions).
     """
     graph = model.graph
     if parts is None:
@@ -57,10 +57,10 @@ def run_circuit(
 
 
 class _LiveSenders:
-    """Live minus ablated output of the senders computed so far, packed in the order they were computed.
+    """Live minus ablated outputs of the senders computed so far, in the order of computation.
 
-    Tokens stand one below the other, those of one part of their prompts together, so that each part, which has its own mask, is
-    a slice. Without parts that is one slice, in the prompts' own order.
+    Tokens are flattened and grouped by part of their prompts. So each part, which has its own mask, is a slice. Without parts,
+    there is one slice, in the prompts' own order.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class _LiveSenders:
         return [self.place[int(sender)] for sender in np.flatnonzero(feeding)]
 
     def at_answer(self, mask: np.ndarray[Any, Any], batch: Batch) -> Tensor | float:
-        """What kept edges (parts, senders) into the logits bring to the answer positions: (prompts, d_model)."""
+        """What kept edges (parts, senders) into the logits add at the answer positions: (prompts, d_model)."""
         feeding = np.asarray(mask.any(0))
         if not feeding.any():
             return 0.0

@@ -1,1 +1,1 @@
-"""Change something and compute again only what that reaches: cuts of edges, changes along paths, patched components."""
+"""Change something and recompute only what it reaches: cut edges, changes along paths, patched components."""

@@ -1,7 +1,7 @@
-"""What must be computed again when something changes: stages in execution order, each with what is new at its inputs.
+"""What must be recomputed after a change: stages in execution order, each with what is new at its inputs.
 
-One language for all that starts at a run and computes a part of it again: edges that are cut or put back (:mod:`.cuts`, whose
-agendas :mod:`.reach` makes) and paths (:mod:`.paths`, whose agendas its automaton makes).
+All engines that start from a run and recompute a part of it share this language: edges that are cut or put back
+(:mod:`.cuts`, with agendas from :mod:`.reach`) and paths (:mod:`.paths`, with agendas from its automaton).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from circuitfind.transformer import TransformerConfig
 MLP = "mlp"
 """The one port of an MLP."""
 OPERATIONS_PER_WEIGHT, OPERATIONS_PER_STAGE = 60, 10**7
-"""Floating-point operations in the time that it takes to read a weight from memory, and to make the calls of a stage."""
+"""Floating-point operations that take as long as reading a weight from memory, and as the calls of a stage."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is new at an input.
+    """What has changed at an input.
 
     Attributes:
-        block: number of the block whose stream it is.
-        entry: whether what is given later enters here: the changed input itself, or a sender.
+        block: number of the block whose stream is read.
+        entry: whether a value given later enters here: the changed input itself, or a sender's.
         replaced: senders whose output is replaced.
         stages: numbers of the stages whose output has changed.
-        unchanged: senders that are read as they were, where edges are cut; nothing new, so it tells no two readings apart.
+        unchanged: senders read as before, when edges are cut. They are not new, so they do not distinguish readings.
     """
 
     block: int
@@ -38,14 +38,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Stage:
-    """Nodes of a block to compute again together.
+    """Nodes of a block that are recomputed together.
 
     Attributes:
-        block, layer: where.
-        nodes: which ones.
+        block, layer: their block number and layer.
+        nodes: their numbers.
         heads: which attention nodes of the layer these are; () for its MLP.
-        ports: ``q``, ``k``, ``v`` or :data:`MLP`: what reads something new. Other ports keep their values.
-        at_answer: what they write matters at the answer position only.
+        ports: the ports that read something new, by name: ``q``, ``k``, ``v`` or :data:`MLP`. Other ports keep their values.
+        at_answer: whether what they write matters at the answer position only.
         last_uses: numbers of stages that nothing reads after this one.
     """
 
@@ -59,7 +59,7 @@ class Stage:
 
     @property
     def is_entered(self) -> bool:
-        """Whether what is given later enters here."""
+        """Whether a value given later enters here."""
         return any(reading.entry for reading in self.ports.values())
 
     def reads_answer_only(self, port: str) -> bool:
@@ -76,22 +76,23 @@ class Stage:
         return 2 * len(self.heads) * config.node_width * (config.d_model * (read + written) + attention)
 
     def weights(self, config: TransformerConfig) -> int:
-        """How many weights the stage reads."""
+        """The number of weights that the stage reads."""
         of_head = config.d_model * config.node_width * (len(self.ports) + 1)
         return len(self.heads) * of_head if self.heads else config.mlp_weights
 
 
 @dataclass(frozen=True)
 class Agenda:
-    """All that must be computed again, in execution order, and what is new at the logits."""
+    """Everything that must be recomputed, in execution order, and what is new at the logits."""
 
     stages: tuple[Stage, ...]
     logits: Reading
 
     @property
     def leaves_first_out(self) -> bool:
-        """Whether the first position changes nothing further on: under causal attention a query has one key there, whatever it
-        asks.
+        """Whether the first position can be left out, because no new key or value stems from it.
+
+        Under causal attention, a query at the first position has a single key, so changing the query there changes nothing.
         """
         new = list[bool]()  # whether a stage's output may be new at the first position
         for stage in self.stages:
@@ -103,17 +104,17 @@ class Agenda:
         return True
 
     def operations(self, config: TransformerConfig, prompts: int, positions: int) -> int:
-        """Floating-point operations of one test: the floor of any implementation that recomputes exactly this."""
+        """Floating-point operations of one test: a lower bound for any implementation that recomputes exactly this."""
         unembedding = 2 * prompts * config.d_model * config.n_outputs
         return unembedding + sum(stage.operations(config, prompts, positions) for stage in self.stages)
 
     def overhead(self, config: TransformerConfig) -> int:
-        """What a batch of tests costs whatever their number, in operations: calls, and reading every weight once."""
+        """The fixed cost of a batch of tests, in operations: calls, and reading every weight once."""
         weights = config.d_model * config.n_outputs + sum(stage.weights(config) for stage in self.stages)
         return OPERATIONS_PER_WEIGHT * weights + OPERATIONS_PER_STAGE * (1 + len(self.stages))
 
     def most_at_once(self, positions: int) -> int:
-        """How many vectors per prompt are held at the same time, at most."""
+        """The maximum number of vectors per prompt that are held at once."""
         held: dict[int, int] = {}
         most = 0
         for number, stage in enumerate(self.stages):

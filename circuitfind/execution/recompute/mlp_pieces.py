@@ -1,4 +1,4 @@
-"""An MLP on many tokens, some at a time."""
+"""An MLP on many tokens, in pieces."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from circuitfind.transformer import Transformer
 
 HIDDEN_BYTES = 16 * 2**20
-"""Most bytes of one piece of an MLP's hidden values on a CPU: larger fresh tensors cost more in page faults than they gain."""
+"""Maximum bytes of one piece of an MLP's hidden values on a CPU; larger new tensors cost too many page faults."""
 
 
 def mlp_tokens(model: Transformer) -> int:
-    """Tokens of an MLP at a time."""
+    """How many tokens an MLP processes at a time."""
     per_token = max(1, model.config.d_mlp) * model.dtype.itemsize
     return max(1, HIDDEN_BYTES // per_token) if model.device.type == "cpu" else 2**62
 
 
 def mlp_in_pieces(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    """What the MLP of a layer writes when it reads (..., d_model), as a fresh tensor of that shape."""
+    """What the MLP of a layer writes when it reads ``x`` (..., d_model), as a new tensor of that shape."""
     flat, tokens = x.flatten(0, -2), mlp_tokens(model)
     if len(flat) <= tokens:
         return model.mlp_block(layer, x)

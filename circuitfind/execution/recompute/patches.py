@@ -1,11 +1,12 @@
-"""Put other values in the place of what some components write, at some tokens, and recompute everything downstream.
+"""Replaces what some components write, at some tokens, and recomputes everything downstream.
 
-This is activation patching (the values come from another prompt's run) and ablation of components (they come from an ablation):
-the patched values flow through all later nodes, unlike a cut edge, which changes one receiver alone.
+This covers activation patching (the values come from another prompt's run) and ablation of components (the values come from
+an ablation). Patched values flow through all later nodes, whereas a cut edge changes only one receiver.
 
-Only what can change is computed. Runs start at the layer of the patch, from a cached run; where attention is causal, positions
-before the first patched token stay as they were, and so do prompts without one; until attention has run, only patched tokens
-differ; and of the last layer only the answer position is read. Many patches of the same tokens run side by side.
+Only what can change is computed. Runs start from a cached run, at the layer of the patch. Prompts without a patched token do
+not change. Under causal attention, positions before the first patched token do not change either. Until attention has run,
+only patched tokens differ. In the last layer, only the answer position is read. Many patches of the same tokens run in
+parallel.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from circuitfind.execution.plain_run import Donor, PlainRun, hidden_values
 from circuitfind.transformer import Transformer
 
 UNCHANGED, AT_TOKENS, ANYWHERE = range(3)
-"""Where patched runs differ from the cached one: nowhere, at the patched tokens alone, at any position from the first on."""
+"""Where patched runs differ from the cached run: nowhere, at the patched tokens only, or anywhere from the first one on."""
 
 
 class Site(NamedTuple):
     """One place where a value is replaced.
 
     Attributes:
-        block: the graph's block that reads the stream which is replaced, or that the node belongs to.
-        node: the sender whose write is replaced; -1 for the stream that the block reads.
-        neurons: which hidden values of an MLP are replaced, instead of its whole write.
+        block: the graph's block that reads the replaced stream, or that the node belongs to.
+        node: the sender whose write is replaced; -1 to replace the stream that the block reads.
+        neurons: the hidden values of an MLP to replace, instead of its whole write.
     """
 
     block: int
@@ -49,9 +50,9 @@ class Window:
     Attributes:
         rows: the prompts, as an index.
         first: the first position.
-        mask: which tokens are patched, (prompts, positions from ``first`` on).
-        answer: where the answer is read, (prompts,), counted from position 0.
-        at_answer: whether only the answer's position is left of the positions.
+        mask: True at patched tokens, (prompts, positions from ``first`` on).
+        answer: the answer position, (prompts,), counted from position 0.
+        at_answer: whether the window holds only the answer position.
     """
 
     rows: Tensor | slice
@@ -62,11 +63,11 @@ class Window:
 
     @classmethod
     def of(cls, tokens: Tensor, answer: Tensor, causal: bool = True) -> Window | None:
-        """For patched tokens, boolean (prompts, positions); None where no answer can change.
+        """The window of patched tokens, boolean (prompts, positions); None if no answer can change.
 
         Args:
-            answer: position of the answer of every prompt.
-            causal: whether attention is; otherwise a token reaches every position, and a later one the answer.
+            answer: answer position of every prompt.
+            causal: whether attention is causal. If not, a token reaches every position, so tokens after the answer matter too.
         """
         places = torch.arange(tokens.shape[1], device=tokens.device)
         matters = tokens & (places <= answer[:, None]) if causal else tokens
@@ -78,14 +79,14 @@ class Window:
         return cls(rows, first, tokens[rows, first:], answer[rows])
 
     def cut(self, x: Tensor) -> Tensor:
-        """The window's part of a tensor (..., prompts, positions, vector) of all prompts and positions."""
+        """The window's part of a tensor (..., prompts, positions, vector) over all prompts and positions."""
         part = x[..., self.rows, :, :]
         if not self.at_answer:
             return part[..., self.first :, :]
         return part[..., torch.arange(len(self.answer), device=x.device), self.answer, :].unsqueeze(-2)
 
     def narrowed(self) -> Window:
-        """The same prompts at the answer alone."""
+        """The window of the same prompts at the answer position only."""
         if self.at_answer:
             return self
         return Window(self.rows, self.first, self.answers_of(self.mask[..., None])[..., 0], self.answer, True)
@@ -99,12 +100,12 @@ class Window:
 def patched_logits(
     model: Transformer, base: PlainRun, donor: Donor, patches: Sequence[Patch], window: Window
 ) -> Tensor:
-    """Logits at the answer under each patch: (patches, prompts of the window, d_vocab).
+    """Logits at the answer position under each patch: (patches, prompts of the window, d_vocab).
 
     Args:
         base: the run that is patched.
         donor: where the values come from.
-        window: from the tokens that are patched.
+        window: the window of the patched tokens.
     """
     return _PatchedRun(model, base, donor, patches, window).logits()
 
@@ -112,7 +113,7 @@ def patched_logits(
 class _PatchedRun:
     """The stream of some patched runs, (patches, prompts, positions, d_model), layer by layer.
 
-    As long as nothing is patched yet, one run stands for all: the first axis has length 1.
+    Until something is patched, one run stands for all: the first axis has length 1.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class _PatchedRun:
                 self.sites.setdefault(site.block, []).append((run, site))
 
     def logits(self) -> Tensor:
-        """At the answer, (patches, prompts, d_vocab)."""
+        """Logits at the answer position, (patches, prompts, d_vocab)."""
         last, first = self.model.config.n_layers, min(self.sites)
         layer = self.model.graph.blocks[first].layer
         if layer == last:
@@ -157,8 +158,10 @@ class _PatchedRun:
     # ---------------------------------------------------------------- nodes
 
     def _attention(self, layer: int, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The stream before a layer's attention, what every node's write is made of (nodes, runs, prompts, positions, vector),
-        and what they write together; of the last layer at the answer alone.
+        """The stream before a layer's attention, its nodes' values, and what they write together.
+
+        The values are (nodes, runs, prompts, positions, vector): mixed values, or the writes if a norm follows the block. In
+        the last layer, everything is at the answer position only.
         """
         model, last = self.model, layer == self.model.config.n_layers - 1
         if self.spread == UNCHANGED:
@@ -184,7 +187,7 @@ class _PatchedRun:
         return before, written[None] if model.config.post_norm else z.unflatten(1, (self.n, -1)), written
 
     def _below(self, x: Tensor) -> Tensor:
-        """Keys or values before the window, which are those of the base run: (nodes, runs * prompts, positions, width)."""
+        """The base run's keys or values before the window: (nodes, runs * prompts, positions, width)."""
         part = x[:, self.window.rows, : self.window.first]
         return part[:, None].expand(-1, self.n, -1, -1, -1).flatten(1, 2)
 
@@ -192,7 +195,7 @@ class _PatchedRun:
         return self.window.answers_of(x.unflatten(0, (self.n, -1))).flatten(0, 1)
 
     def _mlp(self, layer: int, reads: Tensor, spread: int) -> Tensor:
-        """What the MLP writes; computed where its input differs from the base run's."""
+        """What the MLP writes; computed only where its input differs from the base run's."""
         if spread == ANYWHERE:
             return self.model.mlp_block(layer, reads)
         same = self.window.cut(self.base.writes.mlps[layer])[None]
@@ -205,7 +208,7 @@ class _PatchedRun:
     # ---------------------------------------------------------------- replacing
 
     def _owned(self, stream: Tensor) -> Tensor:
-        """The stream with a run for every patch, which may be written on."""
+        """The stream with a run for every patch, which may be modified in place."""
         if self.spread == UNCHANGED:
             stream = stream.expand(self.n, *stream.shape[1:]).clone()
             self.spread = AT_TOKENS
@@ -215,7 +218,7 @@ class _PatchedRun:
         stream[run] += torch.where(self.window.mask[..., None], change, 0)
 
     def _put_stream(self, block: int, stream: Tensor) -> Tensor:
-        """The stream that a block reads, replaced where patches say so."""
+        """The stream that a block reads, with patches of that stream applied."""
         runs = [run for run, site in self.sites.get(block, ()) if site.node < 0]
         if runs:
             stream, value = self._owned(stream), self.window.cut(self.donor.writes.streams[block])
@@ -223,7 +226,7 @@ class _PatchedRun:
         return stream
 
     def _put_nodes(self, layer: int, stream: Tensor, z: Tensor) -> Tensor:
-        """The stream after attention, with other writes of some nodes."""
+        """The stream after attention, with patches of its nodes applied."""
         first, plain = self.model.graph.head(layer, 0), not self.model.config.post_norm
         for run, site in self.sites.get(self.number_of["attention", layer], ()):
             if site.node >= 0:
@@ -233,10 +236,10 @@ class _PatchedRun:
         return stream
 
     def _put_mlp(self, layer: int, stream: Tensor, reads: Tensor | None, mlp: Tensor) -> Tensor:
-        """The stream after an MLP, with another write of it, or other hidden values.
+        """The stream after an MLP, with patches of its write or its hidden values applied.
 
         Args:
-            reads: what the MLP reads; None where that is what it reads in the base run.
+            reads: what the MLP reads; None if it reads the same as in the base run.
         """
         for run, site in self.sites.get(self.number_of["mlp", layer], ()):
             if site.node >= 0:
@@ -251,7 +254,7 @@ class _PatchedRun:
     def _change_of_neurons(
         self, layer: int, neurons: list[int], reads: Tensor | None, run: int, live: Tensor
     ) -> Tensor:
-        """What other hidden values add to an MLP's write; a few rows of its output matrix, where no norm follows."""
+        """The change in an MLP's write from patched hidden values; needs few rows of its output matrix if no norm follows."""
         hidden = (
             self.window.cut(self.base.hidden(layer)) if reads is None else hidden_values(self.model, layer, reads[run])
         )
@@ -263,7 +266,7 @@ class _PatchedRun:
 
 
 def _of_run(x: Tensor, run: int) -> Tensor:
-    """One run's part of (runs, ...), where one may stand for all."""
+    """One run's part of (runs, ...); a single run stands for all."""
     return x[0 if len(x) == 1 else run]
 
 

@@ -1,8 +1,8 @@
 """What a change reaches: the nodes above that read it through kept edges, and at which positions they matter.
 
-A node matters at **the answer position only** if all that reads it is the logits, an MLP that matters only there, or the
-query of a head that matters only there. Keys and values are read from every position. This is exact, and it is what makes
-the upper half of most circuits cheap.
+A node matters at **the answer position only** if its only readers are the logits, MLPs that matter only there, or queries of
+heads that matter only there. Keys and values are read from every position. This is exact, and it makes the upper half of
+most circuits cheap.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from circuitfind.graph import Block, ComputationGraph, Mask
 
 
 def readers(graph: ComputationGraph, kept: Mask, node: int) -> list[tuple[Block, np.ndarray[Any, Any]]]:
-    """Blocks with receivers that read ``node`` through a kept edge, and which of their receivers."""
+    """Blocks that read ``node`` through kept edges, each with the rows of the receivers that do."""
     above = [(b, np.flatnonzero(b.matrix(kept)[:, node])) for b in graph.blocks if b.n_senders > node]
     return [(block, rows) for block, rows in above if len(rows)]
 
 
 class Positions:
-    """At which positions every node matters that anything reads; asked from the top down, as the traversal goes.
+    """The positions at which every node that something reads matters; learned from the top down.
 
     Attributes:
-        at_answer: of each node that anything reads, whether only at the answer position.
-        nodes: which nodes every receiver belongs to: one, but for keys and values of a group.
+        at_answer: for each node that something reads, whether it matters only at the answer position.
+        nodes: the nodes every receiver belongs to: one node, or all heads of a group for its keys and values.
     """
 
     def __init__(self, graph: ComputationGraph) -> None:
@@ -38,11 +38,11 @@ class Positions:
         self.nodes = [range(node, stop) for node, stop in ends]
 
     def read(self, receiver: int) -> list[int]:
-        """The nodes a receiver belongs to that anything reads."""
+        """Those of a receiver's nodes that something reads."""
         return [node for node in self.nodes[receiver] if node in self.at_answer or node == self.graph.n_senders]
 
     def learn(self, kept: Mask, node: int) -> bool:
-        """Whether anything reads ``node``; and remember whether only at the answer position."""
+        """Whether anything reads ``node``; also record whether it matters only at the answer position."""
         found = readers(self.graph, kept, node)
         if found:
             self.at_answer[node] = all(self._reads_answer_only(block, rows) for block, rows in found)
@@ -60,8 +60,10 @@ class Positions:
 def what_is_reached(
     graph: ComputationGraph, kept: Mask, positions: Positions, receivers: Sequence[int], block_number: int
 ) -> Agenda:
-    """All that must be computed again when the inputs of ``receivers`` (of one node, or one of a group's) of a block change:
-    first the node itself, or the heads of the group.
+    """Everything that must be recomputed when the inputs of ``receivers`` of a block change.
+
+    The receivers belong to one node, or one receiver belongs to a group. The node itself, or the heads of the group, come
+    first.
     """
     last = len(graph.blocks) - 1
     if block_number == last:
@@ -82,10 +84,10 @@ def what_is_reached(
 def _changed_ports(
     positions: Positions, number: int, kept: Mask, changed: Mapping[int, int]
 ) -> dict[int, dict[str, Reading]]:
-    """Nodes of a block that read the change and are read, each with the ports that do; a group's heads share a reading.
+    """Nodes of a block that read the change and are read, with the ports that read it; a group's heads share a reading.
 
     Args:
-        changed: of every node that is computed again below, its stage.
+        changed: the stage of every node below that is recomputed.
     """
     block = positions.graph.blocks[number]
     below = [node for node in changed if node < block.n_senders]
@@ -110,7 +112,7 @@ def _stage(positions: Positions, number: int, node: int, ports: Mapping[str, Rea
 
 
 def _with_last_uses(stages: Sequence[Stage], logits: Reading) -> tuple[Stage, ...]:
-    """The same stages, each with those it is the last to read; what the logits read is held to the end."""
+    """The same stages, each with the stages it is the last to read; what the logits read is held to the end."""
     seen = set(logits.stages)
     out = []
     for stage in reversed(stages):

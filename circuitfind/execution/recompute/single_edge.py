@@ -1,7 +1,7 @@
-"""Cut one edge in an otherwise clean run: exact effects of single edges, many senders at a time.
+"""Cuts one edge in an otherwise clean run: exact effects of single edges, many senders at a time.
 
-Below the receiver nothing changes, so the clean run's streams are reused; only the receiver's node is recomputed with
-its new input, and the layers above it on the (still shared) stream.
+Nothing changes below the receiver, so the clean run's streams are reused. Only the receiver's node is recomputed with its
+new input, and then the layers above it on the (still shared) stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from circuitfind.transformer.walk import walk_into
 
 TOKENS_OF_CUTS = 8192
 LOGITS_OF_CUTS = 2**24
-"""Tokens (edges x prompts x positions), and logits (edges x prompts x vocabulary), of one batched run."""
+"""Maximum tokens (edges x prompts x positions) and logits (edges x prompts x vocabulary) of one batched run."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CleanRun:
         streams: input of every block, (prompts, positions, d_model) each.
         ports: q, k, v of every layer's nodes, (nodes, prompts, positions, width) each.
         writes: output of all senders, (senders, prompts, positions, d_model).
-        delta: the same minus their ablated output.
+        delta: ``writes`` minus the ablated outputs.
     """
 
     streams: list[Tensor]
@@ -41,7 +41,7 @@ class CleanRun:
 
     @classmethod
     def of(cls, model: Transformer, batch: Batch, ablated: Writes) -> CleanRun:
-        """Run ``batch`` clean, once."""
+        """Run the clean prompts of ``batch`` once."""
         entry = model.embed(batch.clean)
         streams, ports, writes = [], [], entry.new_empty((model.graph.n_senders, *entry.shape))
         for at in walk_into(writes, model, entry, keep=model.per_node):
@@ -59,13 +59,13 @@ def single_edge_effects(
     receiver: int,
     measure: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What is measured after cutting each edge into one receiver, one at a time.
+    """The measured value after cutting each edge into one receiver, one edge at a time.
 
     Args:
         run: the clean run of this batch.
-        block_number: which of the graph's blocks.
-        receiver: which receiver of that block.
-        measure: from logits (edges, prompts, d_vocab) to values (edges, prompts).
+        block_number: number of the block in the graph.
+        receiver: number of the receiver within that block.
+        measure: maps logits (edges, prompts, d_vocab) to values (edges, prompts).
 
     Returns:
         Values (senders of the block, prompts).
@@ -96,14 +96,15 @@ def _logits_without(
 
 
 def _nodes(model: Transformer, block: Block, receiver: int) -> range:
-    """The nodes that a receiver of a block belongs to: one, but for keys and values of a group."""
+    """The nodes that a receiver of a block belongs to: one node, or all heads of a group for its keys and values."""
     graph, number = model.graph, block.first_receiver + receiver
     return range(int(graph.receiver_node[number]), int(graph.receiver_stop[number]))
 
 
 def _change_of_heads(model: Transformer, run: CleanRun, block: Block, receiver: int, inputs: Tensor) -> Tensor:
-    """What the heads with this port write when it reads ``inputs`` (edges, prompts, positions, d_model) instead, minus what
-    they write in the clean run, summed.
+    """The summed change in what the heads with this port write when it reads other inputs.
+
+    ``inputs`` is (edges, prompts, positions, d_model); the change is relative to the clean run.
     """
     graph, nodes = model.graph, _nodes(model, block, receiver)
     heads = [node - graph.head(block.layer, 0) for node in nodes]
@@ -118,9 +119,7 @@ def _change_of_heads(model: Transformer, run: CleanRun, block: Block, receiver: 
 
 
 def _after(model: Transformer, run: CleanRun, block_number: int, node: int, change: Tensor) -> Tensor:
-    """The last stream (edges, prompts, positions, d_model) when a node of a block writes so much more than in the clean
-    run.
-    """
+    """The final stream (edges, prompts, positions, d_model) when a node's write changes by ``change``."""
     following = model.graph.blocks[block_number + 1]
     if following.kind != "mlp":
         stream, layer = run.streams[block_number + 1] + change, following.layer

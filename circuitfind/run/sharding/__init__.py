@@ -1,12 +1,12 @@
-"""Several GPUs and machines: the prompts of an algorithm are shared out over Ray actors, each with its own copy of the model.
+"""Several GPUs and machines: the prompts of an algorithm are distributed over Ray actors, each with its own copy of the model.
 
-* :mod:`.cluster`: which Ray, started or found, and whether it has room.
+* :mod:`.cluster`: start or find a Ray cluster, and check that it has room.
 * :mod:`.pool`: actors that take tasks as they become free, and are replaced when they die.
 * :mod:`.worker`: what an actor does with its share of the prompts.
-* :mod:`.run`: shards, the means over all prompts, and the sums.
+* :mod:`.shards`: shards, the means over all prompts, and the sums.
 
-The shards depend on the prompts and never on the number of workers, and are added up in their order. So one worker and ten
-give the same bits, whichever of them die.
+The shards depend on the prompts and never on the number of workers, and they are added up in order. So one worker and ten
+give bit-identical results, no matter which of them die.
 """
 
 from circuitfind.run.sharding.cluster import check_workers, connected, room

@@ -1,4 +1,4 @@
-"""The Ray that workers run on: one that is there already, the cluster of ``RAY_ADDRESS``, or one of our own on this machine."""
+"""The Ray that workers run on: one already running, the cluster of ``RAY_ADDRESS``, or a new local one on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from circuitfind.discovery.contract import ALGORITHMS, Algorithm
 from circuitfind.errors import OptionError
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""Set while a Ray of our own starts: it reports nothing to anybody."""
+"""Environment variables while a local Ray starts: it sends no usage reports."""
 SECONDS_TO_ANSWER = 10.0
 
 
@@ -28,7 +28,7 @@ def check_workers(algorithm: Algorithm, workers: int) -> None:
     if workers and not algorithm.additive:
         able = ", ".join(other.name for other in ALGORITHMS if other.additive)
         raise OptionError(
-            f"workers {workers}: the scores of {algorithm.name} are no mean of what each prompt scores alone, so its prompts "
+            f"workers {workers}: the scores of {algorithm.name} are not a mean of scores of single prompts, so its prompts "
             f"cannot be shared out; use 0 workers, or one of {able}"
         )
     if workers and find_spec("ray") is None:
@@ -37,14 +37,14 @@ def check_workers(algorithm: Algorithm, workers: int) -> None:
 
 @contextmanager
 def connected(workers: int, *, gpus: bool = False, each: int = 1, address: str | None = None) -> Iterator[None]:
-    """Ray is there inside the block; afterwards, what was started for it is gone and what was there before goes on.
+    """Provide Ray inside the block; a Ray started for the block is shut down afterwards, one already running is left alone.
 
     Args:
-        workers: how many actors it should have room for.
-        gpus: whether each wants a GPU rather than a CPU.
-        each: how many CPUs each wants.
-        address: the cluster to connect to if Ray is not there yet, ``local`` for one of our own; None for that of
-            ``RAY_ADDRESS``, or else one of our own.
+        workers: number of actors to have room for.
+        gpus: whether each actor needs a GPU rather than a CPU.
+        each: number of CPUs per actor.
+        address: the cluster to connect to if Ray is not running yet; ``local`` starts a new one. If None, the cluster of
+            ``RAY_ADDRESS``, or else a new local one.
 
     Raises:
         OptionError: no connection to the cluster, or it is too small.
@@ -63,14 +63,14 @@ def connected(workers: int, *, gpus: bool = False, each: int = 1, address: str |
 
 
 def room(gpus: bool = False) -> int:
-    """How many GPUs or CPUs the Ray that is there has."""
+    """The number of GPUs or CPUs of the running Ray."""
     import ray
 
     return int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
 
 
 def _connect(cpus: int, given: str | None) -> None:
-    """To the given cluster, to that of ``RAY_ADDRESS``, or else to a new one on this machine with this number of CPUs."""
+    """Connect to the given cluster, to that of ``RAY_ADDRESS``, or else to a new one on this machine with ``cpus`` CPUs."""
     import ray
 
     address = given or os.environ.get("RAY_ADDRESS")
@@ -90,10 +90,10 @@ def _connect(cpus: int, given: str | None) -> None:
 
 
 def _reach(address: str) -> None:
-    """Knock at HOST:PORT: where nobody answers, Ray itself would try for minutes.
+    """Try a connection to HOST:PORT, because Ray itself would retry for minutes.
 
     Raises:
-        OSError: nobody answers.
+        OSError: there is no answer.
     """
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "://" not in address:
@@ -116,7 +116,7 @@ def _check_room(workers: int, gpus: bool, each: int) -> None:
 
 @contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Environment variables inside the block; those that are set already stay as they are."""
+    """Set environment variables inside the block; those that are already set stay as they are."""
     new = {name: value for name, value in changes.items() if name not in os.environ}
     os.environ.update(new)
     try:

@@ -11,19 +11,19 @@ from typing import Any
 from circuitfind.errors import CircuitfindError
 
 DEATHS = 3
-"""So many workers may die on one task, or, for each worker, one after the other on starting."""
+"""Number of deaths on one task before it is given up; while starting, number of deaths in a row per worker."""
 PATIENCE = 300.0
-"""Seconds without any worker before the pool gives up."""
+"""Seconds without a single worker before the pool gives up."""
 STARTING, LEFT = -1, -2
-"""Instead of a task's number: a worker that is not there yet, and a task of an earlier call that nobody waits for any more."""
+"""Used instead of a task's number: a worker that is still starting, and a task of an earlier call that is no longer needed."""
 
 
 class WorkersDiedError(CircuitfindError):
     """Too many workers died on one task.
 
     Attributes:
-        deaths: how many.
-        reason: what Ray says about the last of them.
+        deaths: number of workers that died.
+        reason: Ray's message about the last of them.
     """
 
     def __init__(self, message: str, deaths: int, reason: str) -> None:
@@ -32,14 +32,14 @@ class WorkersDiedError(CircuitfindError):
 
 
 class Pool:
-    """Some actors of one class; leave its block and they are gone.
+    """A context manager with some actors of one class; they are killed when the block ends.
 
-    An actor gets its first task when it has started, so one that the cluster has no room for holds nothing up.
+    An actor gets its first task after it has started, so an actor without room on the cluster delays nothing.
 
     Args:
-        kind: the class, whose method ``ready()`` says that it has started.
-        workers: how many.
-        needs: what each asks of Ray, such as ``{"num_gpus": 1}``.
+        kind: the class; its method ``ready()`` returns once it has started.
+        workers: number of actors.
+        needs: the resources each requests from Ray, such as ``{"num_gpus": 1}``.
     """
 
     def __init__(self, kind: type, workers: int, needs: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Pool:
         self._kind: Any = ray.remote(kind).options(**needs)
         self.workers = workers
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, int]] = {}  # the promise of a result: who gave it, and for which task
+        self._busy: dict[Any, tuple[Any, int]] = {}  # from the promise of a result to its actor and its task
         self._deaths: Counter[int] = Counter()
 
     def __enter__(self) -> Pool:
@@ -63,10 +63,10 @@ class Pool:
             ray.kill(actor)
 
     def in_order(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """Call a method once for each task's arguments, and yield what it returns in the order of the tasks.
+        """Call a method once for each task's arguments, and yield the results in the order of the tasks.
 
         Raises:
-            CircuitfindError: workers die again and again, or none starts. What a task raises is raised as itself.
+            CircuitfindError: workers die again and again, or none starts. An exception of a task is raised unchanged.
         """
         early, expected = dict[int, Any](), 0
         for number, result in self.as_done(method, tasks):
@@ -80,7 +80,7 @@ class Pool:
     def as_done(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Call a method once for each task's arguments, and yield number and result of each task as soon as it is done.
 
-        In the place of a result is the exception that the task raised, or :class:`WorkersDiedError`; the other tasks go on.
+        If a task fails, its result is the exception it raised, or :class:`WorkersDiedError`; the other tasks continue.
 
         Raises:
             CircuitfindError: no worker starts.
@@ -101,7 +101,7 @@ class Pool:
             results.clear()
 
     def _collect(self, waiting: list[int], results: dict[int, Any]) -> None:
-        """Wait for one promise: a result, a new worker, or a death, after which the task waits again or is given up."""
+        """Wait for one promise: a result, a new worker, or a death; after a death the task is retried or given up."""
         import ray
         from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
@@ -133,7 +133,7 @@ class Pool:
         self._busy[actor.ready.remote()] = actor, STARTING
 
     def _next(self) -> Any:
-        """The promise that is kept first."""
+        """The first promise to be fulfilled."""
         import ray
 
         at_work = any(task != STARTING for _, task in self._busy.values())
@@ -147,7 +147,7 @@ class Pool:
         )
 
     def _count_death(self, task: int, error: Exception) -> WorkersDiedError | None:
-        """Give up after too many: in all on one task, in a row (for each worker) on starting, which raises."""
+        """Return an error after too many deaths on one task; raise it after too many in a row (per worker) while starting."""
         self._deaths[task] += 1
         if task == LEFT or self._deaths[task] < DEATHS * (self.workers if task == STARTING else 1):
             return None
@@ -166,7 +166,7 @@ class Pool:
 
 
 def _as_itself(error: Any, task: int) -> Exception:
-    """What a worker raised, to be raised here: our own errors alone, others with the worker's traceback."""
+    """A worker's exception, to be raised here: our own errors without the worker's traceback, others with it."""
     cause = error.cause if isinstance(error.cause, Exception) else error
     if task == STARTING:
         raise CircuitfindError(

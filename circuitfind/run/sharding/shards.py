@@ -1,4 +1,4 @@
-"""An algorithm with its prompts shared out: the shards, the means over all prompts, and the sums."""
+"""An algorithm with its prompts distributed over workers: the shards, the means over all prompts, and the sums."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from circuitfind.transformer import Transformer
 
 Rows = np.ndarray[Any, Any]
 LEAST, MOST, PROMPTS = 16, 64, 8
-"""A shard has PROMPTS prompts, fewer where there would not be LEAST shards, more where there would be over MOST."""
+"""A shard has PROMPTS prompts: fewer if that gives less than LEAST shards, more if that gives more than MOST."""
 
 
 def sharded(algorithm: Algorithm, workers: int) -> Algorithm:
-    """The same algorithm, its prompts shared out over Ray workers; itself where there are none.
+    """The same algorithm with its prompts distributed over Ray workers; unchanged if there are no workers.
 
     Raises:
         OptionError: see :func:`circuitfind.run.sharding.check_workers`.
@@ -51,27 +51,27 @@ def run_on(
 ) -> EdgeScores:
     """Scores of a problem from the workers of a pool.
 
-    An interrupted run goes on behind the last shard before which all are done, with any number of workers.
+    An interrupted run resumes after its last consecutive finished shard, with any number of workers.
     """
     shards = plan(problem)
     checkpoint = replace(problem.checkpoint, key=f"{problem.checkpoint.key} in {len(shards)} shards")
-    rows = {"": 0, "prompt": len(problem.pairs)}.get(problem.parts, len(problem.spans or ()))
-    sums = np.zeros((1 + rows, problem.graph.n_edges))  # the whole, then the parts
+    rows = {"": 0, "prompt": problem.pairs.n_pairs}.get(problem.parts, len(problem.spans or ()))
+    sums = np.zeros((1 + rows, problem.graph.n_edges))  # the total, then the parts
     done = checkpoint.restore(sums)
     job = _send(Job.of(run, problem, options), problem.model)
     means = _pooled_means(pool, job, problem, shards)
     tasks = [(job, shard, means) for shard in shards]
     for number, (values, parts) in _results(pool, "scores", tasks, f"on {pool.workers} workers", done):
-        _add(sums, shards[number], values, parts, problem.parts)
+        _add(sums, problem, shards[number], values, parts)
         checkpoint.save(sums, number + 1)
     checkpoint.discard()
     return problem.scores(sums[0] / len(problem.pairs), sums[1:].astype(np.float32) if problem.parts else None)
 
 
 def plan(problem: Problem) -> list[Rows]:
-    """The rows of every shard, in order of length.
+    """The rows of every shard, in order of prompt length.
 
-    They follow from the prompts, and from a batch size that was asked for, of which a shard holds a multiple.
+    They depend only on the prompts and on the batch size, if one was given; a shard then holds a multiple of it.
     """
     n, at_a_time = len(problem.pairs), max(1, problem.batch_size or 1)
     size = max(math.ceil(n / MOST), min(PROMPTS, math.ceil(n / LEAST)))
@@ -81,7 +81,7 @@ def plan(problem: Problem) -> list[Rows]:
 
 
 def _send(job: Job, model: Transformer) -> list[Any]:
-    """References to the job and the weights in Ray's object store, where they lie once for each machine."""
+    """References to the job and the weights in Ray's object store, which holds one copy per machine."""
     import ray
 
     try:
@@ -103,20 +103,21 @@ def _results(
 
 
 def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence[Rows]) -> Any:
-    """A reference to the means over all prompts, :data:`Packed`, where the ablation has some; else None.
+    """A reference to the means over all prompts, :data:`Packed`; None if the ablation uses no means.
 
-    Each shard's means are weighted with its number of real tokens, position by position or in all. Optimal constants are no
-    such sums, and are found here.
+    Each shard's means are weighted by its number of real tokens, per position or in total. Optimal constants are not such
+    sums, so they are found here.
     """
-    if not rule_of(problem.ablation).from_prompts:
+    rule = rule_of(problem.ablation)
+    if not rule.from_prompts:
         return None
     import ray
 
-    if problem.ablation == "optimal":
+    if rule.carries == "optimal":
         constants = problem.prepared_ablation(make_batches(problem.model, problem.pairs, problem.batch_size)).means
         assert constants is not None
         return ray.put(pack(constants))
-    by_position = problem.ablation == "mean-positional"
+    by_position = rule.by_position
     n_positions = int(problem.pairs.length.max(initial=1)) if by_position else 1
     sums = torch.zeros((problem.graph.n_senders, n_positions, problem.model.config.d_model), dtype=torch.float64)
     counts = torch.zeros(n_positions, dtype=torch.float64)
@@ -128,13 +129,15 @@ def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence
 
 
 def _real_tokens(length: Rows, by_position: bool) -> torch.Tensor:
-    """How many prompts have a token at each position, (positions,); or how many tokens there are, (1,)."""
+    """The number of prompts with a token at each position, (positions,); or the total number of tokens, (1,)."""
     real = torch.from_numpy(length[:, None] > np.arange(length.max(initial=1))).sum(0).double()
     return real if by_position else real.sum(0, keepdim=True)
 
 
-def _add(sums: Rows, shard: Rows, values: Rows, parts: Rows | None, axis: str) -> None:
+def _add(sums: Rows, problem: Problem, shard: Rows, values: Rows, parts: Rows | None) -> None:
     """Add a shard's scores: the mean becomes a sum again; parts go to their rows."""
     sums[0] += values * len(shard)
     if parts is not None:
-        sums[1 + (shard if axis == "prompt" else np.arange(len(parts)))] += parts
+        # The parts of pairs whose answers have several tokens have the pair's number in every shard.
+        by_row = problem.parts == "prompt" and problem.pairs.steps is None
+        sums[1 + (shard if by_row else np.arange(len(parts)))] += parts

@@ -18,11 +18,11 @@ from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer, TransformerConfig, is_tied
 
 Packed = tuple[np.ndarray[Any, Any], str]
-"""A tensor on its way: an array that Ray hands over without copying it on one machine, and the name of the dtype."""
+"""A tensor to be sent: an array, which Ray passes without a copy on the same machine, and the name of the dtype."""
 
 
 def pack(tensor: Tensor) -> Packed:
-    """A tensor as an array; bfloat16, which NumPy does not know, as the same bits in int16."""
+    """A tensor as an array; bfloat16, which NumPy does not know, becomes the same bits in int16."""
     values = tensor.detach().cpu()
     bits = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
     return bits.numpy(), str(values.dtype).removeprefix("torch.")
@@ -38,7 +38,7 @@ def unpack(packed: Packed, device: str = "cpu") -> Tensor:
 
 
 def pack_weights(model: Transformer) -> dict[str, Packed]:
-    """All tensors of a model; an unembedding that is the embedding (a tied head) is left out."""
+    """All tensors of a model; an unembedding tied to the embedding is left out."""
     tied = is_tied(model.weights)
     return {key: pack(tensor) for key, tensor in model.weights.items() if not (tied and key == "W_U")}
 
@@ -52,11 +52,11 @@ def unpack_weights(packed: Mapping[str, Packed], device: str) -> dict[str, Tenso
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told once, but for the weights.
+    """What every worker receives once, except the weights.
 
     Attributes:
-        run, options: the algorithm's function and its options, resolved.
-        given: the fields of the problem, but the model, the checkpoint and the means.
+        run, options: the algorithm's function and its resolved options.
+        given: the fields of the problem, except the model, the checkpoint and the means.
         memory: the memory limit in bytes, 0 for none.
         config, name, source: of the model.
         device: where each worker puts its copy.
@@ -85,14 +85,14 @@ class Job:
 class Worker:
     """The class of the actors.
 
-    Every method is given ``job``, Ray's references to a :class:`Job` and to the weights; they are fetched when they change.
+    Every method takes ``job``: Ray's references to a :class:`Job` and to the weights. They are fetched when they change.
     """
 
     def __init__(self) -> None:
         self._refs: list[Any] = []
 
     def ready(self) -> int:
-        """The process's id, when it has started."""
+        """The id of the process, which shows that it has started."""
         return os.getpid()
 
     def means(self, job: list[Any], rows: np.ndarray[Any, Any]) -> Packed:
@@ -113,13 +113,13 @@ class Worker:
         return scores.values, scores.parts
 
     def _problem(self, job: list[Any], rows: np.ndarray[Any, Any], means: Packed | None) -> Problem:
-        """The problem of some rows."""
+        """The problem on some rows."""
         if job != self._refs:
             self._begin(job)
         return self._whole.take(rows, None if means is None else unpack(means, self._job.device))
 
     def _begin(self, job: list[Any]) -> None:
-        """Fetch the job, and put the model where it is to run."""
+        """Fetch the job, and put the model on its device."""
         import ray
 
         self._job, weights = ray.get(job)

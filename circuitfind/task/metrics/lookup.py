@@ -1,6 +1,6 @@
-"""From what a user names to a metric: a registered name, ``FILE.py:NAME``, a function, or a :class:`Metric` itself.
+"""Finds a user's metric by a registered name, ``FILE.py:NAME``, a function, or as a :class:`Metric` itself.
 
-A user's file is a file like those beside this one, or just a function ``(logits, targets)`` that gives one value per prompt:
+A user's file looks like those beside this one, or just has a function ``(logits, targets)`` with one value per prompt:
 
     def margin(logits, targets):
         return logits.amax(-1) - logits.gather(-1, targets.incorrect[:, :1].expand(*logits.shape[:-1], 1))[..., 0]
@@ -26,15 +26,15 @@ MetricLike = str | Metric | Function
 
 
 def as_metric(metric: MetricLike) -> Metric:
-    """A metric from its name, from ``FILE.py:NAME``, from itself, or from a callable.
+    """A metric from its name, ``FILE.py:NAME``, a :class:`Metric`, or a callable.
 
-    ``FILE.py`` alone will do where the file has one. A callable is ``(logits, targets)``, ``(logits)`` as in TransformerLens,
-    or EAP-IG's ``(logits, clean_logits, input_length, labels)``: see :mod:`.signatures`. It counts as "larger is better"; build
-    a :class:`Metric` to say otherwise.
+    ``FILE.py`` alone is enough if the file has a single metric. A callable is ``(logits, targets)``, ``(logits)`` as in
+    TransformerLens, or EAP-IG's ``(logits, clean_logits, input_length, labels)``: see :mod:`.signatures`. For a callable, larger
+    is better; build a :class:`Metric` to say otherwise.
 
     Raises:
-        UnknownNameError: nothing is called that.
-        OptionError: the file is missing or fails, or what was given is no metric.
+        UnknownNameError: there is no metric of that name.
+        OptionError: the file is missing or fails, or the argument is not a metric.
     """
     if isinstance(metric, Metric):
         return metric
@@ -45,10 +45,10 @@ def as_metric(metric: MetricLike) -> Metric:
 
 
 def metric_again(name: str, source: Mapping[str, str]) -> Metric:
-    """The metric of a run, from its name and :attr:`Metric.source_json` as the run folder has them.
+    """The metric of a run, from its name and :attr:`Metric.source_json` as stored in the run folder.
 
     Raises:
-        OptionError: its file is missing or has changed, or it was given from Python.
+        OptionError: its file is missing or has changed, or it was passed from Python.
     """
     if not source:
         if name not in METRICS:
@@ -79,7 +79,7 @@ def _of_function(function: Any, name: str, source: MetricFile | None = None) -> 
 
 
 def _free(name: str) -> str:
-    """A name that no registered metric has: tables hold values by name."""
+    """A name that no registered metric has, because tables hold values by name."""
     return f"own-{name}" if name in METRICS else name
 
 
@@ -96,7 +96,7 @@ def _read(path: Path, name: str) -> MetricFile:
 
 @dataclass(frozen=True)
 class FileFunction:
-    """The function of a user's metric. To another process goes the file's text, which is executed there."""
+    """The function of a user's metric; another process receives the file's text and executes it there."""
 
     file: MetricFile
 
@@ -112,7 +112,7 @@ class FileFunction:
         return item.function if isinstance(item, Metric) else item
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
-        """What the user's function gives."""
+        """Call the user's function."""
         return self._function(logits, targets)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,10 +121,10 @@ class FileFunction:
 
 @cache
 def metric_from_text(file: MetricFile) -> Metric:
-    """The metric that a file holds; the file itself need not be there.
+    """The metric in a file's text; the file itself need not exist.
 
     Raises:
-        UnknownNameError, OptionError: it fails, has no such metric, or has several and none is named.
+        UnknownNameError, OptionError: the file fails, has no such metric, or has several and none is named.
     """
     file = file if file.name else replace(file, name=_only_name(file))
     item, function = _item_of(file), FileFunction(file)
@@ -162,14 +162,14 @@ def _only_name(file: MetricFile) -> str:
 
 @cache
 def _contents(path: str, text: str) -> tuple[list[Metric], dict[str, Any], str]:
-    """What a file registers, what it binds, and the name of its module."""
+    """The metrics that a file registers, the names it binds, and the name of its module."""
     with METRICS.set_aside() as added:
         module = executed(text, path, "metric")
     return added, vars(module), module.__name__
 
 
 def _metrics(added: list[Metric], bound: Mapping[str, Any]) -> dict[str, Metric]:
-    """The metrics of a file, by name; those that it looked up are not its own."""
+    """A file's own metrics, by name; those that it only looked up are left out."""
     others = [*added, *METRICS]
     own = {
         name: item
@@ -180,7 +180,7 @@ def _metrics(added: list[Metric], bound: Mapping[str, Any]) -> dict[str, Metric]
 
 
 def _functions(bound: Mapping[str, Any], module: str) -> dict[str, Any]:
-    """The functions that a file defines and does not hide."""
+    """The public functions that a file defines."""
     return {
         name: item
         for name, item in bound.items()

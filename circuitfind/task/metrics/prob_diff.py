@@ -1,4 +1,4 @@
-"""The probability difference: how much likelier the correct answers are than the incorrect ones; more is better."""
+"""The probability difference: how much more likely the correct answers are than the incorrect ones; more is better."""
 
 from torch import Tensor
 

@@ -1,1 +1,1 @@
-"""Models trained so that their circuit is known: strict interchange intervention training, edge by edge."""
+"""Models trained to have a known circuit: strict interchange intervention training on single edges."""

@@ -1,4 +1,4 @@
-"""``python -m circuitfind.truth.siit train NAME``: make a trained ground-truth model again from nothing."""
+"""``python -m circuitfind.truth.siit train NAME``: retrain a ground-truth model from scratch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_model(
     steps: Annotated[int | None, typer.Option(help="steps; as shipped if left out")] = None,
     threads: Annotated[int, typer.Option(help="processor threads")] = 1,
 ) -> None:
-    """Train a model and write its folder, verified; run again after an interruption, it goes on."""
+    """Train a model, verify it and write its folder; an interrupted training resumes when run again."""
     torch.set_num_threads(threads)
     try:
         if every_one == bool(name) or (every_one and out is None):

@@ -1,11 +1,11 @@
-"""What a model is trained to compute, as a small graph of nodes, and that graph under cut edges.
+"""What a model is trained to compute, as a small graph of nodes that also runs with cut edges.
 
-Every node is placed at one head or MLP of the model to be (or at ``input`` or ``logits``) and is a function of what it reads
-through its ports, so every edge of this graph is an edge of the model's own (:mod:`circuitfind.graph`). Cutting has the meaning
-it has there (:mod:`.masks.dense`): a kept edge carries what its sender gives in the current run, which other cut
-edges may have changed, and a cut edge what it gives in the plain run on the source prompt.
+Every node is placed at one head or MLP of the future model (or at ``input`` or ``logits``) and is a function of what it reads
+through its ports. So every edge of this graph is an edge of the model's graph (:mod:`circuitfind.graph`). Cutting means the
+same as there (:mod:`.masks.dense`): a kept edge carries its sender's value in the current run, which other cut edges may have
+changed. A cut edge carries its sender's value in the plain run on the source prompt.
 
-The values of a node are one integer per position, (prompts, positions); :data:`NONE` is no value.
+A node has one integer per position, (prompts, positions); :data:`NONE` means no value.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Node:
     """One step of a program.
 
     Attributes:
-        name: what it computes, for other nodes' ``reads``.
-        place: where in the model: ``a0.h1``, ``m0`` or ``logits``.
-        reads: the nodes it reads, each with its port where it has ports, in the order of the function's arguments:
-            ``"token<q> previous<k> token<v>"``, or ``"sum previous"`` for an MLP. ``token`` is the input.
-        compute: from their values to this node's.
+        name: name of its value, used in other nodes' ``reads``.
+        place: its place in the model: ``a0.h1``, ``m0`` or ``logits``.
+        reads: the nodes it reads, each with a port if it has ports, in the order of the function's arguments: ``"token<q>
+            previous<k> token<v>"``, or ``"sum previous"`` for an MLP. ``token`` is the input.
+        compute: maps their values to this node's value.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Node:
 
     @cached_property
     def ports(self) -> tuple[tuple[str, str], ...]:
-        """The nodes it reads, each with ``<q>``, ``<k>``, ``<v>`` or nothing."""
+        """The nodes it reads, each with ``<q>``, ``<k>``, ``<v>`` or an empty string."""
         return tuple(
             (parent, bracket + port) for parent, bracket, port in (r.partition("<") for r in self.reads.split())
         )
@@ -51,18 +51,18 @@ class Node:
 class HighLevel:
     """A program as a graph: its nodes in order, the last one at the logits.
 
-    What the last node gives are token ids: the answer after every position.
+    The last node gives token ids: the answer after every position.
     """
 
     nodes: tuple[Node, ...]
 
     @cached_property
     def places(self) -> dict[str, str]:
-        """Where every node is, the input included."""
+        """The place of every node, including the input."""
         return {"token": INPUT} | {node.name: node.place for node in self.nodes}
 
     def edge(self, parent: str, port: str, node: Node) -> str:
-        """The model's name of the edge through which a node reads another."""
+        """The model's name for the edge through which a node reads another."""
         return f"{self.places[parent]}->{node.place}{port}"
 
     @cached_property
@@ -74,9 +74,9 @@ class HighLevel:
         """The values of all nodes on some prompts.
 
         Args:
-            tokens: ids (prompts, positions).
+            tokens: token ids (prompts, positions).
             source: the values of a plain run on the source prompts, which cut edges carry.
-            cut: names of edges; those that are none of this graph change nothing.
+            cut: names of edges to cut; edges that are not in this graph have no effect.
         """
         values: dict[str, Ints] = {"token": tokens}
         for node in self.nodes:
@@ -91,20 +91,20 @@ class HighLevel:
         """Token id of the answer after the last position of every prompt, (prompts,).
 
         Args:
-            tokens, source: ids (prompts, positions) of base and source prompts.
+            tokens, source: token ids (prompts, positions) of base and source prompts.
             cut: as in :meth:`run`.
         """
         values = self.run(tokens, None if source is None else self.run(source), cut)
         return values[self.nodes[-1].name][:, -1]
 
     def sensitivity(self, tokens: Ints, source: Ints) -> dict[str, float]:
-        """For every edge the share of pairs whose answer becomes another when it alone is cut."""
+        """For every edge, the share of pairs whose answer changes when only this edge is cut."""
         plain, values, last = self.answers(tokens), self.run(source), self.nodes[-1].name
         found = {edge: self.run(tokens, values, (edge,))[last][:, -1] for edge in self.edges}
         return {edge: float(((answers != plain) & (answers != NONE)).mean()) for edge, answers in found.items()}
 
     def needed(self, tokens: Ints, source: Ints) -> list[str]:
-        """The circuit: the edges that change any answer when they are cut alone."""
+        """The circuit: the edges that change some answer when cut alone."""
         return [edge for edge, share in self.sensitivity(tokens, source).items() if share > 0]
 
 
@@ -112,32 +112,32 @@ class HighLevel:
 
 
 def earlier(values: Ints, steps: int) -> Ints:
-    """The value n positions back, :data:`NONE` at the first ones."""
+    """The value ``steps`` positions back; :data:`NONE` at the first positions."""
     out = np.full_like(values, NONE)
     out[:, steps:] = values[:, :-steps]
     return out
 
 
 def at_end(values: Ints) -> Ints:
-    """The value at the last position, :data:`NONE` at all others."""
+    """The value at the last position; :data:`NONE` at all others."""
     out = np.full_like(values, NONE)
     out[:, -1] = values[:, -1]
     return out
 
 
 def before(values: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which positions are before each, (positions, positions)."""
+    """Which positions come before each position, (positions, positions)."""
     return np.tri(values.shape[1], k=-1, dtype=bool)
 
 
 def matches(query: Ints, key: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether the key of a position that is not later equals the query, (prompts, queries, keys); none equals NONE."""
+    """Whether a key at the same or an earlier position equals the query, (prompts, queries, keys); NONE equals nothing."""
     seen = np.tri(query.shape[1], dtype=bool)
     return (query[:, :, None] == key[:, None]) & (query[:, :, None] != NONE) & seen
 
 
 def value_at(chosen: np.ndarray[Any, np.dtype[np.bool_]], value: Ints, *, last: bool = False) -> Ints:
-    """The value at the first (or last) position that each query chose, NONE where it chose none."""
+    """The value at the first (or last) position that each query chose; NONE if it chose none."""
     place = chosen.shape[2] - 1 - chosen[:, :, ::-1].argmax(2) if last else chosen.argmax(2)
     return np.where(chosen.any(2), np.take_along_axis(value, place, 1), NONE)
 
@@ -148,5 +148,5 @@ def looked_up(query: Ints, key: Ints, value: Ints) -> Ints:
 
 
 def number_alike(query: Ints, key: Ints) -> Ints:
-    """At how many positions so far the key equals the query."""
+    """The number of positions so far where the key equals the query."""
     return matches(query, key).sum(2)

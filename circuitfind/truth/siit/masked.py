@@ -1,8 +1,8 @@
-"""A model under edge masks with gradients for its weights: what strict interchange intervention training needs.
+"""A model under edge masks with weight gradients, for strict interchange intervention training.
 
-The engines of :mod:`circuitfind.execution` freeze the weights and write into buffers; this one is for small models and builds
-a new tensor at every step. It means the same as :func:`circuitfind.execution.masks.dense.run_masked` with the corrupted run as
-ablation.
+The engines of :mod:`circuitfind.execution` freeze the weights and write into buffers. This one is for small models and creates
+a new tensor at every step. It computes the same as :func:`circuitfind.execution.masks.dense.run_masked` with the corrupted run
+as ablation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from circuitfind.transformer.walk import apart
 
 
 def source_run(model: Transformer, tokens: Tensor) -> Writes:
-    """Run ids (prompts, positions) with nothing cut: what every sender writes, and the streams."""
+    """Run token ids (prompts, positions) with nothing cut: what every sender writes, and the streams."""
     blocks = list(walk(model, model.embed(tokens), add=apart))
     writes = [at.written if at.block.kind == "attention" else at.written[None] for at in blocks[:-1]]
     outputs = torch.cat((blocks[0].stream[None], *writes))
@@ -25,8 +25,9 @@ def source_run(model: Transformer, tokens: Tensor) -> Writes:
 
 
 def softened(source: Writes, share: float) -> Writes:
-    """A source run with a share of what tells its prompts apart: 1 is the run itself, and at 0 all prompts are their mean,
-    position by position.
+    """A source run with only a share of the differences between its prompts.
+
+    1 is the run itself; at 0, all prompts are replaced by their mean at each position.
     """
     if share == 1:
         return source
@@ -37,15 +38,15 @@ def softened(source: Writes, share: float) -> Writes:
 
 
 def masked_run(model: Transformer, tokens: Tensor, source: Writes, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """A run under masks, a mask for each group of prompts.
+    """A run under masks, with one mask per group of prompts.
 
     Args:
-        tokens: ids of the base prompts (prompts, positions), group after group.
-        source: the run of as many source prompts.
-        masks: (groups, edges), 1 where an edge is kept, 0 where it carries what its sender writes in the source run.
+        tokens: token ids of the base prompts (prompts, positions), group after group.
+        source: the run of equally many source prompts.
+        masks: (groups, edges); 1 keeps an edge, 0 makes it carry what its sender writes in the source run.
 
     Returns:
-        the logits at the last position (prompts, d_vocab), and what every sender wrote (senders, prompts, positions, d_model).
+        The logits at the last position (prompts, d_vocab), and what every sender wrote (senders, prompts, positions, d_model).
     """
     graph, n_groups = model.graph, len(masks)
 

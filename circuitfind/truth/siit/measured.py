@@ -1,4 +1,4 @@
-"""What a trained model's circuit is worth, measured on held-out pairs with the engines that discovery uses."""
+"""How good a trained model's circuit is, measured on held-out pairs with the engines that discovery uses."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ def masked_logits(model: Transformer, pairs: TokenPairs, kept: Array) -> torch.T
 
 
 def single_cuts(model: Transformer, pairs: TokenPairs) -> Array:
-    """By how much the logit difference falls on average when an edge of the full model is cut alone, (edges,)."""
+    """Mean fall of the logit difference when an edge of the full model is cut alone, (edges,)."""
     return ALGORITHMS["exact"](Problem(model, pairs, METRIC)).values
 
 
 def measured_truth(model: Transformer, program: Program, n: int, seed: int = 1) -> dict[str, Any]:
-    """How far a model's edges are what its program says, under ``corrupted`` ablation.
+    """How well a model's edges match its program, under ``corrupted`` ablation.
 
     Returns:
-        * ``pairs``: how many held-out pairs;
-        * ``accuracy``: share of right answers, of all words, of the model; ``circuit_accuracy``: of the circuit alone, every
-          other edge cut;
-        * ``logit_difference``: of the answer and the corrupted prompt's, ``full``, of the ``circuit``, and with all edges cut
-          (``empty``); ``faithfulness``: (circuit - empty) / (full - empty);
-        * ``largest_outside``: the largest change of the logit difference, whatever its sign, when one edge outside the
-          circuit is cut in the full model; ``smallest_inside``: the smallest fall when one edge inside is; both as shares of
-          full - empty;
-        * ``smallest_inside_circuit``: the same, cut from the circuit;
-        * ``interchange_accuracy``: share of the program's answers among the model's, with one edge cut from the circuit; of
-          the edge where it is smallest, over the pairs where the program has an answer.
+        * ``pairs``: the number of held-out pairs;
+        * ``accuracy``: share of pairs where the right answer is the model's top word; ``circuit_accuracy``: the same for the
+          circuit, with every other edge cut;
+        * ``logit_difference``: between the answer and the corrupted prompt's answer, for the ``full`` model, for the
+          ``circuit``, and with all edges cut (``empty``); ``faithfulness``: (circuit - empty) / (full - empty);
+        * ``largest_outside``: the largest absolute change of the logit difference when one edge outside the circuit is cut in
+          the full model; ``smallest_inside``: the smallest fall when one edge inside is cut; both as shares of full - empty;
+        * ``smallest_inside_circuit``: as ``smallest_inside``, but cut from the circuit;
+        * ``interchange_accuracy``: share of pairs on which the model gives the program's answer with one edge cut from the
+          circuit. It is for the edge with the smallest share, over pairs where the program has an answer.
     """
     pairs, known = program.pairs(n, seed), KnownEdges.of(program, model.graph)
     targets = Targets(torch.from_numpy(pairs.correct), torch.from_numpy(pairs.incorrect))

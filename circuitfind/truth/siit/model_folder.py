@@ -1,4 +1,4 @@
-"""The folder of a trained ground-truth model: a zoo model's files, and its truth."""
+"""Writes the folder of a trained ground-truth model: a zoo model's files, and its truth."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ MEASURES = {
     "smallest_inside_circuit": "the same, cut from the circuit",
     "interchange_accuracy": "answers as the program's with one edge cut from the circuit, the worst edge",
 }
-"""What :func:`.verify.verify` found, as a card says it."""
+"""Labels on the model card for the measures of :func:`.measured.measured_truth`."""
 
 
 def zoo_recipe(recipe: SiitRecipe, verified: dict[str, Any]) -> Recipe:
-    """What the zoo's export wants to know of a model."""
+    """What the zoo's export needs to know about a model."""
     task, siit = recipe.program.task, recipe.siit
     return Recipe(
         name=recipe.name,
         summary=f"A model whose circuit is known: {recipe.program.summary} {task.description}",
         trained_on=(
             f"pairs of the task {task.name} that are not held out, by strict interchange intervention training "
-            f"on single edges (`circuitfind/ground_truth/siit/training.py`), {siit.groups} masks on "
+            f"on single edges (`circuitfind/truth/siit/training.py`), {siit.groups} masks on "
             f"{siit.pairs_per_group} pairs each in every step"
         ),
         tasks=(task.name,),
@@ -70,7 +70,7 @@ def _findings(model: Transformer, recipe: SiitRecipe, verified: dict[str, Any]) 
 
 
 def write_folder(model: Transformer, recipe: SiitRecipe, training: Training, seed: int, folder: Path) -> dict[str, Any]:
-    """Write weights, configuration, tokenizer, card and truth; what was verified is returned."""
+    """Write weights, configuration, tokenizer, card and truth; return the verified measures."""
     named = model.with_weights(model.weights, tokenizer=recipe.program.tokenizer, name=recipe.name)
     verified = measured_truth(named, recipe.program, N_VERIFIED)
     known = KnownEdges.of(recipe.program, named.graph)

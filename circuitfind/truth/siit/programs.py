@@ -1,7 +1,7 @@
-"""The programs that models are trained to compute, each with its task and its place in the model.
+"""The programs that models are trained to compute, each with its task and its places in the model.
 
-A program is the algorithm of its task's docstring, cut into nodes; the arrows of its nodes are the circuit that training gives
-the model. All programs are causal, their prompts have one length, and the answer is read at the last token.
+A program is the algorithm in its task's docstring, split into nodes. The edges between its nodes are the circuit that training
+gives the model. All programs are causal, all their prompts have the same length, and the answer is read at the last token.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class Ids(dict[str, int]):
     """The ids of a program's words."""
 
     def table(self, values: Mapping[str, int]) -> Ints:
-        """An array from ids to the values of words, NONE for others."""
+        """An array that maps ids to the values of words; NONE for others."""
         found = np.full(max(self.values()) + 1, NONE)
         for word, value in values.items():
             found[self[word]] = value
         return found
 
     def row(self, words: Iterable[str]) -> Ints:
-        """An array from 0, 1, 2, ... to the ids of words, with NONE at its end, which is thereby its own image."""
+        """An array that maps 0, 1, 2, ... to the ids of words; it ends with NONE, so NONE maps to itself."""
         return np.array([*(self.get(word, NONE) for word in words), NONE])
 
 
 @dataclass(frozen=True)
 class Program:
-    """A task and the steps in which a model is to do it.
+    """A task and the steps in which a model computes it.
 
     Attributes:
-        name: the model's and the task's.
+        name: the name of the model and of the task.
         summary: the circuit in one sentence, for the card.
-        words: a text that holds every word of the task.
+        words: a text that contains every word of the task.
         n_layers: how many layers the places need.
-        steps: the nodes, for the ids of the words.
+        steps: gives the nodes, for the ids of the words.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Program:
 
     @property
     def task(self) -> Task:
-        """The task that the model is made for."""
+        """The task that the model is trained for."""
         return TASKS[self.name]
 
     @cached_property
@@ -87,7 +87,7 @@ class Program:
         return HighLevel(self.steps(Ids(zip(words, range(1, len(words) + 1), strict=True))))
 
     def training_pairs(self, n: int, seed: int) -> TokenPairs:
-        """``n`` random pairs that are not held out; some may be the same."""
+        """``n`` random pairs that are not held out; there may be duplicates."""
         rng, kept = random.Random(f"{self.name}/training/{seed}"), list[PromptPair]()
         propose = self.task.propose
         assert propose is not None
@@ -158,7 +158,7 @@ def _balance(ids: Ids) -> tuple[Node, ...]:
 
 
 def _at_second(token: Ints, n: int) -> Ints:
-    """The token before, at the second of every two of the first ``n`` tokens."""
+    """The previous token, at every second one of the first ``n`` tokens."""
     place = np.arange(token.shape[1])
     return np.where((place % 2 == 1) & (place < n), earlier(token, 1), NONE)
 
@@ -218,7 +218,7 @@ def _ioi(ids: Ids) -> tuple[Node, ...]:
         return at_end(value_at((key[:, None] == 1) & before(key), value, last=True))
 
     def moved(query: Ints, key: Ints, value: Ints) -> Ints:
-        """The first name that is not the query, whatever that is: the first of all, where no name came twice."""
+        """The first name that differs from the query; the very first name if no name is repeated."""
         names = (key[:, None] != NONE) & before(query)
         return at_end(value_at(names & (query[:, :, None] != key[:, None]), value))
 

@@ -1,4 +1,4 @@
-"""What a step of the training is made of: pairs of prompts, masks of edges, and what the program gives under them."""
+"""The content of a training step: pairs of prompts, edge masks, and the program's values under them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class KnownEdges:
-    """The edges of a model by number: those of a program's circuit, and all others.
+    """The edges of a model by number: a program's circuit, and all others.
 
     Attributes:
         graph: the model's graph.
         program: what the model computes.
-        inside: the circuit: the program's edges that change an answer on the task's pairs when they are cut alone.
-        outside: all others, also those of the program that no answer depends on.
+        inside: the circuit: the program's edges that change an answer on the task's pairs when cut alone.
+        outside: all others, including program edges that no answer depends on.
     """
 
     graph: ComputationGraph
@@ -35,7 +35,7 @@ class KnownEdges:
 
     @classmethod
     def of(cls, program: Program, graph: ComputationGraph) -> KnownEdges:
-        """Found by cutting each edge of the program on held-out pairs."""
+        """The edges found by cutting each edge of the program on held-out pairs."""
         pairs = program.pairs(N_FOR_TRUTH)
         kept = graph.mask(program.high_level.needed(pairs.clean, pairs.corrupted))
         return cls(graph, program, np.flatnonzero(kept), np.flatnonzero(~kept))
@@ -49,9 +49,9 @@ class KnownEdges:
         """A random mask (edges,), true where an edge is kept.
 
         Args:
-            circuit_only: always the circuit itself. Otherwise it is so in a quarter of masks; a quarter cuts a random share of
-                the edges outside, a quarter one edge inside, a quarter a random number inside; the last two cut none, all or
-                a random share of those outside.
+            circuit_only: always keep exactly the circuit. Otherwise, a quarter of the masks do so, a quarter cut a random share
+                of the edges outside, a quarter cut one edge inside, and a quarter cut a random number of edges inside. The last
+                two also cut none, all or a random share of the edges outside.
         """
         kept, kind = np.ones(self.graph.n_edges, dtype=bool), 0 if circuit_only else int(rng.integers(4))
         shares = {0: (1.0,), 1: (rng.random(),)}.get(kind, (0.0, 1.0, rng.random()))
@@ -64,14 +64,14 @@ class KnownEdges:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step is trained on.
+    """The data of one training step.
 
     Attributes:
-        base, source: ids (prompts, positions), group after group.
+        base, source: token ids (prompts, positions), group after group.
         masks: (groups, edges), 1 where an edge is kept.
-        answers: the program's answer on the base prompts under the masks (prompts,), NONE where it has none.
+        answers: the program's answer on the base prompts under the masks (prompts,); NONE if it has none.
         source_answers: its answer on the source prompts with nothing cut, (prompts,).
-        values: what its nodes give on the base prompts under the masks, by their place in the model, (prompts, positions) each.
+        values: the values of its nodes on the base prompts under the masks, by place in the model, (prompts, positions) each.
     """
 
     base: Tensor
@@ -90,7 +90,7 @@ def draw_step(
     rng: np.random.Generator,
     circuit_only: bool,
 ) -> Step:
-    """Random pairs, in either direction, under random masks, with what the program gives."""
+    """Random pairs, in either direction, under random masks, with the program's values."""
     rows = rng.integers(len(pairs), size=groups * pairs_per_group)
     turned = rng.random((len(rows), 1)) < 0.5
     base = np.where(turned, pairs.corrupted[rows], pairs.clean[rows])

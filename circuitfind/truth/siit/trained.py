@@ -1,4 +1,4 @@
-"""Which models are trained: eight that are shipped, and a larger one of each that is not."""
+"""The models that are trained: eight shipped ones, and a larger version of each that is not shipped."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from circuitfind.truth.siit.training import Siit
 from circuitfind.zoo.train import Schedule
 
 STEPS = {"siit-ioi": 3000}
-"""Where it is not 4000."""
+"""Training steps of models for which the number is not 4000."""
 NARROW = ("siit-hist", "siit-xproportion")
 
 
 @dataclass(frozen=True)
 class SiitRecipe:
-    """How to make one model from nothing.
+    """How to train one model from scratch.
 
     Attributes:
-        name: the model.
-        program: what it is to compute, and where.
+        name: name of the model.
+        program: what it should compute, and where.
         config: its shape.
         siit: its training.
     """
@@ -32,7 +32,7 @@ class SiitRecipe:
     siit: Siit
 
     def with_steps(self, steps: int | None) -> SiitRecipe:
-        """The recipe with another number of steps, if one is given."""
+        """The recipe with a different number of steps, if one is given."""
         if steps is None:
             return self
         return replace(self, siit=replace(self.siit, schedule=replace(self.siit.schedule, steps=steps)))
@@ -52,13 +52,13 @@ def _shipped(program: Program) -> SiitRecipe:
 
 
 def _large(program: Program) -> SiitRecipe:
-    """The same circuit among more heads and layers that have nothing to do."""
+    """The same circuit among more idle heads and layers."""
     schedule = Schedule(steps=2 * STEPS.get(program.name, 4000), rate=1e-3, weight_decay=0.01)
     return SiitRecipe(f"{program.name}-large", program, _shape(program, 128, 8, 1), Siit(schedule))
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The models: the shipped ones first."""
+    """The models' names, shipped ones first."""
     return (*PROGRAMS, *(f"{name}-large" for name in PROGRAMS))
 
 
@@ -66,7 +66,7 @@ def recipe_of(name: str) -> SiitRecipe:
     """The recipe called ``name``.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such recipe.
     """
     if name not in recipe_names():
         raise UnknownNameError("trained ground-truth model", name, recipe_names())

@@ -1,21 +1,22 @@
-"""Strict interchange intervention training, edge by edge.
+"""Strict interchange intervention training on single edges.
 
 Interchange intervention training (Geiger et al. 2022, "Inducing Causal Structure for Interpretable Neural Networks") makes a
-model do what a program does when values of a source prompt are put into the run of a base prompt. Its strict form (Gupta et
-al. 2024, "InterpBench", section 3) also puts them into the nodes that are not the program's, where they must change nothing.
-Here both are done to single edges, q, k and v apart, so that the edges of the model are known and not its nodes alone.
+model match a program when values from a source prompt are patched into the run on a base prompt. Its strict form (Gupta et al.
+2024, "InterpBench", section 3) also patches nodes that are not part of the program, where this must change nothing. Here both
+are done to single edges, with q, k and v separate, so that the model's edges are known, not just its nodes.
 
-A step holds groups of pairs, each under a mask of its own (:meth:`.steps.KnownEdges.draw_mask`). The loss is the cross-entropy
-of the logits at the last token with the program's answer under the same mask, and, on the source prompts, with its answer when
-nothing is cut. A model that may use all edges at first does, and leaves them reluctantly; so
+A step has groups of pairs, each group with its own mask (:meth:`.steps.KnownEdges.draw_mask`). The loss is the cross-entropy of
+the logits at the last token with the program's answer under the same mask, plus, on the source prompts, with its answer when
+nothing is cut. A model that may use all edges at first does so, and gives them up reluctantly. Therefore
 
-* the first part of the training keeps the edges of the circuit only; the others carry the mean of the source runs (position by
-  position, so that positions are known), and, growing to the whole, what differs from that mean;
-* for a time linear probes, thrown away afterwards, read from what every node of the program writes what it is to compute.
+* the first part of the training keeps only the circuit's edges. The others carry the mean of the source runs (at each
+  position, so that positions are known), plus a growing share of the difference from that mean;
+* for a time, linear probes read from every program node's write the value that it should compute. The probes are discarded
+  afterwards.
 
-Deviations from InterpBench: edges instead of nodes, one loss and one optimiser step instead of three in turn, many edges cut
-at once, the two aids above, and smoothed labels. With these the logits have one right value each, so that an edge outside the
-circuit cannot change by how much the right answer leads either.
+Deviations from InterpBench: edges instead of nodes; one loss and one optimiser step instead of three in turn; many edges cut at
+once; the two aids above; and smoothed labels. With smoothed labels, every logit has a single right value. So an edge outside
+the circuit cannot change the right answer's lead either.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from circuitfind.zoo.train import (
 N_PAIRS = 20_000
 PROBE = "probe."
 MOST_VALUES = 32
-"""How many different values a node of a program may have, if there are fewer words."""
+"""How many distinct values a program node may have, if there are fewer words."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Siit:
 
     Attributes:
         schedule: steps and rates.
-        groups: how many masks a step holds.
-        pairs_per_group: on how many pairs each is tried.
-        smoothing: which share of the label is spread over all words.
-        circuit_only: the first part of the steps, in which only the circuit is kept.
-        guided: the part of the steps over which the weight of the probes falls from 1 to 0.
+        groups: number of masks per step.
+        pairs_per_group: number of pairs per mask.
+        smoothing: share of the label that is spread over all words.
+        circuit_only: fraction of the steps, at the start, in which only the circuit is kept.
+        guided: fraction of the steps over which the weight of the probes falls from 1 to 0.
     """
 
     schedule: Schedule
@@ -72,7 +73,7 @@ class Siit:
     guided: float = 0.6
 
     def difference_at(self, step: int) -> float:
-        """How much of what differs between source prompts the edges outside carry: 0 for half of the first part, 1 after it."""
+        """Share of the source prompts' differences that outside edges carry: 0 at first, 1 after the first part."""
         return min(1.0, max(0.0, 2 * step / (self.circuit_only * self.schedule.steps) - 1))
 
     def guidance_at(self, step: int) -> float:
@@ -81,9 +82,9 @@ class Siit:
 
 
 def new_siit(program: Program, config: TransformerConfig, schedule: Schedule, seed: int) -> Training:
-    """A training at step 0: the model's parameters, and a probe (d_model, values) for every node of the program.
+    """A training at step 0: the model's parameters, and a probe (d_model, values) per program node.
 
-    Words and positions begin larger than in the zoo's other models: all that a node knows at first comes from them.
+    Word and position embeddings start larger than in the zoo's other models, because they are all that a node knows at first.
     """
     training, generator = new_training(config, schedule, seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -105,7 +106,7 @@ def model_weights(training: Training) -> Tensors:
 
 
 def answers_loss(logits: Tensor, answers: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of logits (prompts, d_vocab) with the program's answers, where it has one."""
+    """Cross-entropy of logits (prompts, d_vocab) with the program's answers, where there is one."""
     return F.cross_entropy(logits, answers, ignore_index=NONE, label_smoothing=smoothing)
 
 
@@ -114,7 +115,7 @@ def probes_loss(model: Transformer, training: Training, written: Tensor, values:
 
     Args:
         written: what every sender wrote, (senders, prompts, positions, d_model).
-        values: what the nodes of the program give, by their places, (prompts, positions) each.
+        values: the values of the program's nodes, by place, (prompts, positions) each.
     """
     losses = []
     for place, wanted in values.items():
@@ -125,7 +126,7 @@ def probes_loss(model: Transformer, training: Training, written: Tensor, values:
 
 
 def step_loss(model: Transformer, training: Training, step: Step, recipe: Siit) -> Tensor:
-    """The loss of one step; ``training`` says which one it is, and has the probes."""
+    """The loss of one step; ``training`` has the step number and the probes."""
     difference, guidance = recipe.difference_at(training.step), recipe.guidance_at(training.step)
     source = source_run(model, step.source)
     logits, written = masked_run(model, step.base, softened(source, difference), step.masks)
@@ -139,7 +140,7 @@ def step_loss(model: Transformer, training: Training, step: Step, recipe: Siit) 
 
 
 def one_step(model: Transformer, training: Training, step: Step, recipe: Siit) -> float:
-    """One step of the optimiser; the loss before it."""
+    """Take one optimiser step; return the loss before it."""
 
     def backward() -> float:
         loss = step_loss(model, training, step, recipe)
@@ -160,7 +161,7 @@ def train(
     every: int = 500,
     report: Callable[[Transformer, Training, float], None] | None = None,
 ) -> Training:
-    """Train a model, or go on with a training that was interrupted.
+    """Train a model, or resume an interrupted training.
 
     Args:
         state: file that holds the training's state; written every minute and at the end, read if it exists.
@@ -169,10 +170,10 @@ def train(
         report: called with the model so far (frozen), the training, and the mean loss since the last call.
 
     Returns:
-        the training where it stopped; its seconds are those of the processor.
+        The training where it stopped; its seconds are processor time.
 
     Raises:
-        ModelError: the state is of another training.
+        ModelError: the state belongs to a different training.
     """
     training = new_siit(program, config, recipe.schedule, seed)
     identity = f"{program.name} {asdict(recipe)} {asdict(config)} seed {seed}"

@@ -1,8 +1,8 @@
-"""Change the input of one receiver and compute again only what that reaches.
+"""Change the input of one receiver and recompute only what that reaches.
 
-:mod:`.reach` says what that is, :mod:`.state` holds the activations and runs the change, :mod:`.current_circuit` is that of a
-greedy search, :mod:`.in_turn` tests many cuts in one batch (:mod:`.width` says how many), :mod:`.close_calls` decides what
-float32 cannot, :mod:`.logbook` writes down what was decided.
+:mod:`.reach` finds what is reached. :mod:`.state` holds the activations and runs the change. :mod:`.current_circuit` is the
+circuit of a greedy search. :mod:`.in_turn` tests many cuts in one batch, and :mod:`.width` chooses how many.
+:mod:`.close_calls` decides what float32 cannot. :mod:`.logbook` records the decisions.
 """
 
 from circuitfind.execution.recompute.cuts.close_calls import CloseCalls

@@ -18,35 +18,36 @@ from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
 BYTES_KEPT = 256 * 2**20
-"""Most bytes of ablated float64 runs that are kept from one close call to the next."""
+"""Maximum bytes of ablated float64 runs that are cached between close calls."""
 CLOSE = 4e-6
-"""A float32 margin smaller than this, times the size of the losses or a sixteenth of the logits' (at least 1), is decided
-again in float64. Over four tasks, three metrics and two thresholds of the zoo models no delta was further off than a third."""
+"""A test is decided again in float64 if its float32 margin is smaller than this, times the largest of 1, the losses' sizes and
+a sixteenth of the logits' size. Over four tasks, three metrics and two thresholds of the zoo models, no delta was off by
+more than a third of that."""
 
 
 class CloseCalls:
     """Losses in float64, for tests whose float32 margin is too small to be trusted.
 
-    Each is a run of the sparse engine on the whole circuit, so the decision is that of a float64 search whatever the
-    micro-batches, the width or the number of threads. Models that are not in float32 are left alone: float64 needs no
-    second opinion, and bfloat16 could not be helped by one.
+    Each loss comes from a run of the sparse engine on the whole circuit. So the decision is the one of a float64 search, no
+    matter what the micro-batches, the width or the number of threads are. Only float32 models are retested: float64 needs no
+    second opinion, and bfloat16 is too coarse to benefit.
     """
 
     def __init__(self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str) -> None:
-        self.wanted = model.dtype == torch.float32 and model.device.type != "mps"  # which has no float64
+        self.wanted = model.dtype == torch.float32 and model.device.type != "mps"  # MPS has no float64
         self._given = model, pairs, metric, ablation
         self._known: dict[bytes, float] = {}
         self._kept: list[tuple[Batch, Writes]] | None = None
 
     def too_close(self, before: float, after: float, margin: float, logit_size: float) -> bool:
-        """Whether float32 cannot decide."""
+        """Whether the margin is too small for float32."""
         return self.wanted and abs(margin) < CLOSE * max(1.0, abs(before), abs(after), logit_size / 16)
 
     def loss(self, kept: np.ndarray[Any, Any]) -> float:
         """Mean loss of the circuit with these kept edges."""
         key = np.packbits(kept).tobytes()
         if key not in self._known:
-            last = list(self._known.items())[-1:]  # the circuit before a cut is often the one after the last
+            last = list(self._known.items())[-1:]  # the circuit before a cut is often the one after the previous cut
             self._known = dict([*last, (key, self._measure(kept))])
         return self._known[key]
 
@@ -66,7 +67,7 @@ class CloseCalls:
         return prepare_ablation(self._given[3], self._wide, make_batches(self._wide, self._given[1]))
 
     def _batches(self) -> Iterable[tuple[Batch, Writes]]:
-        """Micro-batches with what their cut edges carry, which are kept from one call to the next where they are small."""
+        """Micro-batches and what their cut edges carry, cached between calls if they are small."""
         if self._kept is None:
             model, pairs, metric = self._wide, self._given[1], self._given[2]
             plain = make_batches(model, pairs, max(1, default_size(model, pairs.clean.shape[1]) // 4))

@@ -1,13 +1,13 @@
-"""The circuit of a search: cut an edge, or put one back, and know what that costs.
+"""The circuit of a search: cuts an edge, or puts one back, and measures what that costs.
 
-A greedy search goes from the logits down. When a receiver's turn comes, everything above it has its final, few in-edges, and
-every sender below still writes what it writes in the full model. So a test changes one receiver's input and computes again only
-what that reaches (:mod:`.reach`, :mod:`.state`), and *k* cuts in turn are tested in one batch: the first without the first
-edge, the second without the first two, and so on. Up to the first cut that is refused these are exactly the tests of the
-one-by-one search; what comes after it is thrown away and tested again.
+A greedy search goes from the logits down. When it visits a receiver, everything above already has its final, few in-edges,
+and every sender below still writes what it writes in the full model. So a test changes one receiver's input and recomputes
+only what that reaches (:mod:`.reach`, :mod:`.state`). Also, *k* successive cuts are tested in one batch: the first test is
+without the first edge, the second without the first two, and so on. Up to the first rejected cut, these are exactly the
+tests of the one-by-one search. The tests after it are thrown away and run again.
 
-A search may also start at a circuit that something else proposed. Then receivers are visited in any order, and an edge between
-two nodes of the circuit may come back.
+A search may also start at a proposed circuit. Receivers are then visited in any order, and an edge between two nodes of
+the circuit may be put back.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from circuitfind.scores.decisions import AFTER, HOW_COLUMN, KEPT, PORT_CUT, TEST
 from circuitfind.transformer import Transformer
 
 Loss = Callable[[Batch, Tensor], Tensor]
-"""From a micro-batch and logits (circuits, prompts, d_vocab) to losses (circuits, prompts): smaller is better."""
+"""Maps a micro-batch and logits (circuits, prompts, d_vocab) to losses (circuits, prompts); smaller is better."""
 BYTES_AT_ONCE = {"cpu": 24 * 2**20, "cuda": 1024 * 2**20}
-"""Most bytes of one tensor of a batched test."""
+"""Maximum bytes of one tensor of a batched test."""
 BYTES_HELD = {"cpu": 512 * 2**20, "cuda": 8192 * 2**20}
-"""Most bytes of node outputs that one batched test holds at the same time."""
+"""Maximum bytes of node outputs that one batched test holds at once."""
 LOGITS_OF_TESTS = {"cpu": 28 * 2**20, "cuda": 512 * 2**20}
 METRIC_AT_ONCE = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
-"""How many logits are computed in one product, and how many the metric gets at a time."""
+"""How many logits are computed in one product, and how many are passed to the metric at a time."""
 MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
 
 
@@ -47,21 +47,21 @@ class CurrentCircuit:
     """A circuit that is changed edge by edge: the full model, which loses edges from the logits down, or a proposed one.
 
     Args:
-        model, batches: what is run, on all prompts.
+        model, batches: the model, and all prompts.
         ablation: what a cut edge carries.
         loss: what a test measures.
-        top_down: whether receivers are visited from the logits down. If not, :meth:`settle` must say at which circuit the
-            search begins, and receivers may then be visited in any order.
+        top_down: whether receivers are visited from the logits down. If not, :meth:`settle` must first set the circuit where
+            the search begins; receivers may then be visited in any order.
 
     Attributes:
         kept: boolean (edges,).
         loss: mean loss over all prompts of the current circuit.
-        operations: floating-point operations (matrix products) of the tests made so far, thrown-away ones not counted, and of
-            every :meth:`settle`.
-        thrown_away: tests computed in a batch after a cut that was refused.
-        logit_size: about the largest size of a logit of the full model.
-        same_value: whether every sender's clean and ablated output are the same number by number, on every prompt; at all
-            positions (row 0) and at the answer position (row 1).
+        operations: floating-point operations (matrix products) of all tests so far and of every :meth:`settle`; thrown-away
+            tests are not counted.
+        thrown_away: tests computed in a batch after a rejected cut.
+        logit_size: roughly the largest absolute logit of the full model.
+        same_value: whether each sender's clean and ablated outputs are exactly equal on every prompt, at all positions
+            (row 0) and at the answer position (row 1).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CurrentCircuit:
         self.prunes_from_input, self.top_down = ablation.prunes_from_input, top_down
 
     def _whole_loss(self) -> float:
-        """The loss from what the logits read, with nothing computed again."""
+        """The loss from what the logits read, with nothing recomputed."""
         last = self.graph.blocks[-1]
         senders = np.flatnonzero(last.matrix(self.kept)[0]).tolist()
         sums = [
@@ -104,13 +104,14 @@ class CurrentCircuit:
         return float(torch.cat(sums).sum()) / self.n_prompts
 
     def settle(self, kept: np.ndarray[Any, Any], *, everywhere: bool = False) -> None:
-        """Go over to a circuit, pruned, whatever the current one is.
+        """Prune a circuit and switch to it, independent of the current one.
 
         Args:
-            everywhere: hold every node at all positions from then on, as :meth:`Visit.change` needs that puts edges back.
+            everywhere: from then on, keep every node current at all positions; :meth:`Visit.change` needs this to put edges
+                back.
         """
         self.kept = self.graph.prune(kept, from_input=self.prunes_from_input)
-        unread = Agenda((), Reading(-1))  # the logits are computed all the same
+        unread = Agenda((), Reading(-1))  # the logits are computed anyway
         for state in self.states:
             self.operations += state.settle(self.kept)
             self.operations += unread.operations(self.model.config, *state.batch.clean.shape)
@@ -122,17 +123,18 @@ class CurrentCircuit:
         self.loss = self._whole_loss()
 
     def prune_dead(self) -> None:
-        """Drop what cuts have left without a reader or without an input. Where a node mattered at the answer position only,
-        it still does.
+        """Drop what cuts have left without a reader or without an input.
+
+        A node that mattered at the answer position only still does.
         """
         self.kept = self.graph.prune(self.kept, from_input=self.prunes_from_input)
         alive, before = set(self.graph.ends(np.flatnonzero(self.kept))[0].tolist()), self.positions.at_answer
         self.positions.at_answer = {node: before.get(node, False) for node in alive}
 
     def visit(self, receivers: Sequence[int]) -> Visit | None:
-        """Begin with the edges into ``receivers``, ports of one node or one of a group; None if nothing reads what has them.
+        """Begin with the edges into ``receivers``, ports of one node or one group; None if nothing reads their nodes.
 
-        Receivers must be visited from the logits down, layer by layer, unless the search started at a circuit.
+        Receivers must be visited from the logits down, layer by layer, unless the search started at a proposed circuit.
         """
         for node in self.positions.nodes[receivers[0]] if self.top_down else ():
             if node < self.graph.n_senders:
@@ -140,16 +142,16 @@ class CurrentCircuit:
         return Visit(self, receivers) if self.positions.read(receivers[0]) else None
 
     def drop(self, receivers: Sequence[int]) -> None:
-        """Cut every edge into receivers that belong to nothing that is read; nothing else changes."""
+        """Cut every edge into receivers whose nodes nothing reads; nothing else changes."""
         for receiver in receivers:
             block = self.graph.block_of(receiver)
             block.matrix(self.kept)[receiver - block.first_receiver] = False
 
     def summed_losses(self, state: State, final: Tensor) -> Tensor:
-        """Summed losses (circuits,) from the logits' input (circuits, prompts, d_model), some circuits at a time."""
+        """Losses summed over prompts (circuits,), given the logits' input (circuits, prompts, d_model); in pieces."""
         per_circuit = final.shape[1] * self.model.config.n_outputs
         at_once = max(1, LOGITS_OF_TESTS[self.kind] // per_circuit)  # a wide product is faster,
-        piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors better stay in the cache
+        piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors should stay in the cache
         if self._logits.numel() < (needed := min(at_once, len(final)) * per_circuit):
             self._logits = final.new_empty(needed)
         sums = []
@@ -161,20 +163,20 @@ class CurrentCircuit:
 
     @property
     def kind(self) -> str:
-        """Whose sizes to use, of those at the top of this file."""
+        """The device kind, which selects the sizes at the top of this file."""
         return "cpu" if self.model.device.type == "cpu" else "cuda"
 
 
 def _wide(losses: Tensor) -> Tensor:
-    """In float64, where the device has it."""
+    """The losses in float64 if the device supports it, else float32."""
     return losses.float() if losses.device.type == "mps" else losses.double()
 
 
 class Visit:
-    """The edges into one receiver, or into q, k and v of a head together, while they are tested.
+    """A visit to one receiver, or to q, k and v of a head together: its edges while they are tested.
 
     Attributes:
-        most_at_once: how many cuts memory allows to be tested in one batch.
+        most_at_once: how many cuts fit in memory in one batch of tests.
     """
 
     def __init__(self, circuit: CurrentCircuit, receivers: Sequence[int]) -> None:
@@ -194,7 +196,7 @@ class Visit:
 
     @property
     def overhead(self) -> float:
-        """The fixed cost of a batch of tests, in tests."""
+        """The fixed cost of a batch of tests, in units of one test."""
         circuit = self.circuit
         return len(circuit.states) * self._agenda.overhead(circuit.model.config) / self._operations
 
@@ -221,7 +223,7 @@ class Visit:
         return f"{self.circuit.graph.sender_names[sender]}->{names}" if sender >= 0 else f"all edges into {names}"
 
     def is_same_value(self, sender: int) -> bool:
-        """Whether the sender writes its ablated value anyway, wherever the visit's receivers look, on every prompt."""
+        """Whether the sender writes its ablated value anyway, on every prompt and at all positions the receivers read."""
         return bool(self.circuit.same_value[int(self._answer_only), sender])
 
     def kept_without(self, senders: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -232,18 +234,18 @@ class Visit:
         return kept
 
     def losses_without(self, senders: Sequence[int]) -> Floats:
-        """Loss without the edge from the first, from the first two, ... of ``senders``."""
+        """Losses without the edges from the first, the first two, ... of ``senders``."""
         kept = self.senders
         return self._losses(lambda s: s.inputs_without(self._input(s, kept), senders, self._answer_only))
 
     def losses_alone(self, senders: Sequence[int]) -> Floats:
-        """Loss after one change each: without the edge from a sender, where it is kept, and with it, where it is not."""
+        """Losses after one change each: the edge from a sender is cut if it is kept, and put back if it is not."""
         kept = self.senders
         signs = [-1.0 if sender in kept else 1.0 for sender in senders]
         return self._losses(lambda s: s.inputs_changed(self._input(s, kept), senders, signs, self._answer_only))
 
     def change(self, sender: int, loss: float) -> None:
-        """Cut the edge from a sender for good, or put it back; ``loss`` is what the circuit then has."""
+        """Cut the edge from a sender permanently, or put it back; ``loss`` is the circuit's new loss."""
         cut = sender in self.senders
         for row in self._rows:
             self._kept[row, sender] = not cut
@@ -251,7 +253,7 @@ class Visit:
         self._changed = True
 
     def loss_without_all(self) -> float:
-        """Loss with no edge into the receivers left."""
+        """Loss with all edges into the receivers cut."""
         return float(self._losses(lambda state: self._input(state, ())[None])[0])
 
     def _input(self, state: State, senders: Sequence[int]) -> Tensor:
@@ -270,19 +272,19 @@ class Visit:
         return {port: state.at(x, first is None or first.reads_answer_only(port)) for port in self._ports}
 
     def count_tests(self, tests: int, thrown_away: int = 0) -> None:
-        """Count tests whose result was used, and those that were computed for nothing."""
+        """Count tests whose results were used, and tests that were thrown away."""
         self.circuit.operations += tests * self._operations
         self.circuit.thrown_away += thrown_away
 
     def cut(self, senders: Sequence[int], loss: float) -> None:
-        """Cut the edges from ``senders`` for good; ``loss`` is what the circuit then has."""
+        """Cut the edges from ``senders`` permanently; ``loss`` is the circuit's new loss."""
         for row in self._rows:
             self._kept[row, senders] = False
         self.circuit.loss = loss
         self._changed = True
 
     def repeat(self, senders: Sequence[int], rows: np.ndarray[Any, Any], width: Width) -> None:
-        """Make decisions again that an interrupted search had made: rows of a log for the first of ``senders``."""
+        """Replay decisions of an interrupted search: rows of a log for the first of ``senders``."""
         for sender, row in zip(senders, rows, strict=False):
             if row[HOW_COLUMN] <= TESTED_AGAIN:
                 width.learn(row[KEPT] == 1)
@@ -290,7 +292,7 @@ class Visit:
                 self.cut(self.senders if sender == WHOLE_PORT else [sender], float(row[AFTER]))
 
     def finish(self) -> None:
-        """Bring the activations up to date with what was cut. The visit is over."""
+        """Update the activations after the cuts and end the visit."""
         if self._changed and self._agenda.stages:
             kept = self.senders
             for state, constants in zip(self.circuit.states, self._constants, strict=True):

@@ -1,4 +1,4 @@
-"""Cut edges in turn, many tests in one batch, with the decisions of the one-by-one search."""
+"""Cuts edges in turn, many tests in one batch, with the same decisions as a one-by-one search."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from circuitfind.execution.recompute.cuts.width import Width
 from circuitfind.scores.decisions import PORT_CUT, SAME_VALUE, TESTED, TESTED_AGAIN, WHOLE_PORT
 
 Rule = Callable[[float, float], float]
-"""From the loss before and after a cut to its margin: negative cuts, 0 or more keeps."""
+"""Maps the losses before and after a cut to its margin: negative cuts the edge, 0 or more keeps it."""
 Decision = tuple[float, float, float, float]
-"""Loss before and after, 1 for kept, how: the first columns of :data:`circuitfind.scores.decisions.COLUMNS`."""
+"""Loss before and after, 1 for kept, and how: the first columns of :data:`circuitfind.scores.decisions.COLUMNS`."""
 
 
 def cut_in_turn(
@@ -27,10 +27,10 @@ def cut_in_turn(
     width: Width,
     close_calls: CloseCalls,
 ) -> Iterator[list[Decision]]:
-    """Decide the edges from ``senders`` one after the other; yields the decisions of one batch at a time.
+    """Decide the edges from ``senders`` one after the other; yield the decisions of one batch at a time.
 
     Args:
-        known: the rows of a log about the first senders, which an interrupted search has decided; they are decided again.
+        known: the rows of an interrupted search's log for the first senders; these decisions are replayed.
 
     Raises:
         NumericalError: a loss is NaN or infinite.
@@ -46,7 +46,7 @@ def cut_in_turn(
 
 
 def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Decision]:
-    """The decision about an edge that needs no test, or nothing."""
+    """The decision about an edge that needs no test; empty if a test is needed."""
     loss = visit.circuit.loss
     if sender != WHOLE_PORT and sender not in visit.senders:
         return [(loss, loss, 0.0, PORT_CUT)]
@@ -59,7 +59,7 @@ def _settled_without_test(visit: Visit, sender: int, rule: Rule) -> list[Decisio
 
 
 def _window(visit: Visit, senders: Sequence[int], width: Width) -> Sequence[int]:
-    """The next senders to test in one batch: as many as the width, up to one that needs no test."""
+    """The next senders to test in one batch: at most the chosen width, stopping at a sender that needs no test."""
     most = width.choose(visit.most_at_once, visit.overhead)
     stop = next((n for n, s in enumerate(senders[:most]) if n and s != WHOLE_PORT and visit.is_same_value(s)), most)
     return senders[:stop]
@@ -68,7 +68,7 @@ def _window(visit: Visit, senders: Sequence[int], width: Width) -> Sequence[int]
 def _test_window(
     visit: Visit, senders: Sequence[int], rule: Rule, width: Width, close_calls: CloseCalls
 ) -> list[Decision]:
-    """Test cuts in one batch; the decisions up to the first that keeps its edge."""
+    """Test cuts in one batch; return the decisions up to the first kept edge."""
     whole = senders[0] == WHOLE_PORT
     losses = [visit.loss_without_all()] if whole else visit.losses_without(senders).tolist()
     decisions: list[Decision] = []

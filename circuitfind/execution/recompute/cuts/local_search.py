@@ -1,8 +1,8 @@
-"""Local search on a circuit: cut the edge that is worth least, put back the one that is worth most, by exact tests.
+"""Local search on a circuit: cuts the least valuable edge, puts back the most valuable one, by exact tests.
 
-All edges into a receiver are tested in one batch, each alone. Cutting is greedy: the next cut is the one that costs least now.
-A cost that was measured before the last cut is only a guess. It is measured again when its turn comes, together with others
-into the same receiver (lazy greedy, Minoux 1978), so most edges are tested a few times only.
+All edges into a receiver are tested in one batch, each alone. Cutting is greedy: the next cut is the one that costs least
+now. A cost measured before the last cut is only a guess. It is measured again when its turn comes, together with others into
+the same receiver (lazy greedy, Minoux 1978). So most edges are tested only a few times.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from circuitfind.execution.recompute.cuts.current_circuit import CurrentCircuit
 from circuitfind.graph import Mask
 
 Costs = dict[int, float]
-"""What a change to an edge costs in loss, by edge."""
+"""The increase in loss from changing an edge, by edge."""
 
 
 class LocalSearch:
-    """Changes a circuit edge by edge, as long as there is an allowance for tests.
+    """Changes a circuit edge by edge until the test budget is spent.
 
     Args:
-        circuit: one that starts at a proposed circuit.
-        spent: whether no more tests may be made; what was measured last then decides.
+        circuit: a current circuit that starts at a proposed one.
+        spent: says whether the test budget is spent; the last measurements then decide.
         watch: called after every change.
     """
 
@@ -39,13 +39,13 @@ class LocalSearch:
 
     @property
     def n_edges(self) -> int:
-        """Kept edges."""
+        """The number of kept edges."""
         return int(np.count_nonzero(self.circuit.kept))
 
     def costs(self, edges: Mask) -> Costs:
-        """What one change to each edge costs in loss, in the current circuit: cutting a kept one, putting back another.
+        """What changing each edge alone costs in loss: a kept edge is cut, any other is put back.
 
-        Edges into a node that nothing reads are left out.
+        Edges into nodes that nothing reads are left out.
         """
         senders, receivers = self.graph.ends(np.flatnonzero(edges))
         found: Costs = {}
@@ -77,7 +77,7 @@ class LocalSearch:
         assert visit is not None
         visit.change(edge - int(self.graph.first_edge[receiver]), self.circuit.loss + cost)
         visit.finish()
-        visit.count_tests(1)  # a cut is computed once more, to be kept
+        visit.count_tests(1)  # a cut is computed once more, to make it permanent
         self.circuit.prune_dead()
 
     def _receiver(self, edge: int) -> int:
@@ -86,16 +86,16 @@ class LocalSearch:
     # ---------------------------------------------------------------- cutting
 
     def cut_down_to(self, n: int, most: float = np.inf, guess: Costs | None = None) -> Costs:
-        """Cut the edge that costs least until ``n`` are left, as long as the loss is at most ``most``.
+        """Cut the cheapest edge until ``n`` are left, as long as the loss is at most ``most``.
 
-        A cut may take other edges with it, whose nodes nothing reads any more. One that would leave fewer than ``n`` waits
-        until no other cut is possible.
+        A cut may remove other edges too, because nothing reads their nodes any more. A cut that would leave fewer than ``n``
+        edges waits until no other cut is possible.
 
         Args:
-            guess: costs known from elsewhere, which say what to measure first; without them, all edges are measured.
+            guess: costs known from elsewhere, which decide what to measure first; without them, all edges are measured.
 
         Returns:
-            What was measured last of every edge.
+            The last measured cost of every edge.
         """
         self.circuit.settle(self.circuit.kept)
         cost = dict(guess) if guess else self.costs(self.circuit.kept)
@@ -125,7 +125,7 @@ class LocalSearch:
                 self.watch()
 
     def _cheapest_beside(self, edge: int, cost: Costs, value: float) -> tuple[int, list[int]]:
-        """The receiver of an edge, and the senders of its kept edges that cost little more when they were last measured."""
+        """The receiver of an edge, and senders of its kept edges whose last measured costs were little higher."""
         receiver = self._receiver(edge)
         first, stop = (int(end) for end in self.graph.first_edge[receiver : receiver + 2])
         kept = first + np.flatnonzero(self.circuit.kept[first:stop])
@@ -139,7 +139,7 @@ class LocalSearch:
     # ---------------------------------------------------------------- putting back
 
     def offers(self, candidates: Mask) -> list[int]:
-        """The left-out candidates that lower the loss when they are put back alone, best first.
+        """Candidates outside the circuit that lower the loss when put back alone, best first.
 
         Only edges between nodes of the circuit can be tried alone: a node without inputs writes its ablated value.
         """
@@ -151,7 +151,7 @@ class LocalSearch:
         return sorted((edge for edge in cost if cost[edge] < 0), key=lambda edge: (cost[edge], edge))
 
     def put_back(self, edges: Sequence[int], most: int) -> None:
-        """Put back at most ``most`` edges, in this order: each that still lowers the loss when its turn comes."""
+        """Put back at most ``most`` edges, in this order, if they still lower the loss when their turn comes."""
         self.circuit.settle(self.circuit.kept, everywhere=True)
         done = 0
         for edge in edges:

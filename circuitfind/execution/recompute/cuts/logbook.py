@@ -1,4 +1,4 @@
-"""Where a search writes its decisions as it makes them: resumable, and shown as it goes."""
+"""Records a search's decisions as they are made, shows progress, and lets the search resume."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from circuitfind.scores.decisions import (
 
 
 class LogBook:
-    """The decisions of a sweep: a page for each threshold. :meth:`fill` is all there is to call.
+    """The decisions of a sweep, with a page per threshold; callers only need :meth:`fill`.
 
     Args:
         candidates: what is decided, in order.
-        thresholds: one search each.
-        absolute: whether the size of a delta decides.
-        checkpoint: where the decisions are kept; those it holds already are taken over.
+        thresholds: one search per threshold.
+        absolute: whether the absolute value of a delta decides.
+        checkpoint: where the decisions are saved; decisions already there are loaded.
 
     Attributes:
         values: the rows of all pages, float64 (thresholds, candidates, columns).
@@ -44,9 +44,9 @@ class LogBook:
         self._meter = Meter(self.values.shape[0] * len(candidates), "ACDC", self._done)
 
     def fill(self, search: Callable[[Page], object]) -> tuple[DecisionLog, ...]:
-        """Search once for each page that is not full; one log for each threshold.
+        """Search once for each page that is not full; return one log per threshold.
 
-        Where a search stops early, its decisions are kept for the next run. Afterwards nothing is left to resume.
+        If a search stops early, its decisions are kept for the next run. After a complete run, nothing is left to resume.
 
         Args:
             search: makes the decisions of one page, in the order of :meth:`Page.visits`.
@@ -71,7 +71,7 @@ class LogBook:
         )
 
     def note(self, done: int, words: Callable[[], str] | None = None) -> None:
-        """``done`` decisions of all pages together are made."""
+        """Record that ``done`` decisions have been made over all pages."""
         self._done = done
         self._checkpoint.save(self.values, done)
         if words is not None:
@@ -79,10 +79,10 @@ class LogBook:
 
 
 class Page:
-    """The decisions of one search, and what it still has to decide. A :class:`LogBook` makes it.
+    """The decisions of one search, and what it still has to decide; created by a :class:`LogBook`.
 
     Attributes:
-        threshold: that of the search.
+        threshold: the threshold of the search.
     """
 
     def __init__(self, book: LogBook, number: int, done: int) -> None:
@@ -99,8 +99,9 @@ class Page:
         return self._done == len(self._candidates)
 
     def visits(self) -> Iterator[tuple[list[int], list[int], Values]]:
-        """Receivers in order, each with its senders and the decisions that are known already. All others must be written
-        before the next visit.
+        """Receivers in order, each with its senders and the decisions already known.
+
+        All other decisions must be written before the next visit.
         """
         known = self._values[: self._done].copy()
         for receivers, rows in self._candidates.visits():
@@ -108,7 +109,7 @@ class Page:
             assert self._done == max(rows.stop, len(known)), "a visit ended with edges undecided"
 
     def write(self, decisions: Sequence[Decision]) -> None:
-        """Add decisions, the next ones in the order of the candidates."""
+        """Add the next decisions, in the order of the candidates."""
         if not decisions:
             return
         stop = self._done + len(decisions)

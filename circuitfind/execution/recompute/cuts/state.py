@@ -1,7 +1,7 @@
-"""The current circuit's activations on one micro-batch, and how a change runs through them.
+"""The current circuit's activations on one micro-batch, and how a change propagates through them.
 
-Kept, and brought up to date when a receiver is finished: what every sender writes in the current circuit minus its ablated
-output, and q, k and v of every head. A test reads these, computes again only what its change reaches, and writes nothing.
+The state holds what every sender writes in the current circuit minus its ablated output, and q, k and v of every head. It is
+updated when a receiver is finished. A test reads the state, recomputes only what its change reaches, and writes nothing.
 
 Axes: circuits (tested together), prompts, positions or 1 (the answer position alone), vector.
 """
@@ -27,13 +27,13 @@ Constants = Mapping[tuple[int, str], Tensor]
 
 
 class State:
-    """Activations of one micro-batch in the current circuit; at first that is the full model.
+    """Activations of one micro-batch in the current circuit, which is the full model at first.
 
     Attributes:
         batch: the prompts.
         ablated: ablated outputs, broadcastable to (senders, prompts, positions, d_model).
         bases: the stream of ablated senders at every block, each (prompts, positions, d_model).
-        delta: current minus ablated output of every sender, (senders, prompts, positions, d_model); not current at nodes
+        delta: current minus ablated output of every sender, (senders, prompts, positions, d_model); not up to date for nodes
             that matter at the answer position only.
         delta_at_answer: the same at the answer position, (senders, prompts, 1, d_model).
         ports: q, k and v of every layer in the current circuit, each (heads, prompts, positions, d_head).
@@ -57,12 +57,12 @@ class State:
         self._rows = torch.arange(len(batch), device=entry.device)
 
     def same_value(self) -> Tensor:
-        """Where delta is zero for every prompt, at all positions and at the answer position: boolean (2, senders)."""
+        """Whether delta is zero on every prompt, at all positions and at the answer position: boolean (2, senders)."""
         everywhere = torch.stack([(row == 0).all() for row in self.delta])
         return torch.stack([everywhere, (self.delta_at_answer == 0).flatten(1).all(1)])
 
     def at(self, x: Tensor, answer_only: bool) -> Tensor:
-        """(..., prompts, positions, vector) at the answer position, if only that is wanted and the rest is there."""
+        """``x`` (..., prompts, positions, vector), reduced to the answer position if ``answer_only`` and not reduced yet."""
         return self.batch.at_answer(x)[..., None, :] if answer_only and x.shape[-2] > 1 else x
 
     def _ablated(self, sender: int) -> Tensor:
@@ -88,14 +88,14 @@ class State:
         return out
 
     def inputs_changed(self, x: Tensor, senders: Sequence[int], signs: Sequence[float], answer_only: bool) -> Tensor:
-        """An input with more or less of one sender at a time: (circuits, prompts, positions or 1, d_model)."""
+        """An input with one sender added or subtracted at a time: (circuits, prompts, positions or 1, d_model)."""
         out = x.new_empty((len(senders), *x.shape))
         for number, (sender, sign) in enumerate(zip(senders, signs, strict=True)):
             torch.add(x, self._delta(answer_only)[sender], alpha=sign, out=out[number])
         return out
 
     def constants(self, agenda: Agenda) -> Constants:
-        """For every port that reads a change, what it reads besides the changed outputs, which are added to it."""
+        """For every port that reads a change, what else it reads; the changed outputs are added to this."""
         found: dict[tuple[int, str], Tensor] = {}
         made: dict[int, Tensor] = {}  # the heads of a group share a reading
         for number, stage in enumerate(agenda.stages):
@@ -109,7 +109,7 @@ class State:
 
     def _constant(self, agenda: Agenda, reading: Reading, answer_only: bool) -> Tensor:
         x = self.input(reading.block, reading.unchanged, answer_only)
-        for number in reading.stages:  # a changed output is added whole, so its ablated value leaves the base
+        for number in reading.stages:  # the changed output is added whole, so subtract its ablated value from the base
             x -= self.at(self._ablated(agenda.stages[number].nodes[0]), answer_only)
         return x
 
@@ -119,9 +119,9 @@ class State:
         """The logits' input at the answer positions, (circuits, prompts, d_model), after a change.
 
         Args:
-            inputs: the changed inputs of the ports of the first stage, or of each of a group's (``""`` where the logits' own
-                input changes).
-            keep: make the change permanent; there must be one circuit.
+            inputs: the changed inputs of the first stage's ports, or of the ports of all heads of a group (``""`` if the
+                logits' own input changes).
+            keep: make the change permanent; requires exactly one circuit.
         """
         if not agenda.stages:
             return inputs[""][:, :, 0]
@@ -149,7 +149,7 @@ class State:
         return x
 
     def _compute(self, stage: Stage, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
-        """What a node writes, (circuits, prompts, positions or 1, d_model), if the given ports read something new."""
+        """What a node writes, (circuits, prompts, positions or 1, d_model), given new inputs of some ports."""
         if not stage.heads:
             return mlp_in_pieces(self.model, stage.layer, inputs[MLP])
         model, layer, (head,), answer = self.model, stage.layer, stage.heads, self.batch.answer
@@ -173,7 +173,7 @@ class State:
     # ---------------------------------------------------------------- making a change permanent
 
     def settle(self, kept: Mask) -> int:
-        """Go over to a pruned circuit: compute every node in it, at all positions. Returns the floating-point operations."""
+        """Switch to a pruned circuit: compute all its nodes at all positions; return the floating-point operations."""
         graph, operations = self.model.graph, 0
         sending = set(graph.ends(np.flatnonzero(kept))[0].tolist())
         for number, block in enumerate(graph.blocks[:-1]):

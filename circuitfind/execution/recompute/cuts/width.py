@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 class Width:
-    """Chooses the number of cuts whose test is expected to cost least per decision.
+    """Chooses the number of cuts per batch with the lowest expected cost per decision.
 
-    A batch of k tests costs a fixed part (calls, and reading the weights once) and k times a part of its own. If a cut
-    succeeds with probability p, the batch is expected to decide ``1 + p + ... + p^(k-1)`` of them; the tests after the first
-    cut that fails are thrown away. p follows the decisions made lately, so the choice depends on nothing else.
+    A batch of k tests has a fixed cost (calls, and reading the weights once) plus a cost per test. If a cut succeeds with
+    probability p, the batch is expected to decide ``1 + p + ... + p^(k-1)`` cuts; the tests after the first failed cut are
+    thrown away. p is estimated from recent decisions only, so the choice is reproducible.
 
     Args:
-        fixed: always this many, where memory allows; 0 chooses.
+        fixed: always use this number, if memory allows; 0 chooses.
     """
 
     def __init__(self, fixed: int = 0) -> None:
@@ -19,7 +19,7 @@ class Width:
         self._tests, self._kept = 2.0, 0.3
 
     def learn(self, kept: bool) -> None:
-        """Take one decided test into account."""
+        """Update the estimate with one decided test."""
         self._tests = 0.95 * self._tests + 1
         self._kept = 0.95 * self._kept + kept
 
@@ -27,8 +27,8 @@ class Width:
         """The number of cuts in the next batch.
 
         Args:
-            most: how many memory allows.
-            overhead: the fixed cost of a batch, in tests.
+            most: the most that memory allows.
+            overhead: the fixed cost of a batch, in units of one test.
         """
         if self.fixed:
             return min(self.fixed, most)

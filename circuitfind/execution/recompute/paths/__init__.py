@@ -1,8 +1,8 @@
-"""Path patching: change one node's output along chosen paths only, and compute again only what these reach.
+"""Path patching: change one node's output along chosen paths only, and recompute only what they reach.
 
-:mod:`.routes` reads paths as people write them, :mod:`.automaton` finds which values a set of them needs, :mod:`.changes`
-computes these on a micro-batch, with what :mod:`.off_paths` knows of everything else, :mod:`.path_batch` measures them, and
-:mod:`.top_down` goes from the logits down.
+:mod:`.routes` parses paths. :mod:`.automaton` finds which values a set of paths needs. :mod:`.changes` computes these on a
+micro-batch, using what :mod:`.off_paths` knows about everything else. :mod:`.path_batch` measures them. :mod:`.top_down`
+searches from the logits down.
 """
 
 from circuitfind.execution.recompute.paths.automaton import agenda_of

@@ -1,13 +1,13 @@
-"""Which values a set of paths needs: one for every node and every different way on from there.
+"""Which values a set of paths needs: one per node and per distinct continuation from there.
 
-In the treeified graph of Goldowsky-Dill et al. 2023 (arXiv:2304.05969) every path from a node to the logits has a
-copy of the node of its own. Copies from which the same paths go on down have the same value, so they are one here: the set is
-read from the logits down by a deterministic automaton whose state, at an input of a node, is the set of (path, place in it).
-Of A->B->D->logits and E->B->logits, D reads a B that has read A, and the logits a B that has read E; no E->B->D arises.
-``*`` adds one value per node, not one per way.
+In the treeified graph of Goldowsky-Dill et al. 2023 (arXiv:2304.05969), every path from a node to the logits has its own copy
+of the node. Copies with the same paths below them have the same value, so they are merged here. A deterministic automaton
+reads the set from the logits down; its state at an input of a node is the set of (path, place in the path). Given
+A->B->D->logits and E->B->logits, D reads a B that has read A, and the logits read a B that has read E; E->B->D does not
+arise. ``*`` adds one value per node, not one per path.
 
-Values that are read by the same inputs and read alike are one **stage**, so that every way up from a node costs what a forward
-pass on the shared stream costs.
+Values that are read by the same inputs, and that read the same, form one **stage**. So all paths up from a node together cost
+as much as a forward pass on the shared stream.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from circuitfind.execution.recompute.paths.routes import ANY, MLPS, Route, block
 from circuitfind.graph import PORTS, ComputationGraph
 
 Items = tuple[tuple[int, int], ...]
-"""Where the automaton is at an input of a node: pairs (path, gap it is in), sorted."""
+"""The automaton's state at an input of a node: sorted pairs (path, gap it is in)."""
 Copy = tuple[int, tuple[tuple[str, Items], ...]]
-"""A node's value: its number, and where the automaton is at each of its ports that read something new."""
+"""A node's value: its number, and the automaton's state at each of its ports that read something new."""
 
 
 def agenda_of(graph: ComputationGraph, routes: Sequence[Route], entry_block: int = 0) -> Agenda:
     """The values that a set of paths needs.
 
     Args:
-        entry_block: the first block that the sender can feed which is given later (a first stop without nodes).
+        entry_block: the first block that the sender given later can feed (a first stop without nodes).
     """
     automaton = _Automaton(graph, routes, entry_block)
     last = len(graph.blocks) - 1
@@ -52,7 +52,7 @@ class _Automaton:
         self.kinds = [block.kind for block in graph.blocks]
 
     def below(self, block: int, items: Items) -> tuple[bool, list[int], list[Copy]]:
-        """What an input of a block reads: the sender given later, senders that are replaced, and others that are new."""
+        """What an input of a block reads: whether the sender given later, which replaced senders, and which new values."""
         replaced, copies = list[int](), list[Copy]()
         for sender in range(self.graph.blocks[block].n_senders):
             at = {(path, gap) for path, gap in items if sender in self.routes[path].stops[gap].nodes}
@@ -73,7 +73,7 @@ class _Automaton:
         return tuple(out)
 
     def _passes(self, node: int, path: int, gap: int) -> bool:
-        """Whether a path may come through ``node`` between two of its stops, and can have come from the lower one."""
+        """Whether a path may pass through ``node`` between two stops, and ``node`` is reachable from the lower stop."""
         route, block = self.routes[path], self.block[node]
         if route.gaps[gap] != ANY and not (route.gaps[gap] == MLPS and self.kinds[block] == "mlp"):
             return False
@@ -86,7 +86,7 @@ def _bundled(
     found: Mapping[tuple[int, Items], tuple[bool, list[int], list[Copy]]],
     top: tuple[int, Items],
 ) -> Agenda:
-    """Stages of the copies that read alike and are read by the same inputs."""
+    """Bundle copies that read the same, and are read by the same inputs, into stages."""
     graph, block_of = automaton.graph, automaton.block
     numbers = {place: number for number, place in enumerate(found)}
     readers: dict[Copy, list[int]] = {}

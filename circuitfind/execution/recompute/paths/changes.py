@@ -1,13 +1,13 @@
-"""Compute an agenda's values on one micro-batch: changes, added to a run in which everything else keeps its values.
+"""Computes an agenda's values on one micro-batch, as changes to a run in which everything else keeps its values.
 
-A change is the difference of a node's output from what it is in that run, so an input is one sum away from its stream, and many
-senders can enter at the same place in one batch.
+A change is the difference between a node's output and its output in that run. So an input is its stream plus one sum, and
+many senders can enter at the same place in one batch.
 
-What costs time is left out where that is exact: positions before the first change; keys and values where one query per prompt
-asks (:meth:`Transformer.attend_at_inputs`); and the projection of an MLP's input by a change that a few heads make, which lies
-in their few directions.
+Expensive work is skipped where that is exact: positions before the first change; keys and values when there is one query per
+prompt (:meth:`Transformer.attend_at_inputs`); and the full projection of an MLP's input when only a few heads change it,
+because the change lies in their few directions.
 
-Axes: variants (senders that enter, one each) and prompts as one, positions, vector.
+Axes: variants (one per entering sender) and prompts merged into one, positions, vector.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def changed_final(agenda: Agenda, base: OffPaths, entry: Tensor | None = None) -
     """The logits' input at the answer position, (variants, prompts, d_model), under an agenda.
 
     Args:
-        entry: what enters from the sender that is given later, (variants, prompts, positions from ``start``, d_model); one
-            variant without it where the agenda has none.
+        entry: what enters from the sender given later, (variants, prompts, positions from ``start``, d_model); None for an
+            agenda without one, which has a single variant.
     """
     run = _Changes(base, agenda, entry)
     for stage in agenda.stages:
@@ -37,12 +37,12 @@ def changed_final(agenda: Agenda, base: OffPaths, entry: Tensor | None = None) -
 
 
 class _Changes:
-    """The changes that are known so far.
+    """The changes computed so far.
 
     Attributes:
-        changes: one for each stage, (variants * prompts, positions from ``start`` or 1, d_model).
-        narrow: changes of mixed values (variants * prompts, positions from ``start``, width of the heads), of stages with few
-            heads.
+        changes: one per stage, (variants * prompts, positions from ``start`` or 1, d_model).
+        narrow: changes of mixed values, (variants * prompts, positions from ``start``, width of the heads), for stages with
+            few heads.
     """
 
     def __init__(self, base: OffPaths, agenda: Agenda, entry: Tensor | None) -> None:
@@ -57,7 +57,7 @@ class _Changes:
     # ---------------------------------------------------------------- inputs
 
     def read(self, reading: Reading, answer_only: bool) -> Tensor:
-        """What is new at an input, summed; the sum before is gone on with where this one begins alike."""
+        """The sum of what is new at an input; it extends the previous sum if that is a prefix of this one."""
         before, total = self._sums.get(answer_only, (reading, None))
         if total is None or not _continues(reading, before):
             parts = [self.entry] if reading.entry and self.entry is not None else []
@@ -80,11 +80,11 @@ class _Changes:
         return x.repeat(self.n_variants, 1, 1) if self.n_variants > 1 else x
 
     def added(self, change: Tensor, stream: Tensor) -> Tensor:
-        """A change on top of (prompts, positions or 1, d_model)."""
+        """A change added to a stream (prompts, positions or 1, d_model)."""
         return (change.unflatten(0, (-1, len(stream))) + stream).flatten(0, 1)
 
     def _less(self, now: Tensor, before: Tensor, at_answer: bool) -> Tensor:
-        """The change: a fresh tensor (variants * prompts, ...), which is written over, minus (prompts, ...) of the base run."""
+        """``now`` (variants * prompts, ...) minus the base run's ``before`` (prompts, ...); overwrites ``now``."""
         before = self.base.at_answer(before) if at_answer else before
         now.unflatten(0, (-1, len(before))).sub_(before)
         return now
@@ -95,7 +95,7 @@ class _Changes:
         return self.added(self.read(stage.ports[port], answer_only), base.at_answer(stream) if answer_only else stream)
 
     def _normed(self, stage: Stage, port: str) -> Tensor:
-        """A port's normed input; q, k and v often read the same, so the last one is kept."""
+        """A port's normed input; q, k and v often read the same, so the last one is cached."""
         reading, answer_only = stage.ports[port], stage.reads_answer_only(port)
         before, x = self._normed_before.get(answer_only, (None, None))
         if x is None or before != reading:
@@ -153,8 +153,9 @@ class _Changes:
         return model.attend_at(layer, q, self._port(stage, "k", nodes), self._port(stage, "v", nodes), answer, nodes)
 
     def _port(self, stage: Stage, port: str, nodes: list[int] | None) -> Tensor:
-        """One port of the stage's nodes, (nodes or shared heads, variants * prompts, positions, width): queries from ``start``
-        on, or 1 at the answer position; keys and values at all positions.
+        """One port of the stage's nodes, (nodes or shared heads, variants * prompts, positions, width).
+
+        Queries are from ``start`` on, or only at the answer position; keys and values are at all positions.
         """
         base, answer_only = self.base, stage.reads_answer_only(port)
         new = self._projected(stage, port, nodes) if port in stage.ports else None
@@ -191,6 +192,6 @@ def _merge(z: Tensor) -> Tensor:
 
 
 def _continues(reading: Reading, before: Reading) -> bool:
-    """Whether all that was new before is new here too, and more stages at most."""
+    """Whether ``reading`` has everything that was new in ``before``, and at most more stages."""
     same = (reading.entry, reading.replaced) == (before.entry, before.replaced)
     return same and reading.stages[: len(before.stages)] == before.stages

@@ -1,7 +1,7 @@
-"""An MLP whose input changes in few directions: those that the heads below it write in.
+"""An MLP whose input changes in few directions: those that some heads below write to.
 
-Before the activation it is linear but for the norm's scale, so a change of the heads' few mixed values goes through a matrix of
-that width instead of one of the stream's:
+Before the activation, the MLP is linear except for the norm's scale. So a change of the heads' few mixed values goes through
+a matrix of their width instead of the stream's:
 
     W_in norm(x + z W_O) = scale(x + z W_O) * (centred(x) W' + z (W_O W')) + constant
 
@@ -24,9 +24,9 @@ class NarrowMlp:
     """One MLP above some heads, on one micro-batch.
 
     Attributes:
-        before: the projection of the unchanged stream with the norm's scale taken out, (prompts, positions, outputs).
-        from_heads: from mixed values to the projection, (width of the heads, outputs).
-        constant: what the norm's bias and the MLP's own add, (outputs,).
+        before: the projection of the unchanged stream without the norm's scale, (prompts, positions, outputs).
+        from_heads: maps mixed values to the projection, (width of the heads, outputs).
+        constant: what the norm's bias and the MLP's own bias add, (outputs,).
     """
 
     model: Transformer
@@ -63,7 +63,7 @@ class NarrowMlp:
 
 
 def _projection(model: Transformer, layer: int) -> tuple[Tensor, Tensor | None]:
-    """Weights (d_model, outputs) and bias of an MLP's port: gate and input side by side where it has a gate."""
+    """Weights (d_model, outputs) and bias of an MLP's port; gate and input side by side if it has a gate."""
     names = ("gate", "in") if model.config.gated else ("in",)
     weights = [model.weights[f"layers.{layer}.W_{name}"] for name in names]
     biases = [model.get(f"layers.{layer}.b_{name}") for name in names]
@@ -74,7 +74,7 @@ def _projection(model: Transformer, layer: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _unit(model: Transformer, where: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A norm's unit output, and one over its scale; the input itself and None where there is no norm."""
+    """A norm's unit output and inverse scale; the input itself and None if there is no norm."""
     kind = model.config.norm_at(where)
     if kind == "none":
         return x, None

@@ -1,4 +1,4 @@
-"""The run that paths are patched in: what everything off the paths does on one micro-batch."""
+"""The run in which paths are patched: what everything off the paths does on one micro-batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OffPaths:
     Attributes:
         batch: the prompts.
         writes: what every sender writes: the clean run, or the ablated one.
-        other: what a sender writes instead that is replaced.
+        other: what a replaced sender writes instead.
         start: first position where anything can change.
     """
 
@@ -34,8 +34,9 @@ class OffPaths:
 
     @classmethod
     def of(cls, batch: Batch, writes: Writes, other: Writes) -> OffPaths:
-        """The run; positions before the first token in which the prompts of a pair differ are left out, where no later one
-        reaches them.
+        """The run, without the positions before the first token where the prompts of a pair differ.
+
+        They are left out only if no later position can reach them.
         """
         if writes.constant is not None or other.constant is not None or not writes.model.config.causal:
             return cls(batch, writes, other)
@@ -44,14 +45,14 @@ class OffPaths:
         return cls(batch, writes, other, min(first, int(batch.answer.min())))
 
     def under(self, agenda: Agenda) -> OffPaths:
-        """The same run, without the first position where an agenda allows it (and nodes write here what their inputs say)."""
+        """The same run, without the first position if an agenda allows it and the writes are not constants."""
         leaves = agenda.leaves_first_out and self.writes.constant is None and self.model.config.causal
         least = min(1, int(self.batch.answer.min())) if leaves else 0
         return replace(self, start=max(self.start, least))
 
     @property
     def model(self) -> Transformer:
-        """Whose run it is."""
+        """The model that ran."""
         return self.writes.model
 
     def port(self, layer: int, port: str, block: int) -> Tensor:
@@ -63,7 +64,7 @@ class OffPaths:
         return found
 
     def replaced(self, sender: int) -> Tensor:
-        """By how much a replaced sender's output differs, (prompts, positions from ``start``, d_model)."""
+        """How much a replaced sender's output changes, (prompts, positions from ``start``, d_model)."""
         return (self.other.of(sender) - self.writes.of(sender))[:, self.start :]
 
     def written(self, nodes: Sequence[int]) -> Tensor:
@@ -71,14 +72,15 @@ class OffPaths:
         return torch.stack([self.writes.of(node)[:, self.start :] for node in nodes]).sum(0)
 
     def mixed(self, layer: int, heads: Sequence[int]) -> Tensor | None:
-        """Mixed values of some heads, (heads, prompts, positions from ``start``, width); None where a write is not linear in
-        them, or is a constant.
+        """Mixed values of some heads, (heads, prompts, positions from ``start``, width), or None.
+
+        None means that a write is not linear in them, or is a constant.
         """
         if self.writes.constant is not None or self.model.config.post_norm:
             return None
         return self.writes.mixed[layer][list(heads), :, self.start :]
 
     def at_answer(self, x: Tensor) -> Tensor:
-        """(variants * prompts, positions from ``start``, vector) at the answer position: (variants * prompts, 1, vector)."""
+        """(variants * prompts, positions from ``start``, vector), reduced to the answer: (variants * prompts, 1, vector)."""
         n = len(x) // len(self.batch)
         return x[torch.arange(len(x), device=x.device), self.batch.answer.repeat(n) - self.start, None]

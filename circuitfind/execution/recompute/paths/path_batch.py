@@ -1,4 +1,4 @@
-"""The metric under changes along paths, on many prompts: of one set of paths, or of many senders that enter at one place."""
+"""The metric under changes along paths: for one set of paths, or for many senders that enter at one place."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from circuitfind.transformer import Transformer
 DIRECTIONS = ("noising", "denoising")
 TOKENS_OF_PATHS = {"cpu": 4096, "cuda": 2**17}
 LOGITS_OF_PATHS = {"cpu": 2**24, "cuda": 2**28}
-"""Tokens (senders x prompts x positions), and logits (senders x prompts x vocabulary), of one batched run."""
+"""Maximum tokens (senders x prompts x positions) and logits (senders x prompts x vocabulary) of one batched run."""
 
 
 def path_numbers(model: Transformer) -> int:
-    """Numbers per token that a micro-batch's two runs hold, beside the changes."""
+    """Numbers per token that a micro-batch's two runs hold, besides the changes."""
     return 2 * attribution_numbers(model)
 
 
 class PathBatch:
-    """One micro-batch with its clean and its ablated run, and the metric on it.
+    """One micro-batch with its clean and ablated runs, and the metric on it.
 
     Args:
-        direction: ``noising`` replaces clean by ablated outputs in the clean run; ``denoising`` ablated by clean ones in the
-            run in which every sender writes its ablated output.
+        direction: ``noising`` replaces clean outputs by ablated ones in the clean run. ``denoising`` replaces ablated outputs
+            by clean ones in the run where every sender writes its ablated output.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PathBatch:
         return self.metric_of(changed_final(agenda, self.base.under(agenda)))[0]
 
     def entering(self, agenda: Agenda, senders: Sequence[int]) -> Tensor:
-        """The metric when each of some senders enters an agenda in turn, (senders, prompts)."""
+        """The metric when each of some senders in turn enters an agenda, (senders, prompts)."""
         parts = [self._entering(agenda, senders[start : start + n]) for n, start in self._pieces(agenda, len(senders))]
         return torch.cat(parts)
 
@@ -72,7 +72,7 @@ class PathBatch:
         return self.metric_of(changed_final(agenda, base, entry))
 
     def _pieces(self, agenda: Agenda, n_senders: int) -> Iterator[tuple[int, int]]:
-        """How many senders at once, and from which on."""
+        """Yield the number of senders at a time, and the first one of each piece."""
         model, tokens = self.model, self.batch.clean.numel()
         of_token = (len(agenda.stages) + 8) * model.config.d_model + 3 * model.config.n_heads * model.config.d_head
         room = int(SHARE_OF_BATCH * budget(model.device)) // (of_token * model.dtype.itemsize)
@@ -81,7 +81,7 @@ class PathBatch:
             yield at_once, start
 
     def metric_of(self, final: Tensor) -> Tensor:
-        """The metric of last streams (variants, prompts, d_model): (variants, prompts)."""
+        """The metric of final residual streams (variants, prompts, d_model): (variants, prompts)."""
         width = self.model.config.n_outputs if self._columns is None else len(self._columns)
         at_once = max(1, LOGITS_OF_PATHS[self._kind] // (width * len(self.batch)))
         return torch.cat(
@@ -97,9 +97,9 @@ class PathBatch:
 
 
 def _answers(metric: Metric, batch: Batch) -> tuple[Tensor | None, Targets]:
-    """The columns of the logits that a metric looks at, None for all, and the targets among these columns."""
+    """The logit columns that a metric reads (None for all), and the targets as indices into them."""
     targets = batch.targets
-    if not metric.answers_only:
+    if not metric.answers_only or targets.weight is not None:
         return None, targets
     ids = torch.cat((targets.correct.flatten(), targets.incorrect.flatten()))
     columns = ids[ids >= 0].unique()

@@ -1,15 +1,15 @@
-"""Paths as people write them: ``a0.h1 -> a5.h5<k> -> * -> logits``.
+"""Paths as users write them: ``a0.h1 -> a5.h5<k> -> * -> logits``.
 
 A stop is a node, named by the port through which the path enters it: ``a5.h5<k>`` is head a5.h5 entered through its keys,
-``a5.h5`` the same head through q, k and v at once, ``m3`` an MLP. The first stop is entered by nothing, so it has no port.
-An arrow is the direct edge; between two arrows may stand
+``a5.h5`` is the same head entered through q, k and v at once, ``m3`` is an MLP. Nothing enters the first stop, so it has no
+port. An arrow is the direct edge. Between two arrows, a wildcard is allowed:
 
-* ``*``: every way through any nodes between, the direct edge included;
-* ``mlps``: every chain of MLPs between, the direct edge included. This is the rule of Wang et al. 2022 (arXiv:2211.00593,
-  appendix B), who recompute MLPs and freeze heads.
+* ``*``: every path through any nodes in between, including the direct edge;
+* ``mlps``: every chain of MLPs in between, including the direct edge. This is the rule of Wang et al. 2022
+  (arXiv:2211.00593, appendix B), who recompute MLPs and freeze heads.
 
-In a graph with keys and values by group, ``a5.kv1<k>`` are all heads of a group, entered through its keys; ``a5.h5<k>`` is that
-one head alone.
+In a graph with keys and values by group, ``a5.kv1<k>`` means all heads of a group, entered through its keys; ``a5.h5<k>`` is
+only that head.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Stop:
 
     Attributes:
         name: as it was written.
-        nodes: numbers of its nodes: one, but for a group's heads. Empty stands for any sender, given later.
-        ports: through which of their ports the path may enter them.
+        nodes: numbers of its nodes: one node, or all heads of a group. Empty means a sender that is given later.
+        ports: the ports through which the path may enter them.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Route:
-    """A path, or many where it has wildcards.
+    """A path, or many paths if it has wildcards.
 
     Attributes:
         stops: from the sender to the logits.
@@ -68,10 +68,10 @@ def block_number(graph: ComputationGraph, node: int) -> int:
 
 
 def read_route(graph: ComputationGraph, text: str) -> Route:
-    """A path from its text.
+    """Parse a path.
 
     Raises:
-        OptionError: it does not end in ``logits``, begins with a port or a wildcard, or is no path at all.
+        OptionError: it does not end in ``logits``, begins with a port or a wildcard, or is not a path at all.
         UnknownNameError: no such node or port; the nearest ones are named.
         CircuitError: an arrow leads from a later to an earlier node; the message names it.
     """
@@ -90,7 +90,7 @@ def read_route(graph: ComputationGraph, text: str) -> Route:
 
 
 def receiver_stop(graph: ComputationGraph, name: str) -> Stop:
-    """A place that is entered, by its name alone: a port, a whole head, an MLP, a group, the logits."""
+    """The stop with a given name: a port, a whole head, an MLP, a group, or the logits."""
     return _entered(graph, name, _spelled(graph, name))
 
 
@@ -99,7 +99,7 @@ def _spelled(graph: ComputationGraph, word: str) -> str:
 
 
 def _with_gaps(text: str, words: list[str]) -> Iterator[tuple[str, str]]:
-    """What lies before each stop, and its word."""
+    """The gap before each stop, and the stop's text."""
     gap = DIRECT
     for word in words:
         if word in WILDCARDS:
@@ -149,7 +149,7 @@ def _entered(graph: ComputationGraph, text: str, word: str) -> Stop:
 
 
 def _nodes(graph: ComputationGraph, name: str) -> tuple[int, ...]:
-    """The nodes called ``name``, () if there are none."""
+    """The nodes called ``name``; () if there are none."""
     return tuple(graph.nodes_called(name))
 
 

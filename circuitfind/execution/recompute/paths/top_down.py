@@ -1,4 +1,4 @@
-"""The search from the logits down: effects of every edge into the receivers of a block, along the edges kept above."""
+"""The search from the logits down: effects of every edge into a block's receivers, along the edges kept above."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from circuitfind.transformer import Transformer
 
 
 class PathSearch:
-    """What is known of the circuit so far, and the two runs of a micro-batch.
+    """What is known about the circuit so far, and the two runs of a micro-batch.
 
     Args:
-        complete: a micro-batch with what the metric needs.
+        complete: adds what the metric needs to a micro-batch.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class PathSearch:
         self._last: list[tuple[Batch, PathBatch]] = []
 
     def of(self, batch: Batch) -> PathBatch:
-        """The two runs of a micro-batch; those of the last one asked for are kept."""
+        """The two runs of a micro-batch; those of the most recent one are cached."""
         if not self._last or self._last[0][0] is not batch:
             self._last.clear()  # before the new ones are made
             self._last.append((batch, PathBatch(self.model, self._complete(batch), self._ablation, self.metric)))
         return self._last[0][1]
 
     def difference(self) -> float:
-        """Mean metric of the clean run minus that with every sender ablated."""
+        """Mean metric of the clean run minus the mean metric with every sender ablated."""
         total = 0.0
         for batch in self.batches:
             clean, ablated = self.of(batch).ends()
@@ -60,10 +60,10 @@ class PathSearch:
 
 
 class PathVisit:
-    """The edges into the receivers of a block that something kept reads.
+    """The edges into those receivers of a block whose nodes are read through kept edges.
 
     Attributes:
-        rows: which receivers of the block these are.
+        rows: the numbers of these receivers within the block.
     """
 
     def __init__(self, search: PathSearch, positions: Positions, number: int, kept: Mask) -> None:

@@ -23,9 +23,8 @@ class Unrolled(NamedTuple):
 
     Attributes:
         sources, targets: numbers of nodes at parts.
-        places: where each edge stands in the flat (parts, edges); -1 for links inside heads and from the one input to its
-            parts.
-        n_nodes: how many nodes at parts there are; the first is the input, the last the logits.
+        places: index of each edge in the flat (parts, edges); -1 for links inside heads and from the one input to its parts.
+        n_nodes: number of nodes at parts; the first is the input, the last the logits.
     """
 
     sources: Ints
@@ -35,10 +34,10 @@ class Unrolled(NamedTuple):
 
 
 def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> Unrolled:
-    """The kept edges between nodes at parts, with the links that lead from part to part inside heads.
+    """The kept edges between nodes at parts, with the links from part to part inside heads.
 
-    Node 0 is the input; then come (sender, part); then, for every head, where its keys and values arrive, (head, part); those
-    of a group arrive at its first head's.
+    Node 0 is the input. Then come (sender, part). Then come (head, part), where the keys and values of every head arrive; those
+    of a group arrive at its first head.
 
     Args:
         kept: boolean (parts, edges).
@@ -62,7 +61,7 @@ def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> Unrolled:
             read = layout.answers[at]
             at, sender, numbers, row = at[read], sender[read], numbers[read], row[read]
         entered = graph.receiver_node[block.first_receiver + row].astype(np.int64)
-        moved = row >= block.n_nodes  # through a further port than the first: keys and values
+        moved = row >= block.n_nodes  # through a port after the first: keys and values
         target = np.where(moved, arrival(entered, at), node(entered, at))
         sources.append(node(sender, at))
         targets.append(np.full(len(at), n_nodes - 1) if block.kind == "logits" else target)
@@ -78,8 +77,10 @@ def unrolled(graph: ComputationGraph, kept: Mask, layout: Layout) -> Unrolled:
 
 
 def links_of(graph: ComputationGraph, kept: Mask, layout: Layout) -> Links:
-    """Where attention moves information: a head, the part where its kept keys and values are read, and another part that sees
-    it, where a kept edge leaves the head. In execution order.
+    """Where attention moves information, in execution order.
+
+    Each link is a head, the part where its kept keys and values are read, and another part that sees it, where a kept edge
+    leaves the head.
     """
     labels, found = layout.labels, Links()
     parts, numbers = np.nonzero(kept)

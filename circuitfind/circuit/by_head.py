@@ -1,4 +1,4 @@
-"""A circuit said head by head, as other tools have it: no shared keys and values, no whole attention blocks."""
+"""A circuit expressed head by head, as in other tools: no shared keys and values, no whole attention blocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from circuitfind.graph.kv_groups import split_blocks, split_by_head
 
 
 def by_query_head(circuit: Circuit, n_heads: int | None = None) -> Circuit:
-    """The same circuit with a node for each head and a q, k and v port for each, as EAP-IG and MIB have it.
+    """The same circuit with a node for each head and a q, k and v port for each, as in EAP-IG and MIB.
 
-    An edge into a port that several heads share stands for one into each of them, an edge of a whole attention block for one of
-    each of its heads, all with its score: see :func:`circuitfind.graph.kv_groups.split_by_head` and ``split_blocks``.
+    An edge into a port that several heads share becomes one edge into each of them. An edge of a whole attention block becomes
+    one edge of each of its heads. All get the score of the original edge: see
+    :func:`circuitfind.graph.kv_groups.split_by_head` and ``split_blocks``.
 
     Args:
-        n_heads: heads of an attention block, which a graph of whole blocks does not tell.
+        n_heads: number of heads in an attention block, which a graph of whole blocks does not contain.
 
     Raises:
         OptionError: the graph has whole blocks and ``n_heads`` is not given.

@@ -1,5 +1,4 @@
-"""Where circuits are compared with each other: the same model, prompts, metrics and ablation, each different circuit run
-once."""
+"""Compares circuits on the same model, prompts, metrics and ablation, and runs each distinct circuit once."""
 
 from __future__ import annotations
 
@@ -22,15 +21,15 @@ from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
-    """Runs circuits and remembers what they scored.
+class CircuitRunner:
+    """Runs circuits and remembers their metric values.
 
     Attributes:
         model, pairs, metric: what runs, on which prompts, and what is measured.
-        ablation: what a cut edge carries, and what pruning follows.
-        batch_size: prompts at a time; None lets memory decide.
+        ablation: what a cut edge carries; it also decides the pruning.
+        batch_size: prompts at a time; None chooses by available memory.
         also: further metrics, measured in the same runs.
-        spans: the parts of the prompts, for circuits of (part, edge); these are not pruned here.
+        spans: the parts of the prompts, for circuits of (part, edge) pairs; those are not pruned here.
     """
 
     model: Transformer
@@ -52,23 +51,23 @@ class Conditions:
 
     @property
     def whole(self) -> Mask:
-        """The circuit of all edges, boolean (edges,), or with parts of prompts (parts, edges)."""
+        """The circuit of all edges, boolean (edges,), or (parts, edges) with parts of prompts."""
         n = self.model.graph.n_edges
         return np.ones(n if self.spans is None else (len(self.spans), n), dtype=bool)
 
     @property
     def nothing(self) -> Mask:
-        """The circuit of no edge."""
+        """The circuit without edges."""
         return ~self.whole
 
     def run(self, circuits: Mask, metric: str = "") -> Values:
-        """A metric of circuits, boolean (circuits, edges), on every prompt: float64 (circuits, prompts).
+        """A metric of circuits on every prompt: float64 (circuits, prompts).
 
-        Those that are new run together, so that they share the ablated run; those that are pruned to the same edges run once.
+        New circuits run together and share the ablated run. Circuits with the same edges after pruning run once.
 
         Args:
-            circuits: with parts of prompts (circuits, parts, edges).
-            metric: the name of a further one; by default :attr:`metric`.
+            circuits: boolean (circuits, edges); with parts of prompts (circuits, parts, edges).
+            metric: the name of one of the further metrics; by default :attr:`metric`.
 
         Raises:
             NumericalError: a logit is NaN or infinite.
@@ -82,10 +81,10 @@ class Conditions:
         if new:
             self._measure(new)
         name = metric or self.metric.name
-        return np.array([self._known[key][name] for key in keys]).reshape(len(keys), len(self.pairs))
+        return np.array([self._known[key][name] for key in keys]).reshape(len(keys), self.pairs.n_pairs)
 
     def faithfulness(self, circuits: Mask) -> Values:
-        """Faithfulness of circuits, a ratio of means, not clipped: (circuits,); NaN where full and empty score the same."""
+        """Faithfulness of circuits, an unclipped ratio of means: (circuits,); NaN if full and empty circuit score the same."""
         full, empty, *values = self.run(np.stack([self.whole, self.nothing, *circuits]))
         return faithfulness(np.array(values).reshape(len(circuits), len(full)), empty, full)
 

@@ -1,0 +1,86 @@
+"""Rows that are no new evidence beside each other: they belong to one group, and a group to one split."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from circuitfind.task.pairs import PromptPair
+
+Key = tuple[str, ...]
+Row = TypeVar("Row")
+
+
+def combination(pair: PromptPair) -> Key:
+    """What makes a pair new: the words it says itself, the group it was given, or else its clean prompt."""
+    return pair.combination or (pair.clean,)
+
+
+def fixed_number(key: Key) -> int:
+    """A number that a combination has on every machine."""
+    return zlib.crc32("\x1f".join(key).encode())
+
+
+def rows_that_share(keys: Sequence[Iterable[object]]) -> list[list[int]]:
+    """Row numbers in groups: rows that share a key, directly or through others.
+
+    Args:
+        keys: the keys of every row.
+    """
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[object, int] = {}
+    for row, own in enumerate(keys):
+        for key in own:
+            parent[root(row)] = root(first.setdefault(key, row))
+    members: dict[int, list[int]] = {}
+    for row in range(len(keys)):
+        members.setdefault(root(row), []).append(row)
+    return list(members.values())
+
+
+def groups_of(pairs: Iterable[PromptPair]) -> list[list[PromptPair]]:
+    """Pairs in groups: those that share a combination, a clean prompt, or the same two prompts in either order.
+
+    The order of the groups depends on the texts alone.
+    """
+    rows = list(dict.fromkeys(pairs))
+    groups = [[rows[row] for row in group] for group in rows_that_share([_keys(pair) for pair in rows])]
+    return sorted(groups, key=lambda group: min(_place(pair) for pair in group))
+
+
+def split_of_groups(groups: list[list[Row]], split: str) -> tuple[list[list[Row]], str]:
+    """The groups of one split, and what to say of it: the first third is held out."""
+    if len(groups) < 2:
+        return groups, "one group of prompts: used for discovery and evaluation"
+    held_out = len(groups) // 3 or 1
+    return groups[:held_out] if split == "held-out" else groups[held_out:], f"{split} split"
+
+
+def _keys(pair: PromptPair) -> list[object]:
+    keys: list[object] = [("combination", combination(pair)), ("clean", pair.clean)]
+    return [*keys, ("prompts", frozenset((pair.clean, pair.corrupted)))] if pair.corrupted else keys
+
+
+def _place(pair: PromptPair) -> tuple[int, Key]:
+    key = combination(pair)
+    return fixed_number(key), key
+
+
+def near_copies(pairs: Sequence[PromptPair]) -> int:
+    """How many rows are the same prompts as an earlier row, in either order, or the same clean prompt."""
+    alone = [PromptPair(pair.clean, pair.corrupted, pair.correct) for pair in pairs]
+    seen: set[object] = set()
+    n = 0
+    for pair in alone:
+        keys = _keys(pair)
+        n += any(key in seen for key in keys)
+        seen |= set(keys)
+    return n
