@@ -1,9 +1,8 @@
 """Prompt pairs that are token ids already, for models without a tokenizer: tables of ids, their task, and its two splits.
 
-A table has the columns ``clean_ids`` and ``correct_ids``; also ``corrupted_ids`` where the ablation needs corrupted prompts, and
-``incorrect_ids`` where the metric needs incorrect answers. ``answer_at`` may say at which token, counted from 0, the answer is
-read (the last if empty). A cell holds ids with spaces or ``|`` between them, or a JSON list. Several ids of an answer are a set
-of answers with one token each.
+A table has the columns ``clean_ids`` and ``correct_ids``, and ``corrupted_ids`` and ``incorrect_ids`` where the ablation and the
+metric need them. ``answer_at`` may say at which token, counted from 0, the answer is read (the last if empty). A cell holds ids
+with spaces or ``|`` between them, or a JSON list. Several ids of an answer are a set of answers with one token each.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def as_metric(metric: MetricLike) -> Metric:
     """A metric from its name, ``FILE.py:NAME``, a :class:`Metric`, or a callable.
 
     ``FILE.py`` alone is enough if the file has a single metric. A callable is ``(logits, targets)``, ``(logits)`` as in
-    TransformerLens, or EAP-IG's ``(logits, clean_logits, input_length, labels)``: see :mod:`.signatures`. For a callable, larger
-    is better; build a :class:`Metric` to say otherwise.
+    TransformerLens, or EAP-IG's ``(logits, clean_logits, input_length, labels)``: see :mod:`.signatures`. Larger counts as
+    better then; build a :class:`Metric` to say otherwise.
 
     Raises:
         UnknownNameError: there is no metric of that name.
