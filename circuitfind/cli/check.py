@@ -62,16 +62,13 @@ def check_pairs(
     """Report, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
     from circuitfind.setting.value import Setting
-    from circuitfind.task import load_pairs
+    from circuitfind.task import TokenPairs, write_id_pairs
     from circuitfind.task.write_pairs import write_pairs
 
-    loaded = Setting(data, model, bos=bos).transformer
-    pairs = load_pairs(data, loaded.tokenizer, corrupt=corrupt, group_by=group_by)
-    report = calls.check_pairs(pairs, loaded)
-    if keep_good is not None and report.good:
-        write_pairs(report.good, keep_good)
-    values = {**report.to_json(), "notes": list(pairs.notes)}
-    print_result(values, as_json, [*_pair_lines(report, keep_good, every), *pairs.notes])
+    report = calls.check_pairs(data, Setting(data, model, bos=bos).transformer, corrupt=corrupt, group_by=group_by)
+    if keep_good is not None and len(good := report.good):
+        write_id_pairs(good, keep_good) if isinstance(good, TokenPairs) else write_pairs(good, keep_good)
+    print_result(report.to_json(), as_json, [*_pair_lines(report, keep_good, every), *report.notes])
     if not report.can_do_it:
         raise typer.Exit(2)
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitfind.errors import OptionError
+from circuitfind.errors import OptionError, PairsError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.task import Spans, TokenPairs
 from circuitfind.task.metrics import METRICS, Metric, Targets
-from circuitfind.task.tokens import AnswerSteps
+from circuitfind.task.tokens import NO_TOKEN, AnswerSteps
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256
@@ -87,6 +87,27 @@ def require_answers(metric: Metric, pairs: TokenPairs) -> None:
         )
 
 
+def require_ids(model: Transformer, pairs: TokenPairs) -> None:
+    """Refuse ids that the model cannot read, and answers that it cannot give.
+
+    Raises:
+        PairsError: the message says which pair has which id.
+    """
+    config = model.config
+    for what, ids, n, least in (
+        ("clean prompt", pairs.clean, config.d_vocab, 0),
+        ("corrupted prompt", pairs.corrupted, config.d_vocab, 0),
+        ("correct answer", pairs.correct, config.n_outputs, NO_TOKEN),
+        ("incorrect answer", pairs.incorrect, config.n_outputs, NO_TOKEN),
+    ):
+        if ids.size and (ids.min() < least or ids.max() >= n):
+            row, *_, found = next((int(at[0]), int(ids[tuple(at)])) for at in np.argwhere((ids < least) | (ids >= n)))
+            does = "reads ids" if "prompt" in what else "has outputs"
+            raise PairsError(
+                f"pair {row + 1}: the {what} has the id {found}, but model {model.name!r} {does} from 0 to {n - 1}"
+            )
+
+
 def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
     defined = [other.name for other in METRICS if other.over_tokens is not None and other.over_tokens.adds_up]
     way_out = f"use {', '.join(defined[:-1])} or {defined[-1]}, or the first tokens of the answers alone"
@@ -138,9 +159,13 @@ def make_batches(
 
     Args:
         size: prompts per batch; by default :func:`default_size` for ``numbers_per_token``.
+
+    Raises:
+        OptionError: a size below 1. PairsError: prompts or answers are not ids of this model.
     """
     if size is not None and size < 1:
         raise OptionError(f"batch size {size}: give at least 1")
+    require_ids(model, pairs)
     order = np.argsort(pairs.length, kind="stable")
     size = size or default_size(model, int(pairs.length.max(initial=1)), numbers_per_token)
     longer = np.flatnonzero(np.diff(pairs.length[order])) + 1
@@ -178,7 +203,7 @@ def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
 
 def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, ...]) -> Batch:
     """The batch with the full model's clean logits, if any of ``metrics`` compares with them."""
-    if not any(metric.flat_at_clean for metric in metrics):
+    if not any(metric.flat_at_clean or metric.needs_clean for metric in metrics):
         return batch
     clean = model.logits(batch.clean, batch.answer)
     return replace(batch, targets=replace(batch.targets, clean_logits=clean))

@@ -6,6 +6,7 @@ from circuitfind.graph.blocks import Block, Floats, Ints, Longs, Mask, PerEdge
 from circuitfind.graph.computation_graph import ComputationGraph
 from circuitfind.graph.kinds import LETTERS, NODE_KINDS, PORTS, NodeKind
 from circuitfind.graph.names import ARROW, Place, place_of, place_or_none, port_name, split_port
+from circuitfind.graph.spellings import in_our_spelling
 
 __all__ = [
     "ABLATIONS",
@@ -24,6 +25,7 @@ __all__ = [
     "NodeKind",
     "PerEdge",
     "Place",
+    "in_our_spelling",
     "place_of",
     "place_or_none",
     "port_name",

@@ -112,12 +112,16 @@ class ComputationGraph(Nodes):
         }
 
     def edge_index(self, name: str) -> int:
-        """Number of the edge called ``name``.
+        """Number of the edge called ``name``; its ends may be spelled as other tools do (:meth:`spelled`).
 
         Raises:
             UnknownNameError: no such edge; the message says which half is wrong.
         """
-        source, arrow, target = name.partition(ARROW)
+        source, arrow, target = (name if ARROW in name else name.replace("\N{RIGHTWARDS ARROW}", ARROW)).partition(
+            ARROW
+        )
+        if source not in self.node_number or target not in self.receiver_number:
+            source, target = self.spelled(source.strip()), self.spelled(target.strip())
         if not arrow:
             raise UnknownNameError("edge", name, [], "An edge is written sender->receiver, such as input->a0.h1<q>.")
         if self.node_number.get(source, self.n_senders) == self.n_senders:

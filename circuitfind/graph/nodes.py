@@ -24,6 +24,7 @@ from circuitfind.errors import CircuitError
 from circuitfind.graph.blocks import Block, Ints
 from circuitfind.graph.kinds import PORTS
 from circuitfind.graph.names import Place, place_or_none, port_name
+from circuitfind.graph.spellings import in_our_spelling
 
 
 class Sublayer(NamedTuple):
@@ -118,8 +119,24 @@ class Nodes:
         """Number of every node, by name."""
         return {place.name: number for number, place in enumerate(self.places)}
 
+    def spelled(self, word: str) -> str:
+        """The name of a node or a port of this graph that is meant by a word, in whatever spelling; other words as they are.
+
+        Example:
+            >>> import circuitfind as cf
+            >>> graph = cf.ComputationGraph(n_layers=12, n_heads=12)
+            >>> graph.spelled("L5H1"), graph.spelled("blocks.9.attn.hook_q.6"), graph.spelled("blocks.11.hook_resid_post")
+            ('a5.h1', 'a9.h6<q>', 'logits')
+        """
+        if word in self.node_number or word in self.receiver_number:
+            return word
+        ours = in_our_spelling(word)
+        ends = {"resid_pre.0": "input", f"blocks.{self.n_layers - 1}.hook_resid_post": "logits"}
+        return ends.get(ours, ours)
+
     def nodes_called(self, name: str) -> range:
         """Numbers of the nodes that a name stands for: one, or all heads of a group; empty if there is no such node."""
+        name = self.spelled(name)
         if name in self.node_number:
             return range(self.node_number[name], self.node_number[name] + 1)
         place = place_or_none(name)

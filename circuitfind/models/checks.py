@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuitfind.errors import ModelError
 from circuitfind.models.in_float64 import float64_throughout
+from circuitfind.models.left_on import left_on
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.transformer import Transformer, base_streams, sender_outputs, walk
 
@@ -69,8 +70,11 @@ def check_model(model: Transformer, source: Any = None, *, seed: int = 0) -> lis
         ]
 
 
-def require(model: Transformer, checks: list[Check]) -> Transformer:
+def require(model: Transformer, checks: list[Check], source: Any = None) -> Transformer:
     """The model, if all checks passed.
+
+    Args:
+        source: what it was compared with; where something was left on in it, that is named first.
 
     Raises:
         ModelError: a check failed; the message lists the checks and what they mean.
@@ -78,6 +82,8 @@ def require(model: Transformer, checks: list[Check]) -> Transformer:
     if all(check.passed for check in checks):
         return model
     lines = "\n  ".join(str(check) for check in checks)
+    if cause := left_on(source):
+        raise ModelError(f"model {model.name!r} does not pass its checks. {cause}\n  {lines}")
     raise ModelError(
         f"model {model.name!r} does not pass its checks, so no result on it would be right:\n  {lines}\n"
         "Its architecture does something that circuitfind does not know (a scaled residual, another mask, ...), or its "

@@ -54,14 +54,12 @@ def read_components(
         ModelError: a part does something that no switch covers; the message names it.
     """
     settings = settings_of(source)
-    label = name or str(getattr(source.cfg, "model_name", ""))
+    label = name or str(getattr(source.cfg, "model_name", None) or type(source).__name__)
     if first_of(settings, "do_layer_norm_before", default=True) is False:
         raise ModelError(
             f"model {label!r} has its norms on the stream itself, after each block (as OPT-350m), so the stream is not a sum "
             "of what nodes write. The nearest that is covered are the other OPT models"
         )
-    if first_of(source.cfg, "attention_dir", default="causal") != "causal":
-        raise ModelError(f"model {label!r} reads in both directions; covered are decoders, whose attention is causal")
     weights = dict(_weights(source, settings, label))
     config = _config(source, settings, weights, rotary_adjacent, label)
     nodes = "" if config.granularity == "heads" else f"; nodes are whole {config.granularity}"
@@ -178,8 +176,7 @@ def _config(
     first = blocks[0]
     q, k = weights["layers.0.W_Q"], weights["layers.0.W_K"]
     d_head = q.shape[1] // int(cfg.n_heads)
-    in_layer = [key.removeprefix("layers.0.") for key in weights if key.startswith("layers.0.")]
-    positions = _positions(source, cfg)
+    in_layer, positions = [key.removeprefix("layers.0.") for key in weights], _positions(source, cfg)
     turning = rotary(source, settings, d_head, len(blocks), rotary_adjacent) if positions == "rotary" else {}
     norms = [part(source, "ln_final"), *(part(first, name) for name in _BLOCK_NORMS)]
     post_norm, qk_norm = "ln1_post.w" in in_layer, _qk_norm(part(first, "attn"), d_head)
@@ -190,7 +187,8 @@ def _config(
         n_kv_heads=k.shape[1] // d_head,
         d_model=q.shape[0],
         d_head=d_head,
-        d_vocab=weights["W_U"].shape[1],
+        **_vocabularies(weights),
+        causal=first_of(cfg, "attention_dir", default="causal") != "bidirectional",
         n_ctx=len(weights["W_pos"]) if "W_pos" in weights else turning.pop("n_ctx", int(cfg.n_ctx)),
         activation=activation(settings, cfg, next((own(mlp) for mlp in mlps if mlp is not None), None), label),
         gated="W_gate" in in_layer or any(map(_is_mixture, filter(None, mlps))),
@@ -211,6 +209,12 @@ def _config(
         **_mlp_switches(mlps, weights, settings),
         **turning,
     )
+
+
+def _vocabularies(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """How many ids are read, and how many logits there are where these are others."""
+    read, said = len(weights["W_E"]), weights["W_U"].shape[1]
+    return {"d_vocab": read, "d_vocab_out": 0 if read == said else said}
 
 
 def _kind_of_norm(norms: Sequence[Any], label: str) -> str:

@@ -15,6 +15,7 @@ from circuitfind.errors import ModelError
 from circuitfind.models.checks import Check, compare, require
 from circuitfind.models.components import all_finite, has_components, read_components
 from circuitfind.models.in_float64 import float64_throughout, widened_tables
+from circuitfind.models.other_files import refuse_adapter_of
 from circuitfind.models.quiet import quietly
 from circuitfind.models.refusals import (
     NEAREST,
@@ -44,8 +45,7 @@ def from_transformers(
     """
     try:
         with quietly(offline):
-            if offline:
-                refuse_folder(Path(spec))
+            refuse_folder(Path(spec)) if offline else refuse_adapter_of(spec)
             from transformers import AutoTokenizer
 
             original = _original(spec, dtype, device)

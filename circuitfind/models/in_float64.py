@@ -56,8 +56,15 @@ def widened_tables(model: Any) -> Any:
 
 def cached_frequencies(module: Any) -> tuple[float, ...]:
     """Angular frequencies behind the tables of TransformerLens's native rotary embedding: the angles of position 1."""
-    angles = torch.atan2(module.sin_cached[1].double(), module.cos_cached[1].double())
-    return tuple(angles[::2].tolist())
+    return frequencies_of(module.cos_cached[1], module.sin_cached[1], adjacent=True)
+
+
+def frequencies_of(cos: Tensor, sin: Tensor, adjacent: bool) -> tuple[float, ...]:
+    """Angular frequencies behind a table's cosines and sines of position 1, where each stands twice: side by side, or in
+    two halves.
+    """
+    angles = torch.atan2(sin.detach().double(), cos.detach().double()).tolist()
+    return tuple(angles[::2] if adjacent else angles[: len(angles) // 2])
 
 
 def _widen(model: Any) -> list[tuple[Any, str, Tensor]]:

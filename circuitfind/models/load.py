@@ -15,9 +15,10 @@ from circuitfind.models.checks import check_model, require
 from circuitfind.models.components import all_finite, has_components, read_components
 from circuitfind.models.hugging_face import from_transformers
 from circuitfind.models.native import bridge_of
+from circuitfind.models.own_folder import is_own_folder, open_own_folder
 from circuitfind.models.refusals import unknown_parts_refused
 from circuitfind.models.text import HuggingFaceTokenizer
-from circuitfind.transformer import KV_PORTS, Transformer
+from circuitfind.transformer import KV_PORTS, Transformer, is_tied
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def load(
     spec: Any,
     *,
     device: str | torch.device | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> Transformer:
@@ -36,10 +37,12 @@ def load(
 
     Args:
         spec: a zoo name (``tasks-4l``), a hub id (``openai-community/gpt2``), a local Hugging Face directory (no network
-            is used), a booted ``TransformerBridge``, an object shaped like HookedTransformer, or a Transformer.
+            is used), a folder that :func:`circuitfind.save_model` wrote, a booted ``TransformerBridge``, an object shaped like
+            HookedTransformer, or a Transformer.
         device: where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` or None uses CUDA if available, else
             the CPU.
-        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``. A checkpoint is read directly into it.
+        dtype: ``float32``, ``float64`` (for oracles) or ``bfloat16``, or torch's own objects. A checkpoint is read directly
+            into it.
         bos: whether prompts begin with the BOS token; None leaves it to the tokenizer's family.
         kv_ports: what has its own k and v port: every ``head`` (the field's convention, and the default), or, if heads share
             keys and values, every ``group`` of heads, which gives a smaller graph.
@@ -57,7 +60,7 @@ def load(
     """
     model, source = open_model(spec, device=device, dtype=dtype, bos=bos, kv_ports=kv_ports)
     if source is not None:
-        require(model, check_model(model, source))
+        require(model, check_model(model, source), source)
     return model.to(usable_device(device), usable_dtype(dtype))
 
 
@@ -65,7 +68,7 @@ def open_model(
     spec: Any,
     *,
     device: str | torch.device | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     bos: bool | None = None,
     kv_ports: str | None = None,
 ) -> tuple[Transformer, Any]:
@@ -77,15 +80,27 @@ def open_model(
     return model.with_kv_ports(kv_ports), source
 
 
-def usable_dtype(name: str) -> torch.dtype:
-    """A dtype by its name.
+def usable_dtype(given: str | torch.dtype) -> torch.dtype:
+    """A dtype by its name, or itself.
 
     Raises:
-        OptionError: there is no such dtype.
+        OptionError: there is no such dtype, or nothing is computed in it.
     """
+    return DTYPES[dtype_name(given)]
+
+
+def dtype_name(given: str | torch.dtype) -> str:
+    """The name of a precision that can be used, such as ``bfloat16`` for ``torch.bfloat16``.
+
+    Raises:
+        OptionError: there is none of that name, or nothing is computed in it.
+    """
+    name = str(given).removeprefix("torch.")
     if _SHORT.get(name, name) not in DTYPES:
-        raise OptionError(f"unknown dtype {name!r}; use one of {', '.join(DTYPES)}")
-    return DTYPES[_SHORT.get(name, name)]
+        raise OptionError(
+            f"unknown dtype {given if isinstance(given, torch.dtype) else repr(given)}; use one of {', '.join(DTYPES)}"
+        )
+    return _SHORT.get(name, name)
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:
@@ -118,6 +133,7 @@ def read(
     """
     if isinstance(spec, Transformer):
         return _without_bos(spec, bos), None
+    spec = _expanded(spec)
     if not isinstance(spec, str | Path):
         tokenizer = getattr(spec, "tokenizer", None)
         return _own_copy(_adapted(spec, tokenizer, bos, "", f"a {type(spec).__name__} object")), spec
@@ -126,6 +142,8 @@ def read(
     if is_folder(spec):
         if _is_zoo(Path(spec)):
             return _without_bos(zoo.open_zoo(zoo.zoo_config("", Path(spec))["name"], Path(spec)), bos), None
+        if is_own_folder(Path(spec)):
+            return open_own_folder(Path(spec), bos), None
         name, origin = Path(spec).resolve().name, "local directory"
         return from_transformers(str(spec), name, bos, origin, offline=True, dtype=dtype, device=device)
     if Path(spec).exists() or str(spec).startswith((".", "/", "~")):
@@ -137,7 +155,12 @@ def read(
 
 def is_folder(spec: str | Path) -> bool:
     """Whether a model's name is that of a folder here, and not of a model of the zoo."""
-    return str(spec) not in zoo.zoo_names() and Path(spec).is_dir()
+    return str(spec) not in zoo.zoo_names() and Path(_expanded(spec)).is_dir()
+
+
+def _expanded(spec: Any) -> Any:
+    """A path with its ``~``."""
+    return str(Path(spec).expanduser()) if isinstance(spec, str | Path) and str(spec).startswith("~") else spec
 
 
 def _is_zoo(folder: Path) -> bool:
@@ -150,7 +173,7 @@ def _is_zoo(folder: Path) -> bool:
 def _own_copy(model: Transformer) -> Transformer:
     """A copy: some tensors are views of the object's, so later changes of the object would reach half of the model."""
     weights = {key: tensor.clone() for key, tensor in model.weights.items()}
-    if model.weights["W_U"].data_ptr() == model.weights["W_E"].data_ptr():  # a tied head stays tied
+    if is_tied(model.weights):  # a tied head stays tied
         weights["W_U"] = weights["W_E"].T
     return Transformer(model.config, weights, tokenizer=model.tokenizer, name=model.name, source=model.source)
 

@@ -16,6 +16,7 @@ import torch
 
 from circuitfind import zoo
 from circuitfind.errors import CircuitfindError, ModelError, UnknownNameError
+from circuitfind.models.other_files import refuse_other_files, refuse_other_head
 
 NEAREST = "Covered are decoder-only transformers: GPT-2, GPT-Neo, OPT, Pythia, GPT-J, Phi, Llama, Mistral, Qwen, Gemma and kin"
 _NEEDED = "it needs config.json, model.safetensors and the tokenizer's files"
@@ -35,6 +36,7 @@ def refuse_folder(folder: Path) -> None:
         ModelError: the message says what was found and what is needed.
     """
     where = f"the directory {str(folder)!r}"
+    refuse_other_files(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{where} has no config.json, so it is no Hugging Face model; {_NEEDED}")
@@ -74,6 +76,7 @@ def refuse_kind(config: dict[str, Any], where: str) -> None:
         )
     if config.get("quantization_config"):
         raise ModelError(f"the weights of {where!r} are quantized; give the model they were made from")
+    refuse_other_head(named, where)
     _refuse_unknown(kind, bool(config.get("auto_map")), where)
 
 

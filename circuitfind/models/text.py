@@ -28,7 +28,10 @@ class HuggingFaceTokenizer:
     def _adds_bos(self) -> bool:
         if self.tokenizer.bos_token_id is None or type(self.tokenizer).__name__.startswith(_NEVER_BY_THEMSELVES):
             return False
-        plain = self.tokenizer.encode("a", add_special_tokens=False)
+        try:
+            plain = self.tokenizer.encode("a", add_special_tokens=False)
+        except Exception:  # a vocabulary without an unknown token and without this letter
+            return list(self.tokenizer.encode(""))[:1] == [self.tokenizer.bos_token_id]
         # Not only the first id: if the BOS token is also the unknown token, the text itself may produce it.
         return list(self.tokenizer.encode("a"))[: 1 + len(plain)] == [self.tokenizer.bos_token_id, *plain]
 
@@ -50,13 +53,27 @@ class HuggingFaceTokenizer:
 
     def _plain(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         """Ids without special tokens of our own or of the tokenizer."""
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        try:
+            ids: Sequence[Sequence[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        except (
+            Exception
+        ) as error:  # the library's own class for a vocabulary without an unknown token is Exception itself
+            if len(texts) == 1:
+                raise PairsError(f"the model's tokenizer cannot read {texts[0]!r} ({error})") from None
+            return [one for text in texts for one in self._plain([text])]
+        return ids
 
     def _checked(self, text: str, ids: list[int]) -> list[int]:
         """The ids with the BOS token, where no part of the text is unknown. (GPT-2's unknown token is also its end-of-text
         token, which a text may hold on purpose.)
         """
         unknown = self.tokenizer.unk_token_id
+        if unknown is None and (dropped := self._dropped(text)):
+            raise PairsError(
+                f"the model's tokenizer has no token for {dropped!r} of {text!r}, and no unknown token either"
+            )
         if unknown is not None and ids.count(unknown) > text.count(self.tokenizer.unk_token):
             raise PairsError(f"the model's tokenizer has no token for a part of {text!r}")
         bos = [self.tokenizer.bos_token_id] if self.bos else []
@@ -74,6 +91,14 @@ class HuggingFaceTokenizer:
             return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **how))
         except Exception as error:  # templates are programs, and raise what they like
             raise PairsError(f"the tokenizer's chat template cannot write these messages: {error}") from None
+
+    def _dropped(self, text: str) -> str:
+        """What of a text a vocabulary without an unknown token leaves out, silently."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return ""
+        spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        covered = {place for start, end in spans for place in range(start, end)}
+        return "".join(sign for place, sign in enumerate(text) if place not in covered and not sign.isspace())
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, with its spaces as they are."""

@@ -25,7 +25,16 @@ from circuitfind.graph import place_or_none
 from circuitfind.patching.by_layer import axis_of, by_layer
 from circuitfind.patching.component_effects import listed, plain
 from circuitfind.patching.patched_runs import NOISING, Measured, measure_patches
-from circuitfind.patching.sites import COMPONENTS, Components, check_neurons, label, names_of, patches_of, together
+from circuitfind.patching.sites import (
+    COMPONENTS,
+    Components,
+    check_neurons,
+    label,
+    names_of,
+    patches_of,
+    spelled,
+    together,
+)
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import N_HELD_OUT
@@ -191,16 +200,18 @@ def _patches(
         return patches_of(model, nodes)
     if each:
         return [(name, together(model, [name])) for name in names]
-    return [(nodes if isinstance(nodes, str) and neurons is None else label(names), together(model, names))]
+    alone = isinstance(nodes, str) and neurons is None
+    return [(spelled(model.graph, str(nodes)) if alone else label(names), together(model, names))]
 
 
 def _names(model: Transformer, nodes: Components, neurons: Sequence[int] | str | None) -> list[str] | None:
     """The chosen components as one list; None for a list of lists."""
+    nodes = spelled(model.graph, nodes) if isinstance(nodes, str) else nodes
     if neurons is not None:
         return [f"{nodes}.n{neuron}" for neuron in _neurons(model, nodes, neurons)]
     if isinstance(nodes, str):
         return names_of(model.graph, nodes) if nodes in COMPONENTS else [nodes]
-    plain_names = [part for part in nodes if isinstance(part, str)]
+    plain_names = [spelled(model.graph, part) for part in nodes if isinstance(part, str)]
     return plain_names if len(plain_names) == len(nodes) else None
 
 

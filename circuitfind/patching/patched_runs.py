@@ -123,7 +123,7 @@ def _groups(problem: Problem, patches: Sequence[Patch], window: Window) -> Itera
     """Groups of patch numbers that start in the same layer, as many as fit at a time."""
     blocks, (n_prompts, n_positions) = problem.graph.blocks, window.mask.shape
     tokens = patched_tokens(problem.model, TOKENS_OF_CUTS) // (n_prompts * n_positions)
-    at_once = max(1, min(tokens, LOGITS_OF_CUTS // (n_prompts * problem.model.config.d_vocab)))
+    at_once = max(1, min(tokens, LOGITS_OF_CUTS // (n_prompts * problem.model.config.n_outputs)))
 
     def layer(number: int) -> int:
         return blocks[patches[number][0].block].layer

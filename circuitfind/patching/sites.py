@@ -1,5 +1,7 @@
 """The places in a model that component names refer to.
 
+Other tools' spellings are understood too (:mod:`circuitfind.graph.spellings`).
+
 * ``input``, ``a3.h5`` (``a3`` if attention is one node), ``m3``: what a sender writes.
 * ``a3``: what all heads of a layer write.
 * ``m3.n17``: one hidden value of an MLP, after its activation (and gate, and inner norm).
@@ -14,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution.recompute.patches import Patch, Site
-from circuitfind.graph import ComputationGraph, Place, place_or_none
+from circuitfind.graph import ComputationGraph, Place, in_our_spelling, place_or_none
 from circuitfind.transformer import Transformer
 
 COMPONENTS = ("residual", "head", "mlp", "attention", "node")
@@ -59,6 +61,27 @@ def names_of(graph: ComputationGraph, kind: str) -> list[str]:
     return [graph.node_name(graph.head(layer, head)) for layer in layers for head in range(graph.n_heads)]
 
 
+def spelled(graph: ComputationGraph, word: str) -> str:
+    """A component as we write it, in whatever spelling it was given; other words as they are."""
+    if word in COMPONENTS or word in (streams := stream_names(graph)):
+        return word
+    after = [f"blocks.{layer}.hook_resid_post" for layer in range(graph.n_layers)]
+    if word in after:  # what the next layer reads
+        layer = after.index(word) + 1
+        return f"resid_pre.{layer}" if layer < graph.n_layers else "resid_final"
+    ours = in_our_spelling(word)
+    return ours if ours in streams else graph.spelled(word)
+
+
+def _all_spelled(graph: ComputationGraph, components: Components) -> Components:
+    if isinstance(components, str):
+        return spelled(graph, components)
+    return [
+        spelled(graph, part) if isinstance(part, str) else [spelled(graph, str(one)) for one in part]
+        for part in components
+    ]
+
+
 def patches_of(model: Transformer, components: Components) -> list[tuple[str, Patch]]:
     """The requested patches, with their names.
 
@@ -69,6 +92,7 @@ def patches_of(model: Transformer, components: Components) -> list[tuple[str, Pa
     Raises:
         UnknownNameError: no such component. OptionError: an empty list.
     """
+    components = _all_spelled(model.graph, components)
     if isinstance(components, str):
         names = names_of(model.graph, components) if components in COMPONENTS else [components]
         return [(name, together(model, [name])) for name in names]
@@ -105,6 +129,7 @@ def together(model: Transformer, names: Iterable[str | Sequence[str]]) -> Patch:
 def _sites(model: Transformer, name: str) -> list[Site]:
     """The sites of one component."""
     graph = model.graph
+    name = spelled(graph, name)
     if name == "input":
         return [Site(0)]
     if (streams := stream_names(graph)) and name in streams:

@@ -27,6 +27,7 @@ from circuitfind.evaluation import (
     report_pairs,
 )
 from circuitfind.evaluation.full_model import head_roles as head_roles_of_model
+from circuitfind.evaluation.full_model.id_report import report_ids
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
 from circuitfind.scores import EdgeScores, Provenance
@@ -36,7 +37,8 @@ from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
 from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
-from circuitfind.task import Task, TokenPairs, load_pairs
+from circuitfind.task import Task, TokenPairs, id_pairs_of, load_pairs
+from circuitfind.task.files import refuse_rules
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.transformer import Transformer
 
@@ -321,8 +323,15 @@ def render(
     return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))
 
 
-def check_pairs(source: Any, model: Transformer) -> PairReport:
-    """Report how a model does on each pair; pairs come in any form that :func:`load_task` takes.
+def check_pairs(source: Any, model: Transformer, *, corrupt: str = "", group_by: str = "") -> PairReport:
+    """Report how a model does on each pair.
+
+    Args:
+        source: pairs in any form that :func:`load_task` takes, token ids too.
+        corrupt, group_by: see :func:`circuitfind.load_pairs`.
+
+    Raises:
+        PairsError: the source cannot be read. Faults of single pairs are in the report.
 
     Example:
         >>> import circuitfind as cf
@@ -331,4 +340,15 @@ def check_pairs(source: Any, model: Transformer) -> PairReport:
         >>> cf.check_pairs(pairs, model).can_do_it
         True
     """
-    return report_pairs(load_pairs(source, model.tokenizer), model)
+    ids = id_pairs_of(source)
+    if ids is not None and ids.text is not None:  # read from text, perhaps with several rows for a pair
+        source, ids = replace(ids.text, pairs=tuple(dict.fromkeys(ids.text))), None
+    if ids is not None:
+        refuse_rules("these are token ids, which have no words", corrupt, group_by)
+        return report_ids(ids, model)
+    if model.tokenizer is None:
+        raise OptionError(
+            f"model {model.name!r} has no tokenizer, so text cannot be read; load it with one, or give prompts as ids"
+        )
+    pairs = load_pairs(source, model.tokenizer, corrupt=corrupt, group_by=group_by)
+    return replace(report_pairs(pairs, model), notes=pairs.notes)

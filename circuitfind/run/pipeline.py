@@ -50,7 +50,7 @@ from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
-from circuitfind.task import Task, spans_of
+from circuitfind.task import Task, spans_of, write_id_pairs
 from circuitfind.task.write_pairs import write_pairs
 
 MOST_ROWS = 100_000
@@ -332,6 +332,8 @@ def _write(
         (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
     if setting.behaviour.fixed is not None:
         write_pairs(setting.behaviour.fixed, place / "pairs.jsonl")
+    if setting.behaviour.tokens is not None:
+        write_id_pairs(setting.behaviour.tokens, place / "pairs.jsonl")
     folder.write_json("versions.json", {**versions(setting.transformer), "seconds": begun.seconds})
     folder.finish()
 

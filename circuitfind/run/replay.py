@@ -201,7 +201,7 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
     task = replace(given, name=p.task)  # the name seeds the order of a file's rows
     answers = settings.get("answers", "all")
     pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, answers=answers, **p.task_options)
-    found = pairs.text.fingerprint if pairs.text else ""
+    found = pairs.fingerprint
     if found != p.pairs_hash:
         raise CircuitError(
             f"the prompts of task {p.task!r} are not those of the run any more (fingerprint {found[:12]}, the run's is "

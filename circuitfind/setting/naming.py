@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import OptionError
-from circuitfind.task import TASKS, Task, TokenPairs, load_pairs, task_from_file, tokenize
-from circuitfind.task.files import DEFAULT_METRIC, refuse_rules
+from circuitfind.task import (
+    TASKS,
+    Task,
+    Tokenizer,
+    TokenPairs,
+    id_pairs_of,
+    id_split,
+    id_task,
+    load_pairs,
+    task_from_file,
+    tokenize,
+)
+from circuitfind.task.files import DEFAULT_METRIC, file_task_name, refuse_rules
 from circuitfind.transformer import Transformer
 
 TaskLike = Any
-"""A task's name, a :class:`Task`, a file, a DataFrame, a list of pairs, or :class:`PromptPairs`."""
+"""A task's name, a :class:`Task`, a file, a DataFrame, a list of pairs, :class:`PromptPairs` or :class:`TokenPairs`."""
 
 
 def load_task(
@@ -21,14 +33,23 @@ def load_task(
     metric: str | None = None,
     corrupt: str = "",
     group_by: str = "",
+    name: str | None = None,
 ) -> Task:
-    """A task by name, or one's own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs.
+    """A task by name, or one's own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs, TokenPairs.
+
+    A table with the columns ``clean_ids`` and ``correct_ids`` holds token ids, for models without a tokenizer
+    (:mod:`circuitfind.task.id_pairs`).
 
     Args:
         model: lets answers without their leading space, and answers given as token ids, be read as the model does.
         metric: for one's own pairs; if None, as their layout says (a year above another: ``prob-diff``), or else the logit
             difference.
         corrupt, group_by: for one's own pairs, see :func:`circuitfind.load_pairs`.
+        name: what results and pictures call one's own pairs; the file's name, or ``own-pairs``, if None.
+
+    Raises:
+        UnknownNameError: there is no such task. PairsError: the pairs cannot be read.
+        OptionError: a name was given for a task that has one.
 
     Example:
         >>> import circuitfind as cf
@@ -38,13 +59,27 @@ def load_task(
         >>> cf.load_task([pair, pair]).name
         'own-pairs'
     """
-    tokenizer = model.tokenizer if model is not None else None
     if isinstance(spec, Task) or is_name(spec):
         task = spec if isinstance(spec, Task) else TASKS[spec]
-        refuse_rules(task.name, corrupt, group_by)
+        refuse_rules(f"the task {task.name!r} makes its prompts itself", corrupt, group_by)
+    else:
+        task = _own_task(spec, model.tokenizer if model is not None else None, metric, corrupt, group_by)
+    if name is None:
         return task
-    if isinstance(spec, str | Path):
-        return task_from_file(spec, tokenizer, metric, corrupt=corrupt, group_by=group_by)
+    if is_whole(spec):
+        raise OptionError(f"name={name!r} is for one's own pairs; a task has its own name")
+    return replace(task, name=name)
+
+
+def _own_task(spec: TaskLike, tokenizer: Tokenizer | None, metric: str | None, corrupt: str, group_by: str) -> Task:
+    """The task of a file, or of pairs given from Python."""
+    path = Path(spec).expanduser() if isinstance(spec, str | Path) else None
+    if (ids := id_pairs_of(spec if path is None else path)) is not None:
+        about = {} if path is None else {"name": file_task_name(path), "source": path.name}
+        refuse_rules("these are token ids, which have no words", corrupt, group_by)
+        return id_task(ids, **about, metric=metric or DEFAULT_METRIC)
+    if path is not None:
+        return task_from_file(path, tokenizer, metric, corrupt=corrupt, group_by=group_by)
     pairs = load_pairs(spec, tokenizer, corrupt=corrupt, group_by=group_by)
     return Task(
         name="own-pairs",
@@ -72,7 +107,13 @@ def tokenized_pairs(
     model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, answers: str = "all", **options: str
 ) -> TokenPairs:
     """Prompts of one split of a task, tokenised for the model."""
+    if task.tokens is not None:
+        task.resolved(options)
+        return id_split(task, n, split, seed)
     if model.tokenizer is None:
-        raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
+        raise OptionError(
+            f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one, or give prompts as "
+            "ids: cf.TokenPairs.from_ids(...), or a CSV with clean_ids, corrupted_ids, correct_ids, incorrect_ids"
+        )
     pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
     return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)

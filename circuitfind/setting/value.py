@@ -16,7 +16,7 @@ from circuitfind.execution.memory import memory_limit
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
-from circuitfind.task import Task, TokenPairs
+from circuitfind.task import Task, TokenPairs, id_pairs_of
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
@@ -90,6 +90,7 @@ class Setting:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", models.dtype_name(self.dtype))
         if self.metric is not None:
             as_metric(self.metric)
         if self.answers not in ANSWERS:
@@ -113,7 +114,7 @@ class Setting:
         ):
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
-        if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).exists()):
+        if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
         self.require_corrupted()
 
@@ -126,8 +127,12 @@ class Setting:
             return False
         if is_whole(self.task):
             task = self.task if isinstance(self.task, Task) else self.behaviour
-            return task.fixed is not None and not any(pair.corrupted for pair in task.fixed)
-        return self._once("bare", lambda: lacks_corrupted(self.task))
+            return task.lacks_corrupted
+        return self._once("bare", self._own_lack_corrupted)
+
+    def _own_lack_corrupted(self) -> bool:
+        ids = id_pairs_of(self.task)
+        return lacks_corrupted(self.task) if ids is None else not ids.has_corrupted
 
     def require_corrupted(self) -> None:
         """Refuse corrupted ablation for pairs without corrupted prompts, before the model loads.
@@ -192,14 +197,14 @@ class Setting:
         """What names the task from any working folder: its name, or the whole path of its file."""
         if not isinstance(self.task, str | Path):
             return self.behaviour.name
-        return str(self.task) if is_name(self.task) else str(Path(self.task).resolve())
+        return str(self.task) if is_name(self.task) else str(Path(self.task).expanduser().resolve())
 
     def _model_again(self) -> str:
         """What names the model from any working folder: its name, or the whole path of its folder."""
         spec = self.model_spec
         if not isinstance(spec, str | Path):
             return self.transformer.name
-        return str(Path(spec).resolve()) if models.is_folder(spec) else str(spec)
+        return str(Path(spec).expanduser().resolve()) if models.is_folder(spec) else str(spec)
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self._made:
@@ -297,7 +302,7 @@ class Setting:
         A ranking looks better than it is on its own prompts, so a circuit must be faithful on fresh ones too. A file has few
         rows, so they serve both purposes, and the list holds one set.
         """
-        if self.pairs is not None or self.behaviour.fixed is not None:
+        if self.pairs is not None or self.behaviour.is_given:
             return [self.train]
         return [self.train, self.prompts("train", fresh=True)]
 
@@ -334,7 +339,7 @@ class Setting:
             task=self.behaviour.name,
             split=self.called(split),
             n_prompts=pairs.n_pairs,
-            pairs_hash=pairs.text.fingerprint if pairs.text else "",
+            pairs_hash=pairs.fingerprint,
             task_options=dict(self.task_options or {}),
             metric=resolved.name,
             metric_source=resolved.source_json,

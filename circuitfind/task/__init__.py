@@ -2,6 +2,7 @@
 
 from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file
+from circuitfind.task.id_pairs import id_pairs_of, id_split, id_task, write_id_pairs
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.spans import Spans, spans_of
 from circuitfind.task.tokenization import PairProblem, find_problems, tokenize
@@ -17,9 +18,13 @@ __all__ = [
     "TokenPairs",
     "Tokenizer",
     "find_problems",
+    "id_pairs_of",
+    "id_split",
+    "id_task",
     "is_held_out",
     "load_pairs",
     "spans_of",
     "task_from_file",
     "tokenize",
+    "write_id_pairs",
 ]

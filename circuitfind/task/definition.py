@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
-from circuitfind.task.groups import combination, fixed_number, groups_of
+from circuitfind.task.groups import combination, fixed_number, groups_of, split_of_groups
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.tokenization import find_problems
-from circuitfind.task.tokens import Tokenizer
+from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 if TYPE_CHECKING:
     from circuitfind.graph import ComputationGraph
@@ -62,6 +62,7 @@ class Task:
         position_labels: the labels that pairs of this task carry, with their meaning.
         canonical: published circuits.
         fixed: existing pairs (a file's rows) instead of ``propose``.
+        tokens: existing pairs that are token ids, instead of both; no tokenizer is needed.
         model: the zoo model that performs the task, which the command line uses by default.
     """
 
@@ -77,10 +78,23 @@ class Task:
     canonical: tuple[Canonical, ...] = ()
     fixed: PromptPairs | None = None
     model: str = "tasks-4l"
+    tokens: TokenPairs | None = None
 
     def __post_init__(self) -> None:
-        if (self.propose is None) == (self.fixed is None):
-            raise OptionError(f"task {self.name!r} needs either propose=... or fixed=..., and not both")
+        if sum(source is not None for source in (self.propose, self.fixed, self.tokens)) != 1:
+            raise OptionError(f"task {self.name!r} needs one of propose=..., fixed=... and tokens=...")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its pairs are there already, so that a split has no others."""
+        return self.propose is None
+
+    @property
+    def lacks_corrupted(self) -> bool:
+        """Whether its pairs have no corrupted prompts."""
+        if self.tokens is not None:
+            return not self.tokens.has_corrupted
+        return self.fixed is not None and not any(pair.corrupted for pair in self.fixed)
 
     def pairs(
         self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None, **options: str
@@ -96,7 +110,7 @@ class Task:
             options: see :attr:`options`.
 
         Raises:
-            OptionError: an invalid value or split, or ``n`` below 1.
+            OptionError: an invalid value or split, ``n`` below 1, or the pairs are token ids, which are no text.
             UnknownNameError: the task has no such option.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
@@ -121,10 +135,11 @@ class Task:
             raise OptionError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if n < 1:
             raise OptionError(f"cannot make {n} pairs; ask for at least 1")
-        settings = self._resolved(options)
+        settings = self.resolved(options)
         if self.fixed is not None:
             return self._fixed_split(n, split, seed), {}
-        assert self.propose is not None
+        if self.propose is None:
+            raise OptionError(f"the pairs of task {self.name!r} are token ids and have no text")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         kept: dict[tuple[str, str, int], PromptPair] = {}
         refusals: dict[str, int] = {}
@@ -142,7 +157,12 @@ class Task:
             in_vain = 0
         return PromptPairs(tuple(kept.values()), f"task {self.name}, {split} split, seed {seed}"), refusals
 
-    def _resolved(self, options: Mapping[str, str]) -> dict[str, str]:
+    def resolved(self, options: Mapping[str, str]) -> dict[str, str]:
+        """The value of every option.
+
+        Raises:
+            UnknownNameError, OptionError: there is no such option or value.
+        """
         for name, value in options.items():
             if name not in self.options:
                 raise UnknownNameError(f"option of task {self.name!r}", name, self.options)
@@ -159,13 +179,7 @@ class Task:
         decides which ``n`` of the split, and their order.
         """
         assert self.fixed is not None
-        groups = groups_of(self.fixed)
-        note = f"{split} split"
-        if len(groups) > 1:
-            held_out = len(groups) // 3 or 1
-            groups = groups[:held_out] if split == "held-out" else groups[held_out:]
-        else:
-            note = "one group of prompts: used for discovery and evaluation"
+        groups, note = split_of_groups(groups_of(self.fixed), split)
         rows = [pair for group in groups for pair in group]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
         return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")

@@ -155,11 +155,11 @@ def task_from_file(
     """
     path = Path(path)
     if path.suffix == ".py":
-        refuse_rules(path.name, corrupt, group_by)
+        refuse_rules(f"the task {path.name!r} makes its prompts itself", corrupt, group_by)
         return _task_from_python(path)
     pairs = load_pairs(path, tokenizer, corrupt=corrupt, group_by=group_by)
     return Task(
-        name=re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs",
+        name=file_task_name(path),
         description=f"The rows of {path.name}.",
         source=path.name,
         clean_rule=f"the column of clean prompts of {path.name}, as written",
@@ -169,15 +169,20 @@ def task_from_file(
     )
 
 
-def refuse_rules(task: str, corrupt: str, group_by: str) -> None:
-    """Refuse what says how pairs are read, for a task that makes its own.
+def file_task_name(path: Path) -> str:
+    """What the task of a file is called."""
+    return re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs"
+
+
+def refuse_rules(why: str, corrupt: str, group_by: str) -> None:
+    """Refuse what says how pairs of text are read, for a task that makes its own or has ids.
 
     Raises:
         OptionError: one of them is given.
     """
     for name, value in (("corrupt", corrupt), ("group_by", group_by)):
         if value:
-            raise OptionError(f"{name}={value!r} is for one's own pairs; the task {task!r} makes its prompts itself")
+            raise OptionError(f"{name}={value!r} is for one's own pairs; {why}")
 
 
 def _task_from_python(path: Path) -> Task:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from circuitfind.task.pairs import PromptPair
 
 Key = tuple[str, ...]
+Row = TypeVar("Row")
 
 
 def combination(pair: PromptPair) -> Key:
@@ -20,13 +22,13 @@ def fixed_number(key: Key) -> int:
     return zlib.crc32("\x1f".join(key).encode())
 
 
-def groups_of(pairs: Iterable[PromptPair]) -> list[list[PromptPair]]:
-    """Pairs in groups: those that share a combination, a clean prompt, or the same two prompts in either order.
+def rows_that_share(keys: Sequence[Iterable[object]]) -> list[list[int]]:
+    """Row numbers in groups: rows that share a key, directly or through others.
 
-    The order of the groups depends on the texts alone.
+    Args:
+        keys: the keys of every row.
     """
-    rows = list(dict.fromkeys(pairs))
-    parent = list(range(len(rows)))
+    parent = list(range(len(keys)))
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -35,13 +37,31 @@ def groups_of(pairs: Iterable[PromptPair]) -> list[list[PromptPair]]:
         return row
 
     first: dict[object, int] = {}
-    for row, pair in enumerate(rows):
-        for key in _keys(pair):
+    for row, own in enumerate(keys):
+        for key in own:
             parent[root(row)] = root(first.setdefault(key, row))
-    members: dict[int, list[PromptPair]] = {}
-    for row, pair in enumerate(rows):
-        members.setdefault(root(row), []).append(pair)
-    return sorted(members.values(), key=lambda group: min(_place(pair) for pair in group))
+    members: dict[int, list[int]] = {}
+    for row in range(len(keys)):
+        members.setdefault(root(row), []).append(row)
+    return list(members.values())
+
+
+def groups_of(pairs: Iterable[PromptPair]) -> list[list[PromptPair]]:
+    """Pairs in groups: those that share a combination, a clean prompt, or the same two prompts in either order.
+
+    The order of the groups depends on the texts alone.
+    """
+    rows = list(dict.fromkeys(pairs))
+    groups = [[rows[row] for row in group] for group in rows_that_share([_keys(pair) for pair in rows])]
+    return sorted(groups, key=lambda group: min(_place(pair) for pair in group))
+
+
+def split_of_groups(groups: list[list[Row]], split: str) -> tuple[list[list[Row]], str]:
+    """The groups of one split, and what to say of it: the first third is held out."""
+    if len(groups) < 2:
+        return groups, "one group of prompts: used for discovery and evaluation"
+    held_out = len(groups) // 3 or 1
+    return groups[:held_out] if split == "held-out" else groups[held_out:], f"{split} split"
 
 
 def _keys(pair: PromptPair) -> list[object]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPairs
+from circuitfind.task.whole_numbers import Ids, whole_numbers
 
 NO_TOKEN = -1
 ANSWERS = ("all", "first")
 """Which tokens of an answer count."""
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Tokenizer(Protocol):
@@ -109,8 +109,18 @@ class TokenPairs:
     text: PromptPairs | None = None
     steps: AnswerSteps | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "length", "answer_position", "correct", "incorrect"):
+            object.__setattr__(self, name, whole_numbers(getattr(self, name), name))
+        _check_lengths(self)
+
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def fingerprint(self) -> str:
+        """What provenance knows these prompts by: that of their text, or of the ids where there is none."""
+        return self.checksum() if self.text is None else self.text.fingerprint
 
     @property
     def n_pairs(self) -> int:
@@ -129,24 +139,33 @@ class TokenPairs:
         """Pairs that are already token ids, padded on either side.
 
         Args:
-            clean, corrupted: ids (prompts, positions), arrays or tensors; ``corrupted`` is None where there are none.
+            clean, corrupted: ids (prompts, positions): arrays, tensors on any device, or lists; ``corrupted`` is None where
+                there are none.
             correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
                 metrics that use none.
             mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
             answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
 
         Raises:
-            PairsError: shapes do not match, a mask's tokens are not contiguous, or an answer is read outside them.
+            PairsError: what are no ids, shapes that do not match, a mask whose tokens are not contiguous, or an answer read
+                outside them.
+
+        Example:
+            >>> import circuitfind as cf
+            >>> pairs = cf.TokenPairs.from_ids([[5, 1, 2], [5, 2, 1]], [[5, 2, 2], [5, 1, 1]], [3, 1], [1, 3])
+            >>> len(pairs), pairs.length.tolist(), pairs.correct.tolist()
+            (2, [3, 3], [[3], [1]])
         """
-        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, clean if corrupted is None else corrupted))
-        real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
+        ids = whole_numbers(clean, "clean ids")
+        other = ids if corrupted is None else whole_numbers(corrupted, "corrupted ids")
+        real = np.ones(ids.shape, dtype=bool) if mask is None else whole_numbers(mask, "the mask's values") != 0
         _check_shapes(ids, other, real)
         start, length = real.argmax(1), real.sum(1)
         take = np.minimum(start[:, None] + np.arange(int(length.max(initial=1))), ids.shape[1] - 1)
         inside = np.arange(take.shape[1]) < length[:, None]
         rows = np.arange(len(ids))[:, None]
         right, wrong = _answer_rows(correct, len(ids), "correct"), _answer_rows(incorrect, len(ids), "incorrect")
-        answer = length - 1 if answer_at is None else np.asarray(answer_at, dtype=np.int64) - start
+        answer = length - 1 if answer_at is None else whole_numbers(answer_at, "columns of answer_at") - start
         if answer.shape != length.shape or ((answer < 0) | (answer >= length)).any():
             raise PairsError("answer_at must name a column that holds a token, one for every prompt")
         corrupted = (other[rows, take] * inside)[:, : take.shape[1] * (corrupted is not None)]
@@ -194,8 +213,28 @@ def _check_shapes(clean: Ids, corrupted: Ids, real: np.ndarray[Any, Any]) -> Non
             raise PairsError(f"row {row + 1} of the mask has padding between tokens; pad on the left or on the right")
 
 
+def _check_lengths(pairs: TokenPairs) -> None:
+    """Refuse arrays of which a prompt or an answer would be read outside."""
+    sizes = {name: len(getattr(pairs, name)) for name in ("clean", "corrupted", "length", "answer_position", "correct")}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise PairsError(f"the arrays of prompt pairs must have a row for each pair; there are {said}")
+    corrupted = pairs.corrupted if pairs.corrupted.shape[1:] != (0,) else pairs.clean
+    if pairs.clean.ndim != 2 or pairs.clean.shape != corrupted.shape:
+        _check_shapes(pairs.clean, corrupted, np.ones(pairs.clean.shape, dtype=bool))
+    outside = (
+        (pairs.answer_position < 0) | (pairs.answer_position >= pairs.length) | (pairs.length > pairs.clean.shape[1])
+    )
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise PairsError(
+            f"row {row + 1} has {pairs.length[row]} tokens of {pairs.clean.shape[1]} and reads its answer at position "
+            f"{pairs.answer_position[row]} (from 0); it must be one of its tokens"
+        )
+
+
 def _answer_rows(answers: Any, n: int, kind: str) -> Ids:
-    rows = np.asarray(answers, dtype=np.int64)
+    rows = whole_numbers(answers, f"{kind} answers")
     rows = np.full((n, 1), NO_TOKEN) if rows.size == 0 and kind == "incorrect" else rows.reshape(len(rows), -1)
     if len(rows) != n:
         raise PairsError(f"{len(rows)} rows of {kind} answers for {n} prompts; give one row for each")

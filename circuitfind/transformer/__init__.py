@@ -15,6 +15,7 @@ from circuitfind.transformer.norms import NormState
 from circuitfind.transformer.rules import EXACT, BackwardRule, under
 from circuitfind.transformer.senders import base_streams, sender_outputs
 from circuitfind.transformer.walk import AtBlock, attention_patterns, walk
+from circuitfind.transformer.weights import is_tied
 
 __all__ = [
     "ACTIVATIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "alibi_slopes",
     "attention_patterns",
     "base_streams",
+    "is_tied",
     "rotary_frequencies",
     "sender_outputs",
     "under",

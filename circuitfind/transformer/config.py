@@ -38,6 +38,8 @@ class TransformerConfig:
 
     Attributes:
         d_mlp: width of the MLP; 0 for an attention-only model.
+        d_vocab, d_vocab_out: how many ids the model reads, and how many outputs it has; 0 means as many (a language model).
+            A classifier, or a model of an algorithmic task, has others: answers are numbers of outputs.
         n_kv_heads: key and value heads; each serves ``n_heads / n_kv_heads`` heads. 0 means one for every head.
         gated: MLPs are ``activation(x W_gate) * (x W_in)`` (SwiGLU, GeGLU).
         mlp_norm: a LayerNorm between the activation and ``W_out`` (SoLU models).
@@ -109,6 +111,7 @@ class TransformerConfig:
     dense_layers: tuple[int, ...] = ()
     granularity: str = "heads"
     kv_ports: str = "head"
+    d_vocab_out: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):  # a configuration read from JSON has lists
@@ -152,6 +155,11 @@ class TransformerConfig:
     # ---------------------------------------------------------------- what the switches mean for a layer
 
     @property
+    def n_outputs(self) -> int:
+        """How many logits there are at a position."""
+        return self.d_vocab_out or self.d_vocab
+
+    @property
     def heads_per_node(self) -> int:
         """How many heads one attention node holds."""
         return 1 if self.granularity == "heads" else self.n_heads
@@ -173,7 +181,7 @@ class TransformerConfig:
         projections = self.d_model * self.d_head * 2 * (self.n_heads + self.n_kv_heads)
         attention = 2 * positions * self.n_heads * self.d_head
         layers = self.n_layers * prompts * positions * (projections + attention + self.mlp_weights)
-        return 2 * (layers + prompts * self.d_model * self.d_vocab)
+        return 2 * (layers + prompts * self.d_model * self.n_outputs)
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer's MLP is a mixture of experts."""
@@ -244,7 +252,7 @@ def weight_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in parts.items()}
     if config.norm != "none":
         shapes |= _norm("ln_final", d)
-    return shapes | {"W_U": (d, config.d_vocab), "b_U": (config.d_vocab,)}
+    return shapes | {"W_U": (d, config.n_outputs), "b_U": (config.n_outputs,)}
 
 
 def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:

@@ -49,15 +49,27 @@ class Transformer(AttentionNodes, MlpNodes):
                 f"a prompt has {n_positions} tokens, but model {self.name!r} reads at most {self.config.n_ctx}; "
                 "shorten the prompts"
             )
-        embedded = F.embedding(tokens, self.weights["W_E"])
+        embedded = F.embedding(self._ids(tokens), self.weights["W_E"])
         if self.config.embed_scale != 1:
             embedded = embedded * torch.tensor(self.config.embed_scale, dtype=embedded.dtype, device=embedded.device)
         if self.config.positions == "learned":
             embedded = embedded + self.weights["W_pos"][:n_positions]
         return self.norm("ln_embed", embedded) if self.config.embed_norm else embedded
 
+    def _ids(self, tokens: Tensor) -> Tensor:
+        """The ids, if they are ids of this model. (On other devices than the CPU looking at them would wait for the device.)"""
+        if tokens.is_floating_point() or tokens.dtype == torch.bool:
+            raise ModelError(f"token ids are whole numbers; a tensor of {str(tokens.dtype)[6:]} was given")
+        outside = tokens[(tokens < 0) | (tokens >= self.config.d_vocab)] if tokens.device.type == "cpu" else tokens[:0]
+        if outside.numel():
+            raise ModelError(
+                f"a prompt has the id {int(outside.flatten()[0])}, but model {self.name!r} reads ids from 0 to "
+                f"{self.config.d_vocab - 1}"
+            )
+        return tokens
+
     def unembed(self, x: Tensor, out: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-        """Logits (..., d_vocab) of the final residual stream (..., d_model); the final norm is applied here.
+        """Logits (..., outputs) of the final residual stream (..., d_model); the final norm is applied here.
 
         Args:
             out: contiguous tensor to write them to; for callers that do this often and want no new allocation.
@@ -69,7 +81,7 @@ class Transformer(AttentionNodes, MlpNodes):
         if out is None:
             logits = F.linear(x, W.T, b)
         else:
-            rows, flat = x.flatten(0, -2), out.view(-1, self.config.d_vocab)
+            rows, flat = x.flatten(0, -2), out.view(-1, self.config.n_outputs)
             torch.mm(rows, W, out=flat) if b is None else torch.addmm(b, rows, W, out=flat)
             logits = out
         scale, cap = self.config.logit_scale, self.config.logit_cap
@@ -98,12 +110,18 @@ class Transformer(AttentionNodes, MlpNodes):
         """The plain forward.
 
         Args:
-            tokens: ids (prompts, positions).
+            tokens: ids (prompts, positions), a tensor or what becomes one.
             positions: the position of each prompt to read, (prompts,); None reads all.
 
         Returns:
-            (prompts, d_vocab), or (prompts, positions, d_vocab).
+            (prompts, outputs), or (prompts, positions, outputs).
+
+        Raises:
+            ModelError: what are no ids of this model, or longer prompts than it reads.
         """
+        tokens = torch.as_tensor(tokens, device=self.device)
+        if tokens.dim() != 2:
+            raise ModelError(f"token ids must be (prompts, positions); {tuple(tokens.shape)} was given")
         stream = self.layer_range(self.embed(tokens), 0, self.config.n_layers)
         if positions is not None:
             stream = stream[torch.arange(len(stream), device=stream.device), positions]
@@ -136,4 +154,5 @@ class Transformer(AttentionNodes, MlpNodes):
 
     def config_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
-        return asdict(self.config)
+        said = asdict(self.config)
+        return said if self.config.d_vocab_out else {key: value for key, value in said.items() if key != "d_vocab_out"}

@@ -21,6 +21,12 @@ HASHED = 2**22
 """Up to this many numbers, a tensor's checksum reads all of them."""
 
 
+def is_tied(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the unembedding is the transposed embedding, in the same memory."""
+    tied, U = weights["W_E"].T, weights["W_U"]
+    return U.data_ptr() == tied.data_ptr() and U.shape == tied.shape and U.stride() == tied.stride()
+
+
 class Weights:
     """Frozen tensors of a decoder-only transformer, and where they come from.
 
@@ -92,7 +98,7 @@ class Weights:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same model on another device or in another precision; tensors that need no change are shared, not copied."""
         moved = {key: tensor.to(device=device, dtype=dtype) for key, tensor in self.weights.items()}
-        if self.weights["W_U"].data_ptr() == self.weights["W_E"].data_ptr():  # tied heads stay tied
+        if is_tied(self.weights):  # tied heads stay tied
             moved["W_U"] = moved["W_E"].T
         return self.with_weights(moved)
 

@@ -52,7 +52,7 @@ def _at_answers(model: Transformer, pairs: TokenPairs, tokens: Any) -> torch.Ten
     with torch.no_grad():
         if model.config.causal:
             return model.logits(ids, answer)
-        logits = torch.empty((len(ids), model.config.d_vocab), dtype=model.dtype)
+        logits = torch.empty((len(ids), model.config.n_outputs), dtype=model.dtype)
         for same in length.unique().tolist():  # padding would be visible
             rows = length == same
             logits[rows] = model.logits(ids[rows, :same], answer[rows])

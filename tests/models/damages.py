@@ -38,6 +38,30 @@ def changed_weights(folder, change):
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def adapter_beside(folder):
+    """A LoRA adapter that is not zero, beside the base model's weights."""
+    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "the-base", "target_modules": ["c_attn"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    key = "base_model.model.transformer.h.0.attn.c_attn.lora_"
+    save_file(
+        {f"{key}A.weight": torch.ones(2, 16), f"{key}B.weight": torch.ones(48, 2)}, folder / "adapter_model.safetensors"
+    )
+
+
+def adapter_alone(folder):
+    adapter_beside(folder)
+    for name in ("config.json", WEIGHTS):
+        (folder / name).unlink()
+
+
+def classifier_head(folder):
+    changed_config(folder, architectures=["GPT2ForSequenceClassification"])
+
+
+def only_gguf(folder):
+    (folder / WEIGHTS).rename(folder / "model-q4.gguf")
+
+
 def encoder(folder):
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     write_other(folder, "Bert", "BertForMaskedLM", **small)

@@ -10,10 +10,13 @@ from checkpoints import boot_native, without_network, write_checkpoint
 from damages import (
     RAN,
     WEIGHTS,
+    adapter_alone,
+    adapter_beside,
     biases_that_are_not_configured,
     broken_index,
     broken_tokenizer,
     changed_weights,
+    classifier_head,
     config_a_number,
     config_not_an_object,
     config_not_json,
@@ -38,6 +41,7 @@ from damages import (
     no_weights,
     norms_after_the_blocks,
     only_a_pickle,
+    only_gguf,
     only_own_code,
     own_code,
     quantized,
@@ -56,7 +60,7 @@ from damages import (
 )
 
 import circuitfind as cf
-from circuitfind.errors import ModelError
+from circuitfind.errors import ModelError, OptionError
 from circuitfind.models import components
 
 
@@ -78,7 +82,14 @@ CANNOT = "cannot be loaded as a decoder-only Hugging Face model"
 WHOLE = r"must be whole and of one model"
 
 
+MERGE = r"AutoPeftModelForCausalLM\.from_pretrained\('.*odd'\)\.merge_and_unload\(\)\.save_pretrained"
+
+
 REFUSED = {
+    adapter_beside: rf"holds an adapter \(adapter_config\.json: LORA, rank 2, of 'the-base'\).*{MERGE}",
+    adapter_alone: rf"holds an adapter \(adapter_config\.json: LORA, rank 2, of 'the-base'\).*{MERGE}",
+    classifier_head: "is a GPT2ForSequenceClassification: its head gives labels, not next tokens",
+    only_gguf: r"are a GGUF file .*\(model-q4\.gguf is what is there\)",
     encoder: rf"is an encoder \(BertForMaskedLM\): it reads in both directions\. {COVERED}",
     encoder_decoder: rf"is an encoder-decoder \(T5ForConditionalGeneration\): its graph has two streams\. {COVERED}",
     state_space: rf"\(MambaForCausalLM\) has state-space or recurrent blocks instead of attention\. {COVERED}",
@@ -242,6 +253,18 @@ def test_an_architecture_that_transformer_lens_does_not_wrap_is_named(tmp_path):
         cf.load_model(tmp_path / "odd")
 
 
-def test_a_native_model_that_reads_in_both_directions_is_refused():
-    with pytest.raises(ModelError, match="reads in both directions; covered are decoders"):
-        cf.load_model(boot_native(attention_dir="bidirectional"))
+def test_a_home_folder_is_written_with_its_sign(damaged, monkeypatch):
+    folder = damaged(lambda folder: None)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert cf.load_model("~/odd").name == "odd"
+    with pytest.raises(ModelError, match="is not a directory"):
+        cf.load_model("~/even")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "bf16", "torch.bfloat16"])
+def test_a_precision_is_torchs_own_object_or_its_name(dtype, damaged):
+    folder = damaged(lambda folder: None)
+    assert cf.load_model(folder, dtype=dtype).dtype == torch.bfloat16
+    assert cf.Setting("ioi", model=folder, dtype=dtype).to_json()["dtype"] == "bfloat16"
+    with pytest.raises(OptionError, match=r"unknown dtype torch\.int8; use one of float32"):
+        cf.load_model(folder, dtype=torch.int8)

@@ -87,7 +87,7 @@ class MaskLoss:
         self._known: dict[bytes, tuple[Batch, Writes]] = {}
         streams = 1 + len(model.graph.blocks)
         numbers = pairs.clean.size * (c.n_layers * (c.n_heads * c.d_head + c.d_model) + streams * c.d_model)
-        size = (numbers + len(pairs) * c.d_vocab) * model.dtype.itemsize
+        size = (numbers + len(pairs) * c.n_outputs) * model.dtype.itemsize
         self._keeps = size <= SHARE_OF_CACHE * budget(model.device)
 
     def __call__(self, step: int, log_alpha: Tensor) -> tuple[float, Tensor]:

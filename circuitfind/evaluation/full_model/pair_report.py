@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -80,11 +81,13 @@ class PairReport:
     Attributes:
         chance: the accuracy of guessing: a half between two answers, and 0 if the correct one must beat the whole
             vocabulary.
+        notes: what should be known about all pairs, such as how many are near copies.
     """
 
     rows: tuple[PairRow, ...]
-    good: PromptPairs
+    good: PromptPairs | TokenPairs
     chance: float = CHANCE
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> tuple[PairRow, ...]:
@@ -113,6 +116,7 @@ class PairReport:
             "mean_corrupted_logit_diff": _mean(row.corrupted_logit_diff for row in self.usable),
             "verdicts": dict(sorted(faults.items())),
             "rows": rows,
+            "notes": list(self.notes),
         }
 
 
@@ -132,26 +136,32 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
     ]
     usable = [row for row, one in enumerate(rows) if one.tokens]
     if usable:
-        measured = _measure(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model)
-        for row, values in zip(usable, measured, strict=True):
-            rows[row] = _judged(replace(rows[row], **values))
+        tokens = tokenize(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model.tokenizer)
+        judge_rows(rows, usable, tokens, model)
     good = PromptPairs(tuple(pairs[row.pair - 1] for row in rows if row.verdict == "good"), pairs.source)
     return PairReport(tuple(rows), good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
 
 
 def _read_row(row: int, pair: PromptPair, reading: Reading, model: Transformer) -> PairRow:
     """What was read of one pair."""
-    tokenizer, before = model.tokenizer, reading.clean[: reading.place + 1]
     if reading.clean == reading.corrupted:
         reason = f"pair {row + 1}: both prompts are the same, so nothing is corrupted; change the corrupted one"
         return PairRow(row + 1, pair.clean, "same-prompt", reason)
+    return row_read(row, pair.clean, reading, model)
+
+
+def row_read(row: int, shown: str, reading: Reading, model: Transformer) -> PairRow:
+    """A pair that can be used, with what was read of it. Tokens are shown as numbers where the model has no text."""
+
+    def texts(ids: Sequence[int], after: Sequence[int] = ()) -> tuple[str, ...]:
+        return tuple(map(str, ids) if model.tokenizer is None else token_texts(model.tokenizer, ids, after))
+
+    before = reading.clean[: reading.place + 1]
     correct, incorrect = (
-        tuple(AnswerRead(tuple(token_texts(tokenizer, ids, before)), ids) for ids in side)
-        for side in (reading.correct, reading.incorrect)
+        tuple(AnswerRead(texts(ids, before), ids) for ids in side) for side in (reading.correct, reading.incorrect)
     )
-    after = "|".join(token_texts(tokenizer, before)[-3:])
-    about = {"tokens": len(reading.clean), "read_at": reading.place, "read_after": after}
-    return PairRow(row + 1, pair.clean, "good", correct=correct, incorrect=incorrect, **about)  # type: ignore[arg-type]
+    about = {"tokens": len(reading.clean), "read_at": reading.place, "read_after": "|".join(texts(before)[-3:])}
+    return PairRow(row + 1, shown, "good", correct=correct, incorrect=incorrect, **about)  # type: ignore[arg-type]
 
 
 def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None = None) -> float:
@@ -171,6 +181,17 @@ def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None
     return float(metric.of_pairs(values, pairs.steps).mean())
 
 
+def judge_rows(rows: list[PairRow], usable: Sequence[int], tokens: TokenPairs, model: Transformer) -> None:
+    """Add to the rows that can be used what the model does with them.
+
+    Args:
+        rows: all rows.
+        usable: which of them ``tokens`` are.
+    """
+    for row, values in zip(usable, _measured(tokens, model), strict=True):
+        rows[row] = _judged(replace(rows[row], **values))
+
+
 def _judged(row: PairRow) -> PairRow:
     if row.correct_first:
         return row
@@ -179,9 +200,8 @@ def _judged(row: PairRow) -> PairRow:
     return replace(row, verdict="model-wrong", reason=reason)
 
 
-def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
-    """What the model does with pairs that can be read."""
-    tokens = tokenize(pairs, model.tokenizer)
+def _measured(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
+    """What the model does with pairs that can be read, as fields of their rows."""
     metrics = {name: METRICS[name] for name in ("logit-diff", "accuracy", "top1", "nll")}
     sides = {
         side: {name: np.empty(len(tokens)) for name in metrics}
@@ -196,20 +216,27 @@ def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
                     values[name][batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
                 if side == "clean":
                     likeliest[batch.rows] = logits.argmax(-1).cpu().numpy()
+    steps, n = tokens.steps, tokens.n_pairs
     found = {
-        side: {n: metrics[n].of_pairs(v, tokens.steps) for n, v in values.items()} for side, values in sides.items()
+        side: {name: metrics[name].of_pairs(of, steps) for name, of in values.items()} for side, values in sides.items()
     }
-    first = np.arange(len(pairs)) if tokens.steps is None else np.searchsorted(tokens.steps.pair, np.arange(len(pairs)))
-    alone = tokens.steps is None or np.array([len(pair.correct) == 1 for pair in pairs])
+    first = np.arange(n) if steps is None else np.searchsorted(steps.pair, np.arange(n))
+    alone = np.ones(n, dtype=bool) if steps is None else steps.right == 1
+    compared = (tokens.incorrect >= 0).any(1) if steps is None else steps.wrong > 0
     rows = []
-    for number, pair in enumerate(pairs):
-        wins = found["clean"]["accuracy" if pair.incorrect else "top1"][number] > 0
-        row = {"correct_first": bool(wins), "likeliest": model.tokenizer.decode([int(likeliest[first[number]])])}
+    for pair in range(n):
+        wins = found["clean"]["accuracy" if compared[pair] else "top1"][pair] > 0
+        row = {"correct_first": bool(wins), "likeliest": _said(model, int(likeliest[first[pair]]))}
         for side in sides:
             prefix = "corrupted_" * (side == "corrupted")
-            if pair.incorrect:
-                row[f"{prefix}logit_diff"] = float(found[side]["logit-diff"][number])
-            if np.broadcast_to(alone, len(pairs))[number]:
-                row[f"{prefix}log_prob"] = -float(found[side]["nll"][number])
+            if compared[pair]:
+                row[f"{prefix}logit_diff"] = float(found[side]["logit-diff"][pair])
+            if alone[pair]:
+                row[f"{prefix}log_prob"] = -float(found[side]["nll"][pair])
         rows.append(row)
     return rows
+
+
+def _said(model: Transformer, output: int) -> str:
+    """An output as text, or as its number where the model has no text."""
+    return str(output) if model.tokenizer is None else str(model.tokenizer.decode([output]))

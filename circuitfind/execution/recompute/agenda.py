@@ -105,12 +105,12 @@ class Agenda:
 
     def operations(self, config: TransformerConfig, prompts: int, positions: int) -> int:
         """Floating-point operations of one test: a lower bound for any implementation that recomputes exactly this."""
-        unembedding = 2 * prompts * config.d_model * config.d_vocab
+        unembedding = 2 * prompts * config.d_model * config.n_outputs
         return unembedding + sum(stage.operations(config, prompts, positions) for stage in self.stages)
 
     def overhead(self, config: TransformerConfig) -> int:
         """The fixed cost of a batch of tests, in operations: calls, and reading every weight once."""
-        weights = config.d_model * config.d_vocab + sum(stage.weights(config) for stage in self.stages)
+        weights = config.d_model * config.n_outputs + sum(stage.weights(config) for stage in self.stages)
         return OPERATIONS_PER_WEIGHT * weights + OPERATIONS_PER_STAGE * (1 + len(self.stages))
 
     def most_at_once(self, positions: int) -> int:

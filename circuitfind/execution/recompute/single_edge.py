@@ -71,7 +71,7 @@ def single_edge_effects(
         Values (senders of the block, prompts).
     """
     block = model.graph.blocks[block_number]
-    n_nodes, logits = len(_nodes(model, block, receiver)), len(batch) * model.config.d_vocab
+    n_nodes, logits = len(_nodes(model, block, receiver)), len(batch) * model.config.n_outputs
     at_once = max(1, min(TOKENS_OF_CUTS // (n_nodes * batch.clean.numel()), LOGITS_OF_CUTS // logits))
     parts = [
         measure(_logits_without(model, batch, run, block_number, block, receiver, slice(start, start + at_once)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from circuitfind.discovery.contract import Problem
 from circuitfind.execution.memory import current_limit, memory_limit
 from circuitfind.scores import EdgeScores
-from circuitfind.transformer import Transformer, TransformerConfig
+from circuitfind.transformer import Transformer, TransformerConfig, is_tied
 
 Packed = tuple[np.ndarray[Any, Any], str]
 """A tensor to be sent: an array, which Ray passes without a copy on the same machine, and the name of the dtype."""
@@ -39,7 +39,7 @@ def unpack(packed: Packed, device: str = "cpu") -> Tensor:
 
 def pack_weights(model: Transformer) -> dict[str, Packed]:
     """All tensors of a model; an unembedding tied to the embedding is left out."""
-    tied = model.weights["W_U"].data_ptr() == model.weights["W_E"].data_ptr()
+    tied = is_tied(model.weights)
     return {key: pack(tensor) for key, tensor in model.weights.items() if not (tied and key == "W_U")}
 
 

@@ -108,6 +108,7 @@ class Metric:
         larger_is_better: False for divergences and losses; scores flip the sign so that positive always helps.
         needs_incorrect: whether it is undefined without incorrect answers.
         flat_at_clean: its gradient is zero where the logits are the clean ones (divergences from the clean run).
+        needs_clean: it is told the full model's logits on the clean prompts, whether or not it compares with them.
         answers_only: it looks at the logits of the answers alone, so no others need be computed.
         over_tokens: what it is where answers have several tokens; None where it is undefined.
         source: the file of a user's own metric; None of one that comes with circuitfind or is given from Python.
@@ -119,6 +120,7 @@ class Metric:
     larger_is_better: bool = True
     needs_incorrect: bool = False
     flat_at_clean: bool = False
+    needs_clean: bool = False
     answers_only: bool = False
     over_tokens: OverTokens | None = None
     source: MetricFile | None = None

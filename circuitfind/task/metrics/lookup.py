@@ -8,7 +8,7 @@ A user's file looks like those beside this one, or just has a function ``(logits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,16 +20,17 @@ from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.registry import executed
 from circuitfind.task.files import python_file
 from circuitfind.task.metrics.contract import METRICS, Metric, MetricFile, Targets
+from circuitfind.task.metrics.signatures import Function, as_function
 
-Function = Callable[[Tensor, Targets], Tensor]
 MetricLike = str | Metric | Function
 
 
 def as_metric(metric: MetricLike) -> Metric:
-    """A metric from its name, ``FILE.py:NAME``, a :class:`Metric`, or a callable ``(logits, targets) -> (..., prompts)``.
+    """A metric from its name, ``FILE.py:NAME``, a :class:`Metric`, or a callable.
 
-    ``FILE.py`` alone is enough if the file has a single metric. For a callable, larger is better; build a :class:`Metric` to
-    say otherwise.
+    ``FILE.py`` alone is enough if the file has a single metric. A callable is ``(logits, targets)``, ``(logits)`` as in
+    TransformerLens, or EAP-IG's ``(logits, clean_logits, input_length, labels)``: see :mod:`.signatures`. Larger counts as
+    better then; build a :class:`Metric` to say otherwise.
 
     Raises:
         UnknownNameError: there is no metric of that name.
@@ -71,8 +72,10 @@ def metric_again(name: str, source: Mapping[str, str]) -> Metric:
 def _of_function(function: Any, name: str, source: MetricFile | None = None) -> Metric:
     if not callable(function):
         raise OptionError(f"{function!r} is no metric; give a name, a function (logits, targets), or a Metric")
-    free = _free(name.replace("_", "-"))
-    return Metric(free, free.replace("-", " "), function, source=source)
+    free = _free(name.replace("_", "-").strip("<>"))
+    own, compares = as_function(function.own if isinstance(function, FileFunction) else function, name)
+    kept = function if isinstance(function, FileFunction) else own
+    return Metric(free, free.replace("-", " "), kept, needs_clean=compares, source=source)
 
 
 def _free(name: str) -> str:
@@ -84,6 +87,7 @@ def _free(name: str) -> str:
 
 
 def _read(path: Path, name: str) -> MetricFile:
+    path = path.expanduser()
     try:
         return MetricFile(str(path.resolve()), name, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -99,8 +103,13 @@ class FileFunction:
     @cached_property
     def _function(self) -> Function:
         item = _item_of(self.file)
-        function: Function = item.function if isinstance(item, Metric) else item
-        return function
+        return item.function if isinstance(item, Metric) else as_function(item, self.file.name)[0]
+
+    @property
+    def own(self) -> Any:
+        """What the file itself has."""
+        item = _item_of(self.file)
+        return item.function if isinstance(item, Metric) else item
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Call the user's function."""

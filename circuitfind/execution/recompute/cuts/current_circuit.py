@@ -149,7 +149,7 @@ class CurrentCircuit:
 
     def summed_losses(self, state: State, final: Tensor) -> Tensor:
         """Losses summed over prompts (circuits,), given the logits' input (circuits, prompts, d_model); in pieces."""
-        per_circuit = final.shape[1] * self.model.config.d_vocab
+        per_circuit = final.shape[1] * self.model.config.n_outputs
         at_once = max(1, LOGITS_OF_TESTS[self.kind] // per_circuit)  # a wide product is faster,
         piece = max(1, METRIC_AT_ONCE[self.kind] // per_circuit)  # but a metric's own tensors should stay in the cache
         if self._logits.numel() < (needed := min(at_once, len(final)) * per_circuit):

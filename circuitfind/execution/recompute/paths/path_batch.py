@@ -82,7 +82,7 @@ class PathBatch:
 
     def metric_of(self, final: Tensor) -> Tensor:
         """The metric of final residual streams (variants, prompts, d_model): (variants, prompts)."""
-        width = self.model.config.d_vocab if self._columns is None else len(self._columns)
+        width = self.model.config.n_outputs if self._columns is None else len(self._columns)
         at_once = max(1, LOGITS_OF_PATHS[self._kind] // (width * len(self.batch)))
         return torch.cat(
             [

@@ -75,7 +75,7 @@ def read_route(graph: ComputationGraph, text: str) -> Route:
         UnknownNameError: no such node or port; the nearest ones are named.
         CircuitError: an arrow leads from a later to an earlier node; the message names it.
     """
-    words = [word.strip() for word in text.split(ARROW)]
+    words = [_spelled(graph, word.strip()) for word in text.replace("\N{RIGHTWARDS ARROW}", ARROW).split(ARROW)]
     if len(words) < 2 or not all(words):
         raise OptionError(f"path {text!r}: write nodes with arrows between, such as a0.h1 -> a5.h5<k> -> logits")
     _refuse_end(graph, text, words[-1])
@@ -91,7 +91,11 @@ def read_route(graph: ComputationGraph, text: str) -> Route:
 
 def receiver_stop(graph: ComputationGraph, name: str) -> Stop:
     """The stop with a given name: a port, a whole head, an MLP, a group, or the logits."""
-    return _entered(graph, name, name)
+    return _entered(graph, name, _spelled(graph, name))
+
+
+def _spelled(graph: ComputationGraph, word: str) -> str:
+    return word if word in WILDCARDS else graph.spelled(word)
 
 
 def _with_gaps(text: str, words: list[str]) -> Iterator[tuple[str, str]]:
