@@ -55,7 +55,19 @@ Metric = Annotated[
     str | None,
     typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME [default: the task's]."),
 ]
-Ablation = Annotated[str, typer.Option(help="corrupted, zero, mean, mean-positional or optimal.")]
+Ablation = Annotated[
+    str | None,
+    typer.Option(
+        help="corrupted, zero, mean, mean-positional, mean-clean, mean-reference or optimal [default: corrupted; "
+        "mean-reference with --reference]."
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prompts whose mean outputs cut edges carry: a .txt file with one a line, or a table with a column 'prompt'."
+    ),
+]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
 Prompts = Annotated[int, typer.Option(help="How many pairs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]

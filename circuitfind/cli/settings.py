@@ -24,13 +24,14 @@ from circuitfind.cli.options import (
     Metric,
     Model,
     Prompts,
+    Reference,
     Seed,
     TaskName,
     TaskOption,
     about,
     read_settings,
 )
-from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
+from circuitfind.setting.defaults import N_HELD_OUT, N_PROMPTS
 
 if TYPE_CHECKING:
     from circuitfind.setting.value import Setting as Setting
@@ -38,13 +39,17 @@ else:
     Setting = Any  # the command line starts without the model's libraries
 
 Command = Callable[..., None]
+RunsTaskOption = Annotated[
+    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+]
 
 
 def setting_named(
     task: TaskName,
     model: Model = None,
     metric: Metric = None,
-    ablation: Ablation = ABLATION,
+    ablation: Ablation = None,
+    reference: Reference = None,
     prompts: Prompts = N_PROMPTS,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -63,6 +68,7 @@ def setting_named(
         model,
         metric=metric,
         ablation=ablation,
+        reference=reference,
         n=prompts,
         n_held_out=prompts,
         seed=seed,
@@ -81,12 +87,11 @@ def setting_of_circuit(
     model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
     metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
     ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    reference: Reference = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
-    task_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
-    ] = None,
+    task_option: RunsTaskOption = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
     memory: Memory = None,
@@ -104,6 +109,7 @@ def setting_of_circuit(
             spec,
             metric=metric,
             ablation=ablation,
+            reference=reference or _reference_of(run, ablation or circuit.provenance.ablation),
             n=prompts,
             n_held_out=prompts,
             seed=seed,
@@ -117,6 +123,13 @@ def setting_of_circuit(
         )
 
     return setting
+
+
+def _reference_of(run: Mapping[str, Any], ablation: str) -> str | None:
+    """The run's reference prompts, where the ablation uses them."""
+    from circuitfind.graph import REFERENCE
+
+    return run.get("reference") if ablation == REFERENCE else None
 
 
 def setting_options(

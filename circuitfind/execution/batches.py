@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ class Batch:
         targets: what the logits are compared with.
         real: True at real tokens, (prompts, positions).
         rows: row numbers among the original pairs, (prompts,).
+        reference: prompts that means may be taken over, see :attr:`circuitfind.task.TokenPairs.reference`.
     """
 
     clean: Tensor
@@ -39,6 +40,7 @@ class Batch:
     targets: Targets
     real: Tensor
     rows: np.ndarray[Any, Any]
+    reference: TokenPairs | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -56,7 +58,7 @@ class Batch:
         t = self.targets
         targets = Targets(t.correct[rows], t.incorrect[rows], None if t.clean_logits is None else t.clean_logits[rows])
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, targets, self.real[rows], self.rows[rows])
+        return Batch(*parts, targets, self.real[rows], self.rows[rows], self.reference)
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
@@ -118,7 +120,8 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     clean = tensor(part.clean)
     real = torch.arange(clean.shape[1], device=model.device) < length[:, None]
     targets = Targets(tensor(part.correct), tensor(part.incorrect))
-    return Batch(clean, tensor(part.corrupted), tensor(part.answer_position), targets, real, rows)
+    answer = tensor(part.answer_position)
+    return Batch(clean, tensor(part.corrupted), answer, targets, real, rows, pairs.reference)
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:
@@ -141,7 +144,7 @@ def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, .
         return batch
     clean = model.logits(batch.clean, batch.answer)
     targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
-    return Batch(batch.clean, batch.corrupted, batch.answer, targets, batch.real, batch.rows)
+    return replace(batch, targets=targets)
 
 
 def parts_of(spans: Spans, batch: Batch) -> Tensor:

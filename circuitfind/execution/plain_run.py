@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from circuitfind.execution.ablation import Ablation
+from circuitfind.execution.ablation import Ablation, mean_prompts
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
+from circuitfind.graph import rule_of
 from circuitfind.transformer import Transformer, walk
 
 
@@ -103,24 +104,24 @@ def hidden_means(
 ) -> dict[int, Tensor]:
     """Replacement values of neurons, for the MLPs of some layers: (1, positions or 1, d_mlp) each.
 
-    They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of the corrupted prompts, over
-    all positions or for each position. Under corrupted ablation there is nothing to prepare.
+    They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of that ablation's prompts,
+    over all positions or for each position. Under corrupted ablation there is nothing to prepare.
     """
     width = model.config.d_mlp
     if ablation == "corrupted":
         return {}
     if ablation == "zero":
         return {layer: torch.zeros((1, 1, width), dtype=model.dtype, device=model.device) for layer in layers}
-    longest = max(batch.clean.shape[1] for batch in batches)
+    averaged = list(mean_prompts(ablation, model, batches)) if layers else []
+    longest = max((tokens.shape[1] for tokens, _ in averaged), default=0)
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
-    for batch in batches if layers else ():
-        run, stop = PlainRun.of(model, batch.corrupted), batch.clean.shape[1]
-        counts[:stop] += batch.real.sum(0).cpu()
+    for tokens, real in averaged:
+        run, stop = PlainRun.of(model, tokens), tokens.shape[1]
+        counts[:stop] += real.sum(0).cpu()
         for layer in layers:
-            real = batch.real[..., None].to(model.dtype)
-            sums[layer][:stop] += (run.hidden(layer) * real).sum(0).cpu()
-    if ablation == "mean":
+            sums[layer][:stop] += (run.hidden(layer) * real[..., None].to(model.dtype)).sum(0).cpu()
+    if not rule_of(ablation).by_position:
         means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
     else:
         means = {layer: (total / counts[:, None])[None] for layer, total in sums.items()}

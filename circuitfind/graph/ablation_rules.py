@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REFERENCE = "mean-reference"
+"""The ablation whose means are taken over prompts of the user's own."""
+
 
 @dataclass(frozen=True)
 class AblationRule:
@@ -16,11 +19,15 @@ class AblationRule:
             it computes something else from the ablated stream, so only dead ends on the output side may be dropped.
         from_prompts: whether a cut edge carries a constant that is computed from all prompts, so that the score of one prompt
             depends on the others.
+        mean_of: for a mean: the prompts whose outputs it is the mean of, ``corrupted``, ``clean`` or ``reference``.
+        by_position: for a mean: whether every position has its own.
     """
 
     name: str
     prunes_from_input: bool = False
     from_prompts: bool = False
+    mean_of: str = ""
+    by_position: bool = False
 
 
 _RULES = {
@@ -28,8 +35,10 @@ _RULES = {
     for rule in (
         AblationRule("corrupted", prunes_from_input=True),
         AblationRule("zero"),
-        AblationRule("mean", from_prompts=True),
-        AblationRule("mean-positional", from_prompts=True),
+        AblationRule("mean", from_prompts=True, mean_of="corrupted"),
+        AblationRule("mean-positional", from_prompts=True, mean_of="corrupted", by_position=True),
+        AblationRule("mean-clean", from_prompts=True, mean_of="clean"),
+        AblationRule(REFERENCE, mean_of="reference"),
         AblationRule("optimal", from_prompts=True),
     )
 }

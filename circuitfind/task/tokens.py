@@ -46,6 +46,8 @@ class TokenPairs:
             :attr:`PromptPair.answer_at`.
         correct, incorrect: token ids of the answers, shape (prompts, most answers), padded with -1.
         text: the pairs these ids came from, or None.
+        reference: prompts that are not measured, but that ``mean-reference`` ablation takes its means over (their clean side);
+            None without them.
     """
 
     clean: np.ndarray[Any, np.dtype[np.int64]]
@@ -55,6 +57,7 @@ class TokenPairs:
     correct: np.ndarray[Any, np.dtype[np.int64]]
     incorrect: np.ndarray[Any, np.dtype[np.int64]]
     text: PromptPairs | None = None
+    reference: TokenPairs | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -94,6 +97,8 @@ class TokenPairs:
         elsewhere = (self.answer_position,) if (self.answer_position != self.length - 1).any() else ()
         for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect, *elsewhere):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        if self.reference is not None:
+            digest.update(self.reference.checksum().encode())
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> TokenPairs:
@@ -109,6 +114,7 @@ class TokenPairs:
             self.correct[rows],
             self.incorrect[rows],
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
+            self.reference,
         )
 
 
