@@ -21,6 +21,7 @@ _PUBLIC = {
     "Setting": "setting.value",
     "load_model": "models.load:load",
     "load_task": "setting.naming",
+    "load_pairs": "task",
     "load_circuit": "formats",
     "check_pairs": "run.calls",
     "discover": "run.calls",

@@ -64,6 +64,7 @@ def propose(rng: random.Random) -> PromptPair:
         correct=YEARS[int(year) + 1 :],
         incorrect=YEARS[: int(year) + 1],
         combination=(noun, century + year),
+        alone=True,
         labels={"NOUN": ends["noun"], "CC": ends["century"], "YY": ends["year"], "END": len(clean)},
     )
 

@@ -8,13 +8,22 @@ from circuitfind.scores import EdgeScores
 from circuitfind.task.metrics import METRICS, Targets, as_metric
 
 MODEL = small_model()
-PAIRS = random_pairs(MODEL, 5)
+PAIRS = random_pairs(MODEL, 3)
 
 
 def problem_for(algorithm: Algorithm, **changes) -> Problem:
     """A problem that the algorithm is defined for."""
     given = {"model": MODEL, "pairs": PAIRS, "metric": METRICS["logit-diff"], "ablation": algorithm.ablations[0]}
     return Problem(**given | changes)
+
+
+SHORT = {"edge-pruning": {"steps": 8, "batch": 2}, "subnetwork-probing": {"steps": 6}, "refine": {"budget": 60}}
+"""Options that make the longest algorithms short."""
+
+
+def scored(algorithm: Algorithm, **changes) -> EdgeScores:
+    """The scores of :func:`problem_for`, with few steps where an algorithm has many."""
+    return algorithm(problem_for(algorithm, **changes), **SHORT.get(algorithm.name, {}))
 
 
 def result(name, model=MODEL, pairs=PAIRS, metric="logit-diff", ablation="corrupted", **options) -> EdgeScores:

@@ -23,9 +23,6 @@ class Gpt2Text:
     def encode(self, text: str) -> list[int]:
         return list(self.inner.encode(text, add_special_tokens=False).ids)
 
-    def encode_answer(self, text: str) -> list[int]:
-        return self.encode(text)
-
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.inner.decode(list(ids)))
 

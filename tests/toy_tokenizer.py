@@ -25,8 +25,5 @@ class ToyTokenizer:
             rest = rest[len(piece) :]
         return ids
 
-    def encode_answer(self, text: str) -> list[int]:
-        return self.encode(text)
-
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.pieces[token] for token in ids)

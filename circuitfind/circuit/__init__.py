@@ -1,9 +1,9 @@
 """A circuit: its kept edges, with or without parts of prompts; pruning; its JSON; its text form."""
 
+from circuitfind.circuit.by_head import by_query_head
 from circuitfind.circuit.circuit import Circuit
 from circuitfind.circuit.layout import Layout, layout_of
 from circuitfind.circuit.pruning import prune
-from circuitfind.circuit.query_heads import by_query_head
 from circuitfind.circuit.tree import tree_text
 
 __all__ = [

@@ -15,8 +15,8 @@ import numpy as np
 from circuitfind.circuit import stored
 from circuitfind.circuit.json_file import read_object
 from circuitfind.circuit.layout import Layout
+from circuitfind.circuit.parts_as_graph import Links, at_parts, links_of
 from circuitfind.circuit.pruning import prune
-from circuitfind.circuit.unrolled import Links, at_parts, links_of
 from circuitfind.errors import CircuitError
 from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.scores import Provenance
@@ -95,7 +95,7 @@ class Circuit:
 
     @property
     def links(self) -> Links:
-        """Where attention moves information from part to part; see :func:`.unrolled.links_of`. Empty without parts."""
+        """Where attention moves information from part to part; see :func:`.parts_as_graph.links_of`. Empty without parts."""
         return [] if self.layout is None else links_of(self.graph, self.kept, self.layout)
 
     # ---------------------------------------------------------------- edges and nodes

@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit.layout import Layout
-from circuitfind.circuit.unrolled import unrolled
+from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 
 

@@ -14,7 +14,7 @@ MOST_SHOWN = 20
 
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes, or Ray actors; 0 works in this process [default: one per core]."),
+    typer.Option(help="Processes, or Ray actors; 0 works in this process (default: one per core)."),
 ]
 Only = Annotated[
     list[str] | None,
@@ -26,7 +26,7 @@ Only = Annotated[
 
 @app.command()
 def bench(
-    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML [default: the one that --show prints].")] = None,
+    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML (default: the one that --show prints).")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the cells, the tables and the page.")] = Path("results/bench"),
     workers: Workers = None,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster, or 'local' to start one on this machine.")] = "",

@@ -28,7 +28,7 @@ def activation_patch(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="residual, head, mlp, attention or node; or components such as a3.h5, patched together [default: head]."
+            help="residual, head, mlp, attention or node; or components such as a3.h5, patched together (default: head)."
         ),
     ] = None,
     by: Annotated[str, typer.Option(help="position, span, or nothing for all positions at once.")] = "",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Bos, Device, Dtype, Json, KvPorts, Model, app, print_result
+from circuitfind.cli.options import Bos, Corrupt, Device, Dtype, GroupBy, Json, KvPorts, Model, app, print_result
 
 
 @app.command("check-model")
@@ -52,36 +53,75 @@ def check_pairs(
     data: Annotated[Path, typer.Argument(help="CSV, JSONL or JSON of pairs.")],
     model: Model = None,
     keep_good: Annotated[Path | None, typer.Option(help="Write the good pairs to this CSV.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every pair, not only the first of each verdict.")] = False,
+    corrupt: Corrupt = "",
+    group_by: GroupBy = "",
     bos: Bos = None,
     as_json: Json = False,
 ) -> None:
     """Report, pair by pair, whether prompts can be used and whether the model can do them."""
     from circuitfind.run import calls
     from circuitfind.setting.value import Setting
+    from circuitfind.task import load_pairs
     from circuitfind.task.write_pairs import write_pairs
 
-    report = calls.check_pairs(data, Setting(data, model, bos=bos).transformer)
-    if keep_good is not None:
+    loaded = Setting(data, model, bos=bos).transformer
+    pairs = load_pairs(data, loaded.tokenizer, corrupt=corrupt, group_by=group_by)
+    report = calls.check_pairs(pairs, loaded)
+    if keep_good is not None and report.good:
         write_pairs(report.good, keep_good)
-    print_result(report.to_json(), as_json, _pair_lines(report, keep_good))
+    values = {**report.to_json(), "notes": list(pairs.notes)}
+    print_result(values, as_json, [*_pair_lines(report, keep_good, every), *pairs.notes])
     if not report.can_do_it:
         raise typer.Exit(2)
 
 
-def _pair_lines(report: Any, keep_good: Path | None) -> Iterable[str]:
-    for row in report.rows:
-        if row.tokens:
-            yield (
-                f"{row.pair:4} {row.verdict:12} {row.tokens:3} tokens  logit difference {row.logit_diff:+7.2f} clean, "
-                f"{row.corrupted_logit_diff:+7.2f} corrupted  {row.clean!r}"
-            )
-        else:
-            yield f"{row.pair:4} {row.verdict:12} {row.reason}"
+LISTED = 5
+"""How many pairs of one verdict are listed, unless all are."""
+
+
+def _pair_lines(report: Any, keep_good: Path | None, every: bool) -> Iterable[str]:
+    """First the counts, then some pairs of each verdict, then what follows from it."""
     usable = len(report.usable)
     yield f"{len(report.rows)} pairs: {usable} can be used, {len(report.good)} are good"
-    if usable:
+    verdicts = Counter(row.verdict for row in report.rows)
+    for verdict, count in verdicts.most_common():
+        yield f"  {count:6} {verdict}"
+    for verdict, count in verdicts.most_common():
+        rows = [row for row in report.rows if row.verdict == verdict]
+        for row in rows if every else rows[:LISTED]:
+            yield from _row_lines(row)
+        if not every and count > LISTED:
+            yield f"     ... and {count - LISTED} more that are {verdict} (--all lists every pair)"
+    if not usable:
+        yield "no pair can be used, so nothing was measured"
+    elif report.can_do_it:
         yield f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts"
-    if not report.can_do_it:
-        yield "the model cannot do this task: it is no better than chance; a circuit found on it would mean nothing"
+    else:
+        yield f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts, which is no better than chance"
+        yield "the model cannot do this task; a circuit found on it would mean nothing"
     if keep_good is not None:
-        yield f"{len(report.good)} good pairs are in {keep_good}"
+        kept = f"{len(report.good)} good pairs are in {keep_good}"
+        yield kept if report.good else f"no pair is good, so {keep_good} was not written"
+
+
+def _row_lines(row: Any) -> Iterable[str]:
+    if not row.tokens:
+        yield f"{row.pair:4} {row.verdict:12} {row.reason}"
+        return
+    measured = [
+        f"{name} {clean:+.2f} clean, {corrupted:+.2f} corrupted"
+        for name, clean, corrupted in (
+            ("logit difference", row.logit_diff, row.corrupted_logit_diff),
+            ("log-probability", row.log_prob, row.corrupted_log_prob),
+        )
+        if clean == clean
+    ]
+    yield f"{row.pair:4} {row.verdict:12} {row.tokens:3} tokens  {measured[0] if measured else 'not measured'}  {row.clean!r}"
+    wrong = f"; incorrect {_answers(row.incorrect)}" if row.incorrect else ""
+    yield f"       after ...{row.read_after} at position {row.read_at}: correct {_answers(row.correct)}{wrong}"
+
+
+def _answers(answers: Any) -> str:
+    more = f" and {len(answers) - 3} more" if len(answers) > 3 else ""
+    return ", ".join(map(str, answers[:3])) + more

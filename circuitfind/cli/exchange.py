@@ -33,7 +33,7 @@ def export(
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            help="mib: the pair TASK_MODEL of a run; repeatable, in the runs' order [default: by their names]."
+            help="mib: the pair TASK_MODEL of a run; repeatable, in the runs' order (default: by their names)."
         ),
     ] = None,
     circuit_files: Annotated[

@@ -43,7 +43,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' [default: the task's, else tasks-4l].",
+        help="Zoo name, hub id, or Hugging Face directory; see 'circuitfind models' (default: the task's, else tasks-4l).",
     ),
 ]
 TaskName = Annotated[str, typer.Argument(help="A task's name (see 'circuitfind tasks') or a file of pairs.")]
@@ -53,13 +53,13 @@ AlgorithmOption = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME [default: the task's]."),
+    typer.Option(help="One of 'circuitfind metrics', or your own as FILE.py:NAME (default: the task's)."),
 ]
 Ablation = Annotated[
     str | None,
     typer.Option(
-        help="corrupted, zero, mean, mean-positional, mean-clean, mean-reference or optimal [default: corrupted; "
-        "mean-reference with --reference]."
+        help="corrupted, zero, mean, mean-positional, mean-clean, mean-reference or optimal (default: corrupted; "
+        "mean-reference with --reference)."
     ),
 ]
 Reference = Annotated[
@@ -68,21 +68,26 @@ Reference = Annotated[
         help="Prompts whose mean outputs cut edges carry: a .txt file with one a line, or a table with a column 'prompt'."
     ),
 ]
+Corrupt = Annotated[
+    str, typer.Option(help="Make the corrupted prompts of your pairs: swap:LABEL,LABEL, resample, or replace:WORDS.")
+]
+GroupBy = Annotated[str, typer.Option(help="A column of your pairs; rows with the same text in it stay in one split.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
 Prompts = Annotated[int, typer.Option(help="How many pairs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]
-BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time [default: what memory allows].")]
+BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time (default: what memory allows).")]
 Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
 Bos = Annotated[
     bool | None,
-    typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token [default: as the tokenizer does]."),
+    typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token (default: as the tokenizer does)."),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps [default: cuda where there is one].")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps (default: cuda where there is one).")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="Memory limit of a run in addition to the weights, such as 8GB [default: as the device allows]."),
+    typer.Option(help="Memory limit of a run in addition to the weights, such as 8GB (default: as the device allows)."),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Answers = Annotated[str, typer.Option(help="Of answers with several tokens, 'all' tokens count, or the 'first' alone.")]
 KvPorts = Annotated[
     str, typer.Option(help="A k and a v port for each 'head', or each 'group' of heads that share keys and values.")
 ]

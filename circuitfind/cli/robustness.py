@@ -19,10 +19,10 @@ TaskOrRun = Annotated[
 ]
 Algorithm = Annotated[
     str | None,
-    typer.Option("--algorithm", "-a", help="One that can score each prompt separately [default: as for discover]."),
+    typer.Option("--algorithm", "-a", help="One that can score each prompt separately (default: as for discover)."),
 ]
 Edges = Annotated[
-    int | None, typer.Option(help="Size of the circuit [default: the run's; else the smallest faithful one's].")
+    int | None, typer.Option(help="Size of the circuit (default: the run's; else the smallest faithful one's).")
 ]
 
 
@@ -31,7 +31,7 @@ Edges = Annotated[
 def hypotheses(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="A run folder, circuit.json, or an EAP-IG graph JSON.")],
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's, or the task's where that is kl]")] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: the circuit's, or the task's where that is kl)")] = None,
     split: Split = "held-out",
     alpha: Annotated[float, typer.Option(help="Chance of error allowed, after correction.")] = 0.05,
     eps: Annotated[float, typer.Option(help="How far from 1/2 the chance to beat the model may be.")] = 0.1,

@@ -15,10 +15,13 @@ import typer
 
 from circuitfind.cli.options import (
     Ablation,
+    Answers,
     BatchSize,
     Bos,
+    Corrupt,
     Device,
     Dtype,
+    GroupBy,
     KvPorts,
     Memory,
     Metric,
@@ -39,8 +42,9 @@ else:
     Setting = Any  # the command line starts without the model's libraries
 
 Command = Callable[..., None]
-RunsTaskOption = Annotated[
-    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE [default: the run's].")
+OfRun = Annotated[str | None, typer.Option(help="As in discover (default: the run's).")]
+TaskOptionOfRun = Annotated[
+    list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
 ]
 
 
@@ -54,11 +58,14 @@ def setting_named(
     seed: Seed = 0,
     batch_size: BatchSize = None,
     task_option: TaskOption = None,
+    corrupt: Corrupt = "",
+    group_by: GroupBy = "",
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
     bos: Bos = None,
     kv_ports: KvPorts = "head",
+    answers: Answers = "all",
 ) -> Setting:
     """The setting given by the options; nothing is loaded."""
     from circuitfind.setting.value import Setting
@@ -74,31 +81,35 @@ def setting_named(
         seed=seed,
         task_options=read_settings(task_option, "--task-option"),
         batch_size=batch_size,
+        corrupt=corrupt,
+        group_by=group_by,
         memory=memory,
         device=device,
         dtype=dtype,
         bos=bos,
         kv_ports=kv_ports,
+        answers=answers,
     )
 
 
 def setting_of_circuit(
-    task: Annotated[str | None, typer.Option(help="Task or file of pairs [default: the circuit's task].")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="[default: the circuit's model]")] = None,
-    metric: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
-    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task or file of pairs (default: the circuit's task).")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="(default: the circuit's model)")] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
+    ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     reference: Reference = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
-    task_option: RunsTaskOption = None,
+    task_option: TaskOptionOfRun = None,
+    corrupt: OfRun = None,
+    group_by: OfRun = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [default: the run's].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
     bos: Bos = None,
 ) -> Callable[..., Setting]:
     """A function from an opened circuit (its path, the circuit, its run's settings) to the setting it is measured in."""
-    options = read_settings(task_option, "--task-option") if task_option or task else None
 
     def setting(path: Path, circuit: Any, run: Mapping[str, Any], otherwise: str = "") -> Setting:
         from circuitfind.setting.value import Setting
@@ -113,8 +124,9 @@ def setting_of_circuit(
             n=prompts,
             n_held_out=prompts,
             seed=seed,
-            task_options=options,
+            task_options=read_settings(task_option, "--task-option") if task_option or task else None,
             batch_size=batch_size,
+            **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by),
             memory=memory,
             device=device,
             dtype=dtype or run.get("dtype") or "float32",
@@ -130,6 +142,12 @@ def _reference_of(run: Mapping[str, Any], ablation: str) -> str | None:
     from circuitfind.graph import REFERENCE
 
     return run.get("reference") if ablation == REFERENCE else None
+
+
+def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:
+    """How your own pairs are read: as the options say, or else as in the run."""
+    read = {name: run.get(name, "") if value is None else value for name, value in given.items()}
+    return read | {"answers": run.get("answers") or "all"}
 
 
 def setting_options(

@@ -44,13 +44,13 @@ AlgorithmName = Annotated[
     typer.Option(
         "--algorithm",
         "-a",
-        help="See 'circuitfind algorithms' [default: eap-ig-inputs under corrupted ablation, else eap-ig-activations].",
+        help="See 'circuitfind algorithms' (default: eap-ig-inputs under corrupted ablation, else eap-ig-activations).",
     ),
 ]
 Faithfulness = Annotated[
     float | None,
     typer.Option(
-        help=f"Keep the smallest circuit that reaches this on the train split [default: {FAITHFULNESS}; acdc's is its own]."
+        help=f"Keep the smallest circuit that reaches this on the train split (default: {FAITHFULNESS}; acdc's is its own)."
     ),
 ]
 Parts = Annotated[
@@ -68,7 +68,7 @@ Workers = Annotated[
 @setting_options()
 def discover(
     setting: Setting,
-    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' [default: ioi].")] = None,
+    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' (default: ioi).")] = None,
     data: Data = None,
     algorithm: AlgorithmName = None,
     option: AlgorithmOption = None,
@@ -81,7 +81,7 @@ def discover(
     random: Random = N_RANDOM,
     parts: Parts = "",
     workers: Workers = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: results/TASK/MODEL/ALGORITHM].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: results/TASK/MODEL/ALGORITHM).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Continue even if the model cannot do the task.")] = False,
     as_json: Json = False,
@@ -163,7 +163,7 @@ def _open(
 def evaluate(
     setting_of: Any,
     circuit: Holder,
-    ablation: Annotated[str | None, typer.Option(help="[default: the circuit's]")] = None,
+    ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     split: Split = "held-out",
     random: Random = N_RANDOM,
     edges: Edges = None,
@@ -186,7 +186,7 @@ def evaluate(
 def render(
     circuit: Holder,
     out: Annotated[
-        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot [default: an .svg beside the circuit].")
+        Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
     detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
     top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
@@ -219,7 +219,7 @@ def render(
 @app.command()
 def replay(
     run: Annotated[Path, typer.Argument(help="A run folder of acdc, or the decisions.csv in it.")],
-    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep [default: all].")] = None,
+    threshold: Annotated[float | None, typer.Option(help="One threshold of a sweep (default: all).")] = None,
     steps: Annotated[int | None, typer.Option(help="Only the first N tests.")] = None,
     device: Device = None,
     dtype: Dtype = "float64",

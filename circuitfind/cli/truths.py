@@ -12,7 +12,7 @@ from circuitfind.cli.options import Json, app, print_result
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Ground-truth models [default: all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Ground-truth models (default: all).")] = None,
     prompts: Annotated[int, typer.Option(help="Held-out pairs, or all there are.")] = 1000,
     seed: Annotated[int, typer.Option(help="Which pairs.")] = 0,
     as_json: Json = False,

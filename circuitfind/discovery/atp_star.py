@@ -12,7 +12,10 @@
       size of the score = sum over l of |I_l| / (number of l that leave the receiver its gradient)
 
   That number is L - 1 for a receiver in one of the L layers, whose own layer gives 0, as in the paper. The sign is that of
-  the estimate without any layer dropped. A model of one layer has nothing to drop.
+  the estimate without any layer dropped. A model of one layer has nothing to drop. In a model of two, the only layer that can
+  be dropped above layer 0 is the last one, so an edge into layer 0 would keep its direct effect alone: on ``induction-2l`` the
+  rank correlation of sizes with ``exact`` is 0.84 with GradDrop and 0.98 without (0.11 and 0.78 for edges into layer 0). So by
+  default (``grad_drop="auto"``) layers are dropped in models of three layers or more.
 
 Deviations from the paper, which scores nodes at a position. Sizes are taken per prompt, as there, but of an edge's effect at
 all positions together. The mean over prompts is taken with the signs, so that scores remain estimates of
@@ -28,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
+from circuitfind.errors import OptionError
 from circuitfind.execution import AttributionPass, Writes
 from circuitfind.execution.gradients.cut_attention import query_key_effects
 from circuitfind.execution.gradients.edge_products import EdgeProducts
@@ -36,21 +40,32 @@ from circuitfind.scores import EdgeScores
 from circuitfind.transformer import Transformer
 
 
-def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) -> EdgeScores:
+def atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: str = "auto") -> EdgeScores:
     """Two forward passes, half a backward pass per layer, and the attention of every layer again for each sender below it.
 
     Args:
         qk_fix: cut edges into queries and keys up to the mixed values.
-        grad_drop: take sizes from backward passes that leave out a layer each.
+        grad_drop: take sizes from backward passes that leave out a layer each: ``"yes"``, ``"no"``, or ``"auto"``, which is yes
+            for three layers or more.
+
+    Raises:
+        OptionError: another value of ``grad_drop``.
     """
     problem.require_slope("AtP*", "eap-ig-inputs")
+    drops = _drops_layers(problem.graph, grad_drop)
 
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run()
         clean.backward(prompts.objective, again=True)
-        return _effects(prompts.products, clean, prompts.ablated, qk_fix, grad_drop)
+        return _effects(prompts.products, clean, prompts.ablated, qk_fix, drops)
 
     return attribute(problem, score, more_numbers=_gradient_numbers(problem.model), by_prompt=True)
+
+
+def _drops_layers(graph: ComputationGraph, grad_drop: str) -> bool:
+    if grad_drop not in ("auto", "yes", "no"):
+        raise OptionError(f"grad_drop={grad_drop!r}: use auto, yes or no")
+    return graph.n_layers > 2 if grad_drop == "auto" else grad_drop == "yes"
 
 
 def _effects(products: EdgeProducts, run: AttributionPass, ablated: Writes, qk_fix: bool, grad_drop: bool) -> Floats:
@@ -90,7 +105,7 @@ def _gradient_numbers(model: Transformer) -> int:
 
 def forward_passes(graph: ComputationGraph, options: Mapping[str, Any]) -> float:
     """EAP's 5; for a dropped layer, half a backward pass and its products; and a third of a layer for each cut sender."""
-    drops = 1.5 * (graph.n_layers - 1) if options["grad_drop"] else 0
+    drops = 1.5 * (graph.n_layers - 1) if _drops_layers(graph, options["grad_drop"]) else 0
     cuts = sum(block.n_senders for block in graph.blocks if block.kind == "attention") / (3 * graph.n_layers)
     return 5 + drops + (cuts if options["qk_fix"] else 0)
 

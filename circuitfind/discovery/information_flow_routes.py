@@ -88,5 +88,6 @@ ALGORITHMS.add(
         cost="1 forward pass, and one pass over every pair of a stream and a sender below it",
         forwards=lambda graph, options: 3.5,
         signed=False,
+        without_corrupted=True,
     )
 )

@@ -24,5 +24,6 @@ ALGORITHMS.add(
         description="Random scores: a control, never a finding.",
         paper="none",
         cost="nothing",
+        without_corrupted=True,
     )
 )

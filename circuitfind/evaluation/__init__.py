@@ -1,4 +1,4 @@
-"""How good a circuit is on prompts it was not found on, and how far to trust that.
+"""How good a circuit is on prompts it was not found on, how far to trust that, and what the full model does.
 
 one circuit         evaluate_circuit --> verdict              completeness, minimality     hypotheses_of
 a ranking           measure_curve --> cpr, cmd                edges_for
@@ -39,7 +39,7 @@ from circuitfind.evaluation.rankings.curves import (
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_for
 from circuitfind.evaluation.verdict import FEW_PROMPTS, verdict
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 
 __all__ = [
     "CHANCE",
@@ -48,8 +48,8 @@ __all__ = [
     "MIB_FRACTIONS",
     "TARGETS",
     "Certificate",
+    "CircuitRunner",
     "Completeness",
-    "Conditions",
     "Curve",
     "Evaluation",
     "HeadRoles",

@@ -34,7 +34,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, prune
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.progress import track
 from circuitfind.task import TokenPairs
@@ -154,7 +154,7 @@ def _share(score: float, span: float) -> float | None:
 class _Things:
     """The nodes or edges of a circuit, by number, and the circuit without some of them."""
 
-    def __init__(self, conditions: Conditions, circuit: Circuit, of: str) -> None:
+    def __init__(self, conditions: CircuitRunner, circuit: Circuit, of: str) -> None:
         if of not in THINGS:
             raise UnknownNameError("kind of knock-out", of, THINGS)
         self.conditions, self.of, self.graph = conditions, of, circuit.graph
@@ -238,7 +238,7 @@ def completeness(
     """
     if min(n_random, greedy, seed) < 0 or min(steps, candidates) < 1:
         raise OptionError("give 0 or more random sets, greedy searches and seed, and 1 or more steps and candidates")
-    things = _Things(Conditions(model, pairs, metric, ablation, batch_size), circuit, of)
+    things = _Things(CircuitRunner(model, pairs, metric, ablation, batch_size), circuit, of)
     rng = np.random.default_rng(seed)
     chosen = [("none", frozenset[int]()), *(("given", named) for named in things.named(sets))]
     half = [np.flatnonzero(rng.random(len(things)) < 0.5).tolist() for _ in range(n_random)]
@@ -299,7 +299,7 @@ def minimality(
     """
     if min(n_random, seed) < 0:
         raise OptionError(f"{n_random} random sets with seed {seed}: give 0 or more of both")
-    things = _Things(Conditions(model, pairs, metric, ablation, batch_size), circuit, of)
+    things = _Things(CircuitRunner(model, pairs, metric, ablation, batch_size), circuit, of)
     rng, tried = np.random.default_rng(seed), [frozenset[int](), *things.named(sets)]
     for _ in range(n_random if len(things) > 1 else 0):
         size = int(rng.integers(1, len(things)))

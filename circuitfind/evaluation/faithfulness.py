@@ -19,7 +19,7 @@ import numpy as np
 from circuitfind.circuit import Circuit
 from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.batches import without_incorrect
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
@@ -153,7 +153,7 @@ def evaluate_circuit(
     spans = circuit.spans(pairs, model.tokenizer)
     names = ("kl", "top1") if len(without_incorrect(pairs)) else ("kl", "top1", "accuracy")
     also = [METRICS[name] for name in names]
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also, spans)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also, spans)
     alike = circuit.graph, circuit.n_edges, n_random
     controls = random_circuits(*alike, ablation=ablation, seed=seed, layout=circuit.layout)
     random = [replace(circuit, kept=control).rows(spans) for control in controls]

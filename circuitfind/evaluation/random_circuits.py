@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit import Layout
-from circuitfind.circuit.unrolled import unrolled
+from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, Provenance

@@ -12,7 +12,7 @@
 """
 
 from circuitfind.execution.ablation import Ablation, prepare_ablation
-from circuitfind.execution.batches import Batch, make_batches, require_incorrect
+from circuitfind.execution.batches import Batch, make_batches, require_answers, require_corrupted
 from circuitfind.execution.gradients.by_masks import MaskedRun
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.masks.dense import run_masked
@@ -32,7 +32,8 @@ __all__ = [
     "make_batches",
     "measure_circuits",
     "prepare_ablation",
-    "require_incorrect",
+    "require_answers",
+    "require_corrupted",
     "run_circuit",
     "run_masked",
     "single_edge_effects",

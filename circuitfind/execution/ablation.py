@@ -2,11 +2,12 @@
 
 * ``corrupted``: the sender's output in the run on the corrupted prompt (resample ablation; the default).
 * ``zero``: nothing. Attention output biases belong to no sender, so they stay in the stream.
-* ``mean``: the sender's mean output over the corrupted prompts and all their real positions.
-* ``mean-positional``: its mean over the corrupted prompts, at each position separately.
+* ``mean``: the sender's mean output over the corrupted prompts and all their real positions; over the clean prompts where
+  there are no corrupted ones.
+* ``mean-positional``: its mean over the same prompts, position by position.
 * ``mean-clean``: its mean over the clean prompts and all their real positions.
 * ``mean-reference``: its mean over prompts of the user's own (:attr:`circuitfind.task.TokenPairs.reference`).
-* ``optimal``: the constant that changes the model's output least on the clean prompts; see :mod:`.optimal`.
+* ``optimal``: the constant that changes the model least on the clean prompts; see :mod:`.optimal`.
 
 The means are taken over the reference distribution, as in Wang et al. 2022, section 2.1 (mean ablation over p_ABC). By
 default, the corrupted prompts are that distribution. Only real tokens count, never padding.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution.batches import Batch, make_batches
+from circuitfind.execution.batches import Batch, make_batches, require_corrupted
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
@@ -51,10 +52,11 @@ class Ablation:
     def writes(self, batch: Batch) -> Writes:
         """What every sender's cut edges carry on a micro-batch."""
         model = self.model
-        if self.name == "corrupted":
+        carries = rule_of(self.name).carries
+        if carries == "run":
             return Writes.run(model, batch.corrupted)
         entry = model.embed(batch.clean)  # only its shape matters
-        if self.name == "zero":
+        if carries == "zero":
             shape = (model.graph.n_senders, 1, 1, model.config.d_model)
             return Writes(model, entry, constant=torch.zeros((), dtype=model.dtype, device=model.device).expand(shape))
         assert self.means is not None
@@ -72,14 +74,19 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
     """
     if name not in ABLATIONS:
         raise UnknownNameError("ablation", name, ABLATIONS)
-    if name == "optimal":
+    if name == "corrupted":
+        require_corrupted(all(batch.corrupted.shape[1] for batch in batches), "corrupted ablation")
+    rule = rule_of(name)
+    if rule.carries == "optimal":
         return Ablation(name, model, optimal_constants(model, batches))
-    if not rule_of(name).mean_of:
+    if rule.carries in ("run", "zero"):
         return Ablation(name, model)
+    if rule.carries != "mean":
+        raise ValueError(f"nobody has said how the ablation {name!r} is prepared")
     sums, counts = _sums_by_position(model, batches, name)
-    if not rule_of(name).by_position:
-        return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
-    return Ablation(name, model, _placed(sums / counts[:, None], model))
+    if rule.by_position:
+        return Ablation(name, model, _placed(sums / counts[:, None], model))
+    return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
 
 
 def mean_prompts(name: str, model: Transformer, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,7 +110,7 @@ def mean_prompts(name: str, model: Transformer, batches: Sequence[Batch]) -> Ite
             )
         batches, side = make_batches(model, batches[0].reference), "clean"
     for batch in batches:
-        yield getattr(batch, side), batch.real
+        yield batch.corrupted if side == "corrupted" and batch.corrupted.shape[1] else batch.clean, batch.real
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:

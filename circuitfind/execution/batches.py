@@ -14,7 +14,8 @@ from torch import Tensor
 from circuitfind.errors import OptionError
 from circuitfind.execution.memory import dense_numbers, prompts_at_a_time
 from circuitfind.task import Spans, TokenPairs
-from circuitfind.task.metrics import Metric, Targets
+from circuitfind.task.metrics import METRICS, Metric, Targets
+from circuitfind.task.tokens import AnswerSteps
 from circuitfind.transformer import Transformer
 
 MOST_PROMPTS = 256
@@ -26,7 +27,8 @@ class Batch:
     """Some prompt pairs as tensors.
 
     Attributes:
-        clean, corrupted: token ids (prompts, positions), right-padded.
+        clean, corrupted: token ids (prompts, positions), right-padded; without corrupted prompts ``corrupted`` has no
+            positions.
         answer: position whose logits are read, (prompts,).
         targets: what the logits are compared with.
         real: True at real tokens, (prompts, positions).
@@ -55,28 +57,61 @@ class Batch:
         return self._rows(slice(None, middle)), self._rows(slice(middle, None))
 
     def _rows(self, rows: slice) -> Batch:
-        t = self.targets
-        targets = Targets(t.correct[rows], t.incorrect[rows], None if t.clean_logits is None else t.clean_logits[rows])
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, targets, self.real[rows], self.rows[rows], self.reference)
+        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference)
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
-    """Rows that have no incorrect answer."""
-    return np.flatnonzero(~(pairs.incorrect >= 0).any(1))
+    """Pairs that have no incorrect answer."""
+    has = (pairs.incorrect >= 0).any(1) if pairs.steps is None else pairs.steps.wrong > 0
+    return np.flatnonzero(~has)
 
 
-def require_incorrect(metric: Metric, pairs: TokenPairs) -> None:
-    """Refuse a metric that needs incorrect answers if a pair has none.
+def require_answers(metric: Metric, pairs: TokenPairs) -> None:
+    """Refuse a metric that the answers do not allow: one that needs incorrect answers where a pair has none, or one that is
+    undefined for answers of several tokens.
 
     Raises:
-        OptionError: a pair has none; the message says which one.
+        OptionError: the message says which pair, or which metrics are defined.
     """
+    if pairs.steps is not None:
+        _require_over_tokens(metric, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == len(pairs) else f"pair {without[0] + 1} has none"
+        which = "these pairs have none" if len(without) == pairs.n_pairs else f"pair {without[0] + 1} has none"
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
+        )
+
+
+def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
+    defined = [other.name for other in METRICS if other.over_tokens is not None and other.over_tokens.adds_up]
+    way_out = f"use {', '.join(defined[:-1])} or {defined[-1]}, or the first tokens of the answers alone"
+    if metric.over_tokens is None:
+        raise OptionError(f"the metric {metric.name!r} is undefined where answers have several tokens; {way_out}")
+    if not metric.over_tokens.sets and len(several := np.flatnonzero(steps.right > 1)):
+        raise OptionError(
+            f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and pair "
+            f"{several[0] + 1} has {steps.right[several[0]]}; give one, or use logit-diff"
+        )
+
+
+def require_corrupted(there: bool, what: str, source: str = "these pairs") -> None:
+    """Refuse what needs corrupted prompts where there are none.
+
+    Args:
+        there: whether there are corrupted prompts.
+        what: what needs them.
+        source: what the pairs are called.
+
+    Raises:
+        OptionError: the message says how to get some, or to go without.
+    """
+    if not there:
+        lacks = "have no corrupted prompts" if source == "these pairs" else "has no column 'corrupted'"
+        raise OptionError(
+            f"{source} {lacks}, which {what} needs; add the column, make the prompts with --corrupt RULE (corrupt= in Python; "
+            "swap:A,B, resample or replace:WORDS), or use --ablation mean, mean-positional, zero or optimal, which need none"
         )
 
 
@@ -119,7 +154,8 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     length = tensor(part.length)
     clean = tensor(part.clean)
     real = torch.arange(clean.shape[1], device=model.device) < length[:, None]
-    targets = Targets(tensor(part.correct), tensor(part.incorrect))
+    weight = None if part.steps is None else tensor(part.steps.weight).to(model.dtype)
+    targets = Targets(tensor(part.correct), tensor(part.incorrect), weight=weight)
     answer = tensor(part.answer_position)
     return Batch(clean, tensor(part.corrupted), answer, targets, real, rows, pairs.reference)
 
@@ -143,8 +179,7 @@ def with_clean_logits(model: Transformer, batch: Batch, metrics: tuple[Metric, .
     if not any(metric.flat_at_clean for metric in metrics):
         return batch
     clean = model.logits(batch.clean, batch.answer)
-    targets = Targets(batch.targets.correct, batch.targets.incorrect, clean)
-    return replace(batch, targets=targets)
+    return replace(batch, targets=replace(batch.targets, clean_logits=clean))
 
 
 def parts_of(spans: Spans, batch: Batch) -> Tensor:

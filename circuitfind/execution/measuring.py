@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
-from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_incorrect, with_clean_logits
+from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_answers, with_clean_logits
 from circuitfind.execution.masks.sparse import run_circuit
 from circuitfind.progress import track
 from circuitfind.task import Spans, TokenPairs
@@ -42,19 +42,19 @@ def measure_circuits(
         spans: the part of its prompt that every token belongs to.
 
     Returns:
-        For each metric's name, float64 (circuits, prompts), in the order of ``pairs``.
+        For each metric's name, float64 (circuits, pairs), in the order of ``pairs``.
 
     Raises:
         NumericalError: a logit is NaN or infinite; the message names the first layer where that happens.
         OptionError: a metric needs incorrect answers that a pair does not have.
     """
     for metric in metrics:
-        require_incorrect(metric, pairs)
+        require_answers(metric, pairs)
     values = {metric.name: np.empty((len(masks), len(pairs))) for metric in metrics}
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size, circuit_numbers(model, masks)):
             in_pieces(batch, lambda part: _measure(model, part, masks, metrics, ablation, values, spans))
-    return values
+    return {metric.name: metric.of_pairs(values[metric.name], pairs.steps) for metric in metrics}
 
 
 def circuit_numbers(model: Transformer, masks: np.ndarray[Any, Any]) -> int:
@@ -105,6 +105,8 @@ def find_non_finite(model: Transformer, batch: Batch) -> None:
         NumericalError: NaN or infinity appears; the message says after which layer and on which prompt.
     """
     for side, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
+        if not tokens.shape[1]:  # no corrupted prompts
+            continue
         for at in walk(model, model.embed(tokens)):
             if at.block.kind == "mlp":
                 continue

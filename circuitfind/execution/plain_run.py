@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from circuitfind.errors import OptionError
 from circuitfind.execution.ablation import Ablation, mean_prompts
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
@@ -107,13 +108,15 @@ def hidden_means(
     They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of that ablation's prompts,
     over all positions or for each position. Under corrupted ablation there is nothing to prepare.
     """
-    width = model.config.d_mlp
-    if ablation == "corrupted":
+    width, rule = model.config.d_mlp, rule_of(ablation)
+    if rule.carries == "run" or not layers:
         return {}
-    if ablation == "zero":
+    if rule.carries == "zero":
         return {layer: torch.zeros((1, 1, width), dtype=model.dtype, device=model.device) for layer in layers}
-    averaged = list(mean_prompts(ablation, model, batches)) if layers else []
-    longest = max((tokens.shape[1] for tokens, _ in averaged), default=0)
+    if rule.carries != "mean":
+        raise OptionError(f"neurons have no constants of {ablation} ablation; use corrupted, zero or one of the means")
+    averaged = list(mean_prompts(ablation, model, batches))
+    longest = max(tokens.shape[1] for tokens, _ in averaged)
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
     for tokens, real in averaged:
@@ -121,8 +124,8 @@ def hidden_means(
         counts[:stop] += real.sum(0).cpu()
         for layer in layers:
             sums[layer][:stop] += (run.hidden(layer) * real[..., None].to(model.dtype)).sum(0).cpu()
-    if not rule_of(ablation).by_position:
-        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
-    else:
+    if rule.by_position:
         means = {layer: (total / counts[:, None])[None] for layer, total in sums.items()}
+    else:
+        means = {layer: (total.sum(0) / counts.sum())[None, None] for layer, total in sums.items()}
     return {layer: mean.to(model.dtype).to(model.device) for layer, mean in means.items()}

@@ -17,29 +17,34 @@ class AblationRule:
         prunes_from_input: whether nodes that no path from the input reaches may be dropped without changing the function.
             Under ``corrupted`` such a node reads the corrupted stream, so its output *is* the corrupted one. Under the others
             it computes something else from the ablated stream, so only dead ends on the output side may be dropped.
-        from_prompts: whether a cut edge carries a constant that is computed from all prompts, so that the score of one prompt
-            depends on the others.
-        mean_of: for a mean: the prompts whose outputs it is the mean of, ``corrupted``, ``clean`` or ``reference``.
-        by_position: for a mean: whether every position has its own.
+        carries: what a cut edge carries: the sender's ``"run"`` on the corrupted prompt, ``"zero"``, the ``"mean"`` of its
+            outputs, or the ``"optimal"`` constant. Every engine branches on this and refuses what it does not know.
+        by_position: whether there is a mean for every position.
+        mean_of: the prompts of a mean: ``"corrupted"`` (the clean ones where there are none), ``"clean"`` or ``"reference"``.
     """
 
     name: str
-    prunes_from_input: bool = False
-    from_prompts: bool = False
-    mean_of: str = ""
+    carries: str
     by_position: bool = False
+    prunes_from_input: bool = False
+    mean_of: str = "corrupted"
+
+    @property
+    def from_prompts(self) -> bool:
+        """Whether the constant is computed from all prompts, so that the score of one prompt depends on the others."""
+        return self.carries == "optimal" or (self.carries == "mean" and self.mean_of != "reference")
 
 
 _RULES = {
     rule.name: rule
     for rule in (
-        AblationRule("corrupted", prunes_from_input=True),
-        AblationRule("zero"),
-        AblationRule("mean", from_prompts=True, mean_of="corrupted"),
-        AblationRule("mean-positional", from_prompts=True, mean_of="corrupted", by_position=True),
-        AblationRule("mean-clean", from_prompts=True, mean_of="clean"),
-        AblationRule(REFERENCE, mean_of="reference"),
-        AblationRule("optimal", from_prompts=True),
+        AblationRule("corrupted", "run", prunes_from_input=True),
+        AblationRule("zero", "zero"),
+        AblationRule("mean", "mean"),
+        AblationRule("mean-positional", "mean", by_position=True),
+        AblationRule("mean-clean", "mean", mean_of="clean"),
+        AblationRule(REFERENCE, "mean", mean_of="reference"),
+        AblationRule("optimal", "optimal"),
     )
 }
 ABLATIONS = tuple(_RULES)
@@ -47,7 +52,7 @@ ABLATIONS = tuple(_RULES)
 
 def rule_of(ablation: str) -> AblationRule:
     """The rule of an ablation; an unknown one gets the rule that is always safe: prune from the output side only."""
-    return _RULES.get(ablation, AblationRule(ablation))
+    return _RULES.get(ablation, AblationRule(ablation, "unknown"))
 
 
 def prunes_from_input(ablation: str) -> bool:

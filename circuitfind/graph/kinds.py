@@ -1,7 +1,8 @@
 """The kinds of nodes, in one table: how each is named, where it reads and writes, and how it is drawn.
 
-A new kind is a row here and a line in :meth:`circuitfind.graph.nodes.Nodes.sublayers`, which says how many a layer has. Names,
-places, blocks, tables, networkx attributes and pictures follow from these two.
+A row here names and draws a new kind, with a line in :meth:`circuitfind.graph.nodes.Nodes.sublayers`, which says how many a
+layer has. Names, places, blocks, tables, networkx attributes and pictures follow from these two. To *run* it, the walk, the
+writes and the engines must know it too; ``CONTRIBUTING.md`` lists the files.
 """
 
 from __future__ import annotations

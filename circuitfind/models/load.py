@@ -174,7 +174,7 @@ def open_bridge(spec: str) -> Any:
 
 def _adapted(source: Any, tokenizer: Any, bos: bool | None, name: str, origin: str) -> Transformer:
     wrapped = tokenizer
-    if tokenizer is not None and not hasattr(tokenizer, "encode_answer"):
+    if tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
         wrapped = HuggingFaceTokenizer(tokenizer, bos)
     processed = " with TransformerLens weight processing" if getattr(source, "compatibility_mode", False) else ""
     # Processed weights are the bridge's own; its parts still hold the checkpoint's weights.

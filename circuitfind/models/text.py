@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitfind.errors import OptionError, PairsError
@@ -38,23 +38,49 @@ class HuggingFaceTokenizer:
         # Not only the first id: if the BOS token is also the unknown token, the text itself may produce it.
         return list(self.tokenizer.encode("a"))[: 1 + len(plain)] == [self.tokenizer.bos_token_id, *plain]
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt."""
-        return ([self.tokenizer.bos_token_id] if self.bos else []) + self.encode_answer(text)
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self.tokenizer)
 
-    def encode_answer(self, text: str) -> list[int]:
-        """Token ids of a continuation, without special tokens.
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt. A prompt that begins with the BOS token already gets no second one.
 
         Raises:
-            PairsError: a part of the text is not in the vocabulary. (GPT-2's unknown token is also its end-of-text
-                token, which a text may contain on purpose.)
+            PairsError: a part of the text is not in the vocabulary.
         """
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many prompts, faster than one by one."""
+        return [self._checked(text, list(ids)) for text, ids in zip(texts, self._plain(texts), strict=True)]
+
+    def _plain(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Ids without special tokens of our own or of the tokenizer."""
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+    def _checked(self, text: str, ids: list[int]) -> list[int]:
+        """The ids with the BOS token, where no part of the text is unknown. (GPT-2's unknown token is also its end-of-text
+        token, which a text may hold on purpose.)
+        """
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and ids.count(unknown) > text.count(self.tokenizer.unk_token):
             raise PairsError(f"the model's tokenizer has no token for a part of {text!r}")
-        return ids
+        bos = [self.tokenizer.bos_token_id] if self.bos else []
+        return ids if ids[:1] == bos else bos + ids
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Chat messages as the tokenizer's template writes them, up to where the model answers.
+
+        Raises:
+            PairsError: there is no template, or it refuses the messages.
+        """
+        open_turn = messages[-1]["role"] == "assistant"
+        how = {"continue_final_message": True} if open_turn else {"add_generation_prompt": True}
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **how))
+        except Exception as error:  # templates are programs, and raise what they like
+            raise PairsError(f"the tokenizer's chat template cannot write these messages: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids."""
-        return str(self.tokenizer.decode(list(ids)))
+        """The text of some ids, with its spaces as they are."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

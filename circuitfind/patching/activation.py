@@ -61,6 +61,7 @@ def activation_patch(
         (16, 1)
     """
     check_options(by, direction, setting.ablated_by)
+    setting.require_corrupted()
     patches = patches_of(setting.transformer, what)
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}

@@ -170,6 +170,7 @@ def ablate(
         >>> len(found.to_frame())
         1
     """
+    setting.require_corrupted()
     patches = _patches(setting.transformer, nodes, neurons, each)
     options = {"nodes": nodes, "neurons": neurons, "each": each}
     problem = setting.problem(split, given="", algorithm="ablation", options=options)

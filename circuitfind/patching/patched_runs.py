@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.discovery.contract import Problem
-from circuitfind.errors import NumericalError, OptionError
+from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, parts_of
 from circuitfind.execution.measuring import find_non_finite
@@ -41,6 +41,11 @@ class Measured:
     corrupted: Values
     patched: Values
 
+    def of_pairs(self, problem: Problem) -> Measured:
+        """The same for pairs, whose answers may have several tokens with a row for each."""
+        of, steps = problem.metric.of_pairs, problem.pairs.steps
+        return Measured(of(self.clean, steps), of(self.corrupted, steps), of(self.patched, steps))
+
 
 def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) -> Measured:
     """Measure every patch at every part of the prompts, on every prompt.
@@ -59,14 +64,10 @@ def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) 
         ablation = problem.prepared_ablation(batches)
         blocks = problem.graph.blocks
         layers = sorted({blocks[site.block].layer for patch in patches for site in patch if site.neurons})
-        if layers and problem.ablation == "optimal":
-            raise OptionError(
-                "optimal constants are those of whole nodes; knock neurons out with ablation='mean' or 'zero'"
-            )
         means = hidden_means(problem.ablation, problem.model, batches, layers)
         for batch in batches:
             in_pieces(batch, lambda part: _measure(problem, part, patches, direction, ablation, means, found))
-    return found
+    return found.of_pairs(problem)
 
 
 def _measure(

@@ -144,6 +144,7 @@ def path_patch(
     refuse_direction(direction)
     if not texts:
         raise OptionError("give at least one path, such as 'a0.h1 -> a5.h5<k> -> logits'")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     routes = [read_route(graph, text) for text in texts]
     agenda, paths = agenda_of(graph, routes), tuple(map(str, routes))
@@ -156,7 +157,7 @@ def path_patch(
         values[:, part.batch.rows] = rows.cpu().double().numpy()
 
     for_batches(problem, direction, len(agenda.stages), measure)
-    clean, ablated, patched = values
+    clean, ablated, patched = problem.metric.of_pairs(values, problem.pairs.steps)
     larger = problem.metric.larger_is_better
     return PathEffect(paths, direction, clean, ablated, patched, larger, problem.provenance)
 

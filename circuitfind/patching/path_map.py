@@ -175,6 +175,7 @@ def path_heat_map(
     refuse_direction(direction)
     if through not in THROUGH:
         raise OptionError(f"through={through!r}: use {' or '.join(THROUGH)}")
+    setting.require_corrupted()
     graph = setting.transformer.graph
     stop = receiver_stop(graph, receiver)
     options = {"receiver": receiver, "through": through, "direction": direction}
@@ -192,6 +193,7 @@ def path_heat_map(
             effects[np.asarray(senders)[:, None], part.batch.rows] = values.cpu().double().numpy()
 
     for_batches(problem, direction, len(groups[0][0].stages), measure)
+    effects, totals = (problem.metric.of_pairs(values, problem.pairs.steps) for values in (effects, totals))
     kept = effects if per_example else None
     mean, total = effects.mean(1), float(totals.mean())
     return PathHeatMap(graph, receiver, through, direction, mean, total, problem.provenance, kept)

@@ -71,6 +71,7 @@ def discover(
         True
     """
     chosen = sharded(ALGORITHMS[algorithm or default_algorithm(setting.ablated_by)], workers)
+    setting = setting.without_corrupted() if chosen.without_corrupted else setting
     problem = setting.problem("train", metric=chosen.metric, parts=parts)
     return chosen(replace(problem, checkpoint=checkpoint or Checkpoint()), **options)
 
@@ -226,8 +227,8 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
         >>> bool(measured.faithfulness > measured.random.max())
         True
     """
-    require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
+    require_fit(circuit, setting.transformer)
     with torch.inference_mode():
         return evaluate_circuit(
             setting.transformer,
@@ -258,8 +259,8 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
         >>> len(found.tests)
         5
     """
-    require_fit(circuit, setting.transformer)
     setting = setting.like(circuit.provenance)
+    require_fit(circuit, setting.transformer)
     metric = setting.measure_of(circuit.provenance)
     if setting.metric is None and metric.flat_at_clean:
         metric = setting.measure()

@@ -27,6 +27,7 @@ from typing import Any
 from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
+from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import CircuitfindError, PairsError
 from circuitfind.evaluation import (
     CHANCE,
@@ -37,7 +38,7 @@ from circuitfind.evaluation import (
     verdict,
 )
 from circuitfind.formats.circuit_json import CIRCUITS
-from circuitfind.graph import prunes_from_input
+from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.run import calls
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
@@ -110,8 +111,11 @@ def run(
     Raises:
         OptionError, UnknownNameError, PairsError: the run is impossible; it is refused as early as possible.
     """
+    config = config or RunConfig()
+    if config.algorithm and ALGORITHMS[config.algorithm].without_corrupted:
+        setting = setting.without_corrupted()
     with setting.memory_limit():
-        begun = _load(setting, config or RunConfig(), out, force, say)
+        begun = _load(setting, config, out, force, say)
         scores = _discover(begun)
         circuit = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
@@ -143,13 +147,23 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
         check_size(model.graph, config.value)
     folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
     say(f"{model!r}")
-    say(f"task {task.name}: {len(train)} train and {len(held_out)} held-out pairs")
+    say(f"task {task.name}: {train.n_pairs} train and {held_out.n_pairs} held-out pairs{_rows(train)}")
+    for note in _notes(setting):
+        say(note)
     if config.parts in POSITIONAL:
         _refuse_unknown_parts(setting, config.parts)
     _refuse_failing(setting, config, say)
     if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
     return _Begun(setting, config, options, folder, say, seconds)
+
+
+def _notes(setting: Setting) -> list[str]:
+    """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
+    task = setting.behaviour
+    bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
+    means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
+    return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
@@ -177,8 +191,8 @@ def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], No
     if not share <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
         return
     message = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {len(train)} train prompts, which is no "
-        "better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
+        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts, which is "
+        "no better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
     )
     if not config.anyway:
         raise PairsError(message + "; --anyway continues regardless")
@@ -247,8 +261,8 @@ def _sentences(
     sentences = verdict(circuit, evaluation)
     if train.checksum() == held_out.checksum():
         sentences.append("Weak: there is one prompt, so the circuit was measured on the prompt it was found on.")
-    elif len(train) < FEW_PROMPTS:
-        sentences.append(f"Weak: found on only {len(train)} train prompts; use {FEW_PROMPTS} or more.")
+    elif train.n_pairs < FEW_PROMPTS:
+        sentences.append(f"Weak: found on only {train.n_pairs} train prompts; use {FEW_PROMPTS} or more.")
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
     return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
@@ -323,3 +337,12 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - begun, 3)
+
+
+def _rows(pairs: Any) -> str:
+    """How many rows pairs are whose answers have several tokens."""
+    if pairs.steps is None:
+        return ""
+    return (
+        f"; answers have several tokens, so the {pairs.n_pairs} train pairs are {len(pairs)} rows, one for each token"
+    )

@@ -200,7 +200,8 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
     """The train pairs the run was made with."""
     given = load_task(settings.get("task") or p.task, model=model)
     task = replace(given, name=p.task)  # the name seeds the order of a file's rows
-    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, **p.task_options)
+    answers = settings.get("answers", "all")
+    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, answers=answers, **p.task_options)
     found = pairs.text.fingerprint if pairs.text else ""
     if found != p.pairs_hash:
         raise CircuitError(

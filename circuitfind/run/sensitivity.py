@@ -151,8 +151,8 @@ def sensitivity(
     wanted = variants_of(setting.behaviour) if variants is None else variants
     if len(wanted) < 2:
         raise OptionError("give at least two variants to compare")
-    check_size(setting.transformer.graph, edges)
     ways = {name: _Way.of(setting, {"algorithm": algorithm, "options": options, **wanted[name]}) for name in wanted}
+    check_size(setting.transformer.graph, edges)
     circuits = tuple(ways[name].found(edges, absolute) for name in track(list(ways), "finding circuits"))
     measured = [ways[name].measured(circuits) for name in track(list(ways), "measuring circuits")]
     overlap = jaccard_matrix([np.flatnonzero(circuit.kept) for circuit in circuits])
@@ -175,6 +175,7 @@ class _Way:
         changed = setting.but(**{key: changes[key] for key in OF_THE_SETTING if key in changes})
         algorithm = changes["algorithm"] or default_algorithm(changed.ablated_by)
         ALGORITHMS[algorithm].refuse(changed.ablated_by, "")
+        changed.require_corrupted()
         return cls(changed, algorithm, changes["options"] or {})
 
     def found(self, edges: int, absolute: bool) -> Circuit:

@@ -147,8 +147,13 @@ def _fill(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n:
 
 
 def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n: int, ablation: str) -> Mask:
-    """A circuit without its worst edges, with ``n`` or fewer left; more than the surplus is removed only if unavoidable."""
-    for most in (0, graph.n_edges):
+    """A circuit without its worst edges, with ``n`` or fewer left.
+
+    An edge goes if no more than the surplus dies with it. If no such edge is left, the worst of those goes with which the
+    fewest others die (up to a factor of 2): with equal scores the worst edge by number may be the one that all others need.
+    """
+    most = 0
+    while (surplus := int(np.count_nonzero(kept)) - n) > 0:
         for edge in ranking[kept[ranking]][::-1].tolist():
             surplus = int(np.count_nonzero(kept)) - n
             if surplus <= 0:
@@ -159,6 +164,7 @@ def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any],
                 trial = prune(graph, trial, ablation)
                 if np.count_nonzero(kept) - np.count_nonzero(trial) <= max(surplus, most):
                     kept = trial
+        most = max(2 * most, surplus + 1)
     return kept
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.progress import track
 from circuitfind.scores import EdgeScores, order
 from circuitfind.selection.prefixes import ranked, top_edges
@@ -114,7 +114,7 @@ def _prefix_reach(
     """A function from the number of best items kept to the faithfulness reached."""
     nothing = prefixes.best(0)
     spans = nothing.spans(pairs, model.tokenizer)
-    conditions = Conditions(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
+    conditions = CircuitRunner(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
     full, empty = (conditions.run(circuit[None])[0] for circuit in (conditions.whole, conditions.nothing))
     if np.isnan(faithfulness(full, empty, full)):
         raise OptionError(

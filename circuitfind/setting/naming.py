@@ -6,19 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import OptionError
-from circuitfind.task import TASKS, PromptPairs, Task, TokenPairs, load_pairs, task_from_file, tokenize
+from circuitfind.task import TASKS, Task, TokenPairs, load_pairs, task_from_file, tokenize
+from circuitfind.task.files import DEFAULT_METRIC, refuse_rules
 from circuitfind.transformer import Transformer
 
 TaskLike = Any
 """A task's name, a :class:`Task`, a file, a DataFrame, a list of pairs, or :class:`PromptPairs`."""
 
 
-def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str | None = None) -> Task:
-    """A task by name, or your own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs.
+def load_task(
+    spec: TaskLike,
+    *,
+    model: Transformer | None = None,
+    metric: str | None = None,
+    corrupt: str = "",
+    group_by: str = "",
+) -> Task:
+    """A task by name, or one's own: a CSV, JSONL, JSON or Python file, a DataFrame, a list of pairs, PromptPairs.
 
     Args:
-        model: its tokenizer reads answers without their leading space, and answers given as token ids.
-        metric: for your own pairs; the logit difference if None.
+        model: lets answers without their leading space, and answers given as token ids, be read as the model does.
+        metric: for one's own pairs; if None, as their layout says (a year above another: ``prob-diff``), or else the logit
+            difference.
+        corrupt, group_by: for one's own pairs, see :func:`circuitfind.load_pairs`.
 
     Example:
         >>> import circuitfind as cf
@@ -29,20 +39,20 @@ def load_task(spec: TaskLike, *, model: Transformer | None = None, metric: str |
         'own-pairs'
     """
     tokenizer = model.tokenizer if model is not None else None
-    if isinstance(spec, Task):
-        return spec
-    if is_name(spec):
-        return TASKS[spec]
+    if isinstance(spec, Task) or is_name(spec):
+        task = spec if isinstance(spec, Task) else TASKS[spec]
+        refuse_rules(task.name, corrupt, group_by)
+        return task
     if isinstance(spec, str | Path):
-        return task_from_file(spec, tokenizer=tokenizer, **({"metric": metric} if metric else {}))
-    pairs = spec if isinstance(spec, PromptPairs) else load_pairs(spec, tokenizer)
+        return task_from_file(spec, tokenizer, metric, corrupt=corrupt, group_by=group_by)
+    pairs = load_pairs(spec, tokenizer, corrupt=corrupt, group_by=group_by)
     return Task(
         name="own-pairs",
         description="Pairs given from Python.",
         source=pairs.source,
         clean_rule="as given",
-        corrupted_rule="as given",
-        metric=metric or "logit-diff",
+        corrupted_rule=corrupt or "as given",
+        metric=metric or pairs.metric or DEFAULT_METRIC,
         fixed=pairs,
     )
 
@@ -58,8 +68,11 @@ def is_whole(spec: TaskLike) -> bool:
     return own or is_name(spec) or isinstance(spec, Task)
 
 
-def tokenized_pairs(model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, **options: str) -> TokenPairs:
+def tokenized_pairs(
+    model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, answers: str = "all", **options: str
+) -> TokenPairs:
     """Prompts of one split of a task, tokenised for the model."""
     if model.tokenizer is None:
         raise OptionError(f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one")
-    return tokenize(task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options), model.tokenizer)
+    pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
+    return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)

@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 from circuitfind import models
 from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.execution import ABLATIONS
+from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
+from circuitfind.task.corruption import check_rule
+from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.task.reference import reference_prompts
+from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
 FRESH_SEED = 1_000_003
@@ -52,6 +55,9 @@ class Setting:
         pairs: token pairs to use instead of the task's, for every split.
         batch_size: prompts at a time; if None, as many as memory allows.
         memory: what a call may use in addition to the weights, such as ``"8GB"``; if None, what the device allows.
+        corrupt: for your own pairs, the rule that makes their corrupted prompts; see :func:`circuitfind.load_pairs`.
+        group_by: for your own pairs, a column; rows with the same text in it belong to one split.
+        answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
 
     Raises:
@@ -77,6 +83,9 @@ class Setting:
     pairs: TokenPairs | None = None
     batch_size: int | None = None
     memory: str | None = None
+    answers: str = "all"
+    corrupt: str = ""
+    group_by: str = ""
     device: str | None = None
     dtype: str = "float32"
     bos: bool | None = None
@@ -87,8 +96,12 @@ class Setting:
     def __post_init__(self) -> None:
         if self.metric is not None:
             as_metric(self.metric)
+        if self.answers not in ANSWERS:
+            raise UnknownNameError("answers", self.answers, ANSWERS)
         if self.ablation is not None and self.ablation not in ABLATIONS:
             raise UnknownNameError("ablation", self.ablation, ABLATIONS)
+        if self.corrupt:
+            check_rule(self.corrupt)
         if self.reference is not None and self.ablation is None:
             object.__setattr__(self, "ablation", REFERENCE)
 
@@ -109,6 +122,37 @@ class Setting:
         self._refuse_reference()
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
+        self.require_corrupted()
+
+    @property
+    def lacks_corrupted(self) -> bool:
+        """Whether one's own pairs have no corrupted prompts; no model is loaded."""
+        if self.pairs is not None:
+            return not self.pairs.has_corrupted
+        if self.corrupt or is_name(self.task):
+            return False
+        if is_whole(self.task):
+            task = self.task if isinstance(self.task, Task) else self.behaviour
+            return task.fixed is not None and not any(pair.corrupted for pair in task.fixed)
+        return self._once("bare", lambda: lacks_corrupted(self.task))
+
+    def require_corrupted(self) -> None:
+        """Refuse corrupted ablation for pairs without corrupted prompts, before the model loads.
+
+        Raises:
+            OptionError: the message names the column, and what needs none.
+        """
+        if self.ablated_by == "corrupted" and self.lacks_corrupted:
+            source = Path(self.task).name if isinstance(self.task, str | Path) else "these pairs"
+            require_corrupted(
+                False, "corrupted ablation" if self.ablation else "corrupted ablation (the default)", source
+            )
+
+    def without_corrupted(self) -> Setting:
+        """The same for a method that looks at clean prompts alone: with mean ablation, where nothing is said and the pairs
+        have no corrupted prompts.
+        """
+        return self.but(ablation="mean") if self.ablation is None and self.lacks_corrupted else self
 
     def _refuse_reference(self) -> None:
         """Refuse reference prompts that nothing uses, and an ablation that lacks them."""
@@ -132,7 +176,7 @@ class Setting:
         if changes.get("ablation", REFERENCE) != REFERENCE:
             changes.setdefault("reference", None)
         other = replace(self, **changes)
-        if not changes.keys() & {"task", "model", *LOADING}:
+        if not changes.keys() & {"task", "model", "corrupt", "group_by", *LOADING}:
             object.__setattr__(other, "_made", self._made)
         elif not changes.keys() & {"model", *LOADING} and (self.model is not None or "task" not in changes):
             other._made.update({key: value for key, value in self._made.items() if key == "model"})
@@ -142,7 +186,9 @@ class Setting:
         """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
         ablation = self.ablation or provenance.ablation or ABLATION
         options = provenance.task_options if self.task_options is None else self.task_options
-        return self.but(ablation=ablation, task_options=options)
+        like = self.but(ablation=ablation, task_options=options)
+        like.require_corrupted()
+        return like
 
     @property
     def ablated_by(self) -> str:
@@ -161,6 +207,9 @@ class Setting:
             "n_held_out": self.n_held_out,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "answers": self.answers,
+            "corrupt": self.corrupt,
+            "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
             **({"reference": str(Path(at).resolve())} if isinstance(at := self.reference, str | Path) else {}),
@@ -207,7 +256,8 @@ class Setting:
         metric = self.metric if isinstance(self.metric, str) else None
 
         def load() -> Task:
-            return load_task(self.task, model=None if is_whole(self.task) else self.transformer, metric=metric)
+            model, corrupt = None if is_whole(self.task) else self.transformer, self.corrupt
+            return load_task(self.task, model=model, metric=metric, corrupt=corrupt, group_by=self.group_by)
 
         return self._once(("task", metric), load)
 
@@ -234,8 +284,10 @@ class Setting:
         n = self.n_held_out if split == "held-out" else self.n
         seed, options = self.seed + FRESH_SEED * fresh, dict(self.task_options or {})
         pairs = self._once(
-            (split, n, seed, *sorted(options.items())),
-            lambda: tokenized_pairs(self.transformer, self.behaviour, split=split, n=n, seed=seed, **options),
+            (split, n, seed, self.answers, *sorted(options.items())),
+            lambda: tokenized_pairs(
+                self.transformer, self.behaviour, split=split, n=n, seed=seed, answers=self.answers, **options
+            ),
         )
         return self._with_reference(pairs)
 
@@ -297,13 +349,14 @@ class Setting:
             given: what the provenance calls the split if :attr:`pairs` were given; ``split`` if None.
             about: further fields of the provenance, such as ``algorithm`` and ``options``.
         """
+        self.require_corrupted()
         model, pairs, resolved = self.transformer, self.prompts(split), self.measure(metric)
         provenance = Provenance(
             model=model.name,
             model_source=model.source,
             task=self.behaviour.name,
             split=split if self.pairs is None or given is None else given,
-            n_prompts=len(pairs),
+            n_prompts=pairs.n_pairs,
             pairs_hash=pairs.text.fingerprint if pairs.text else "",
             task_options=dict(self.task_options or {}),
             metric=resolved.name,

@@ -4,7 +4,8 @@ from circuitfind.task.definition import TASKS, Task, is_held_out
 from circuitfind.task.files import load_pairs, task_from_file
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.spans import Spans, spans_of
-from circuitfind.task.tokens import PairProblem, Tokenizer, TokenPairs, find_problems, tokenize
+from circuitfind.task.tokenization import PairProblem, find_problems, tokenize
+from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 __all__ = [
     "TASKS",

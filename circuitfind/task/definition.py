@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
+from circuitfind.task.groups import combination, fixed_number, groups_of
 from circuitfind.task.pairs import PromptPair, PromptPairs
-from circuitfind.task.tokens import Tokenizer, find_problems
+from circuitfind.task.tokenization import find_problems
+from circuitfind.task.tokens import Tokenizer
 
 if TYPE_CHECKING:
     from circuitfind.graph import ComputationGraph
@@ -26,15 +27,7 @@ def is_held_out(combination: tuple[str, ...]) -> bool:
     The zoo models are trained only on the other combinations, so the held-out split tests generalisation of the model
     and of the circuit at the same time.
     """
-    return _fixed_number(combination) % 100 < HELD_OUT_PERCENT
-
-
-def _fixed_number(combination: tuple[str, ...]) -> int:
-    return zlib.crc32("\x1f".join(combination).encode())
-
-
-def _combination(pair: PromptPair) -> tuple[str, ...]:
-    return pair.combination or (pair.clean,)
+    return fixed_number(combination) % 100 < HELD_OUT_PERCENT
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,7 @@ class Task:
             in_vain += 1
             pair = self.propose(rng, **settings)
             key = pair.clean, pair.corrupted, pair.answer_at
-            if key in kept or is_held_out(_combination(pair)) != (split == "held-out"):
+            if key in kept or is_held_out(combination(pair)) != (split == "held-out"):
                 continue
             if tokenizer is not None and (problem := find_problems(PromptPairs((pair,)), tokenizer)):
                 refusals[problem[0].message] = refusals.get(problem[0].message, 0) + 1
@@ -161,21 +154,19 @@ class Task:
     def _fixed_split(self, n: int, split: str, seed: int) -> PromptPairs:
         """Rows of a file: two thirds for discovery, the rest held out.
 
-        Which rows are held out depends only on the texts in the file. So no seed mixes the splits, though adding rows may. Rows
-        with the same clean prompt stay together. The seed selects ``n`` rows of the split and their order.
+        Which rows are held out depends on the texts of the file alone, so that no seed mixes the splits (other rows may);
+        rows that are no new evidence beside each other stay together (:func:`circuitfind.task.groups.groups_of`). The seed
+        decides which ``n`` of the split, and their order.
         """
         assert self.fixed is not None
-        groups: dict[tuple[str, ...], list[PromptPair]] = {}
-        for pair in dict.fromkeys(self.fixed):
-            groups.setdefault(_combination(pair), []).append(pair)
-        keys = sorted(groups, key=lambda key: (_fixed_number(key), key))
+        groups = groups_of(self.fixed)
         note = f"{split} split"
-        if len(keys) > 1:
-            held_out = len(keys) // 3 or 1
-            keys = keys[:held_out] if split == "held-out" else keys[held_out:]
+        if len(groups) > 1:
+            held_out = len(groups) // 3 or 1
+            groups = groups[:held_out] if split == "held-out" else groups[held_out:]
         else:
-            note = "one prompt: used for discovery and evaluation"
-        rows = [pair for key in keys for pair in groups[key]]
+            note = "one group of prompts: used for discovery and evaluation"
+        rows = [pair for group in groups for pair in group]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
         return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")
 

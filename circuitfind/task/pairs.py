@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
+
+Answer = str | int | tuple[int, ...]
+"""An answer: text that goes on from the prompt, or the id of a token, or the ids of several tokens."""
 
 
 @dataclass(frozen=True)
@@ -15,39 +18,60 @@ class PromptPair:
 
     Attributes:
         clean: the prompt on which the model shows the behaviour.
-        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``.
-        correct: answers that are right for ``clean``, each a single token *with* its leading space if it has one
-            (``" Mary"``). Several are allowed (every year after the first).
-        incorrect: answers that are wrong for ``clean``, in the same form; may be empty for metrics that need none.
-        combination: the words whose combination makes this prompt new (name pair, noun and year, ...). It decides the
-            split, so that held-out prompts have combinations never used for discovery. If empty, the clean text decides.
+        corrupted: the same prompt with the decisive information replaced; it must have as many tokens as ``clean``. Pairs of
+            which none has one (``""``) serve where nothing needs corrupted prompts.
+        correct: answers that are right for ``clean``, each as the text that follows the prompt, *with* its leading space
+            where it has one (``" Mary"``), or as token ids, which are taken as they are. A set is allowed (every year after
+            the first), and so are answers of several tokens.
+        incorrect: answers that are wrong for ``clean``, in the same form. May be empty for metrics that need none.
+        combination: the words whose combination makes this prompt new (name pair, noun and year, ...). Decides the
+            split, so that held-out prompts hold combinations never used for discovery. Empty: the clean text decides.
         labels: names of the positions that matter, each with the number of characters of ``clean`` up to and including
             the labelled word (``{"S2": 41}``): the label belongs to the token that ends there.
         answer_at: where the answer is read: the number of characters of ``clean`` up to and including the word at whose
-            token the logits are read. 0 means the last token.
+            token the logits are read. 0 is the last token.
+        alone: an answer that the tokenizer would join with the end of the prompt is read on its own instead of being refused.
+            For parts of a number: GPT-2 has one token for ``1600``, yet after ``16`` the answer ``00`` is the token ``00``.
+        label_starts: where labelled words begin, for those of which that is known (words of a file's column ``labels``).
     """
 
     clean: str
-    corrupted: str
-    correct: tuple[str, ...]
-    incorrect: tuple[str, ...] = ()
+    corrupted: str = ""
+    correct: tuple[Answer, ...] = ()
+    incorrect: tuple[Answer, ...] = ()
     combination: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict, compare=False)
     answer_at: int = 0
+    label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
+    alone: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.
         for name in ("correct", "incorrect", "combination"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(map(_plain, value)))
+
+
+def _plain(answer: Any) -> Any:
+    """An answer that can be hashed and written: lists of ids as tuples, numbers of numpy as numbers of Python."""
+    if isinstance(answer, str):
+        return answer
+    return tuple(int(token) for token in answer) if isinstance(answer, Iterable) else int(answer)
 
 
 @dataclass(frozen=True)
 class PromptPairs(Sequence[PromptPair]):
-    """An ordered set of prompt pairs and where it came from."""
+    """An ordered set of prompt pairs and where it came from.
+
+    Attributes:
+        notes: what should be known about how they were read or made, in sentences.
+        metric: how they are measured where nothing else is said; "" for the logit difference.
+    """
 
     pairs: tuple[PromptPair, ...]
     source: str = "given"
+    notes: tuple[str, ...] = ()
+    metric: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))
@@ -58,7 +82,7 @@ class PromptPairs(Sequence[PromptPair]):
     def __getitem__(self, index: slice) -> PromptPairs: ...
     def __getitem__(self, index: int | slice) -> PromptPair | PromptPairs:
         if isinstance(index, slice):
-            return PromptPairs(self.pairs[index], self.source)
+            return PromptPairs(self.pairs[index], self.source, self.notes, self.metric)
         return self.pairs[index]
 
     def __len__(self) -> int:

@@ -6,10 +6,12 @@ refused here, with the place where reading stopped.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from circuitfind.task.pairs import PromptPair
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".npz")
 
+QUOTES_AND_SPACES = " \t\r\n\u00a0\ufeff\"'“”„‟‘’‚«»"
+
 Record = Mapping[str, Any] | PromptPair
 
 
@@ -31,16 +35,26 @@ class Table:
     """Rows as they were found.
 
     Attributes:
-        source: its name in error messages; for a file, the file name.
-        columns: column names in lower case, stripped, in the order of the source.
-        rows: for each row, a mapping from those names to cells, or a ready-made pair.
-        places: where each row is, for messages: ``"row 1 (line 2)"``. Rows count from 1, without the header.
+        source: what error messages call it; for a file its name.
+        columns: column names in lower case, without spaces around them, in the order of the source.
+        rows: one mapping from those names to cells each, or a pair that is ready.
+        places: where each row stands, for people: ``"row 1 (line 2)"``. Rows count from 1, the header is none.
+        layout: the foreign layout it was read by, see :mod:`circuitfind.task.layouts`; "" for our own columns.
+        metric: how pairs of that layout are measured; "" where it does not say.
+        ids_first: token ids count where text is there too and agrees with them.
+        alone: answers are read on their own where the tokenizer would join them with the prompt's end (parts of numbers).
+        answers_in_prompt: every answer is a word of the clean prompt, so ids of another tokenizer can be told.
     """
 
     source: str
     columns: tuple[str, ...]
     rows: tuple[Record, ...]
     places: tuple[str, ...]
+    layout: str = ""
+    metric: str = ""
+    ids_first: bool = False
+    answers_in_prompt: bool = False
+    alone: bool = False
 
 
 def table_from_file(path: Path) -> Table:
@@ -61,17 +75,21 @@ def table_from_file(path: Path) -> Table:
     text = _text_of(path)
     if not text.strip():
         raise PairsError(f"{path.name} is empty; it needs one row per prompt pair")
-    if suffix == ".jsonl":
-        return _table_from_jsonl(text, path.name)
-    if suffix == ".json":
-        return table_from_records(_parsed(text, path.name, line=1), path.name)
+    if suffix in (".jsonl", ".json"):
+        return _table_from_json(text, path.name, by_line=suffix == ".jsonl")
     return _table_from_csv(text, path.name, "\t" if suffix == ".tsv" else None)
 
 
 def table_from_records(records: object, source: str) -> Table:
-    """The rows of a list of mappings or pairs, or of an object with such a list under ``"prompts"`` (AutoCircuit)."""
-    if isinstance(records, Mapping) and "prompts" in records:
-        records = records["prompts"]
+    """The rows of a list of mappings or pairs, of a ``datasets.Dataset``, of an object with such a list under ``"prompts"``
+    (AutoCircuit), or of an object with a list for every column.
+    """
+    if isinstance(records, Mapping):
+        if splits := [str(name) for name, part in records.items() if hasattr(part, "column_names")]:
+            raise PairsError(
+                f"{source} holds several data sets ({', '.join(splits)}); give one, such as data[{splits[0]!r}]"
+            )
+        records = records["prompts"] if "prompts" in records else _by_column(records) or records
     if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         raise PairsError(
             f"{source} holds no prompt pairs: a list of records is needed, or an object with such a list under "
@@ -79,6 +97,16 @@ def table_from_records(records: object, source: str) -> Table:
         )
     rows = list(records)
     return _table_from_rows(rows, [f"row {number}" for number in range(1, len(rows) + 1)], source)
+
+
+def _by_column(columns: Mapping[Any, Any]) -> list[dict[Any, Any]]:
+    """The rows of ``{"clean": [...], "correct": [...]}``, or of the same with mappings from row names, as pandas writes it;
+    none where it is no such table.
+    """
+    cells = [list(one.values()) if isinstance(one, Mapping) else one for one in columns.values()]
+    if len(cells) < 2 or not all(isinstance(one, (list, tuple)) and len(one) == len(cells[0]) for one in cells):
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
 def is_frame(source: object) -> bool:
@@ -96,7 +124,8 @@ def table_from_frame(frame: Any) -> Table:
 
 
 def _name(column: object) -> str:
-    return str(column).strip().lower()
+    """A column's name in lower case, without the quotes, marks and unusual spaces that spreadsheets put around it."""
+    return str(column).strip(QUOTES_AND_SPACES).lower()
 
 
 def _described(value: object) -> str:
@@ -147,25 +176,47 @@ def _not_found(path: Path) -> str:
 
 def _text_of(path: Path) -> str:
     data = read_bytes(path)
+    encoding = _encoding(data)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        name = encoding.upper().removesuffix("-SIG")
         raise PairsError(
-            f"{path.name} is not UTF-8 text (byte 0x{data[error.start]:02x} in line {line}); save it again as UTF-8"
+            f"{path.name} is not {name} text (byte 0x{data[error.start]:02x} in line {line}); save it again as UTF-8"
         ) from None
 
 
+def _encoding(data: bytes) -> str:
+    """UTF-8, or UTF-16 where its mark or the zeros of its first letters say so (Excel's "Unicode text")."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = tuple(byte == 0 for byte in data[:4])
+    known: dict[tuple[bool, ...], str] = {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+    }
+    return known.get(zeros, "utf-8-sig")
+
+
 def _table_from_csv(text: str, source: str, separator: str | None) -> Table:
-    """Rows of CSV text; the default separator is the first of comma, semicolon, tab found in the header line."""
+    """Rows of CSV text. Without a given separator it is the one of Excel's ``sep=;`` line, or else the first of comma,
+    semicolon, tab that the header line has.
+    """
+    told = re.match(r"\s*\"?sep=(.)\"?[ \t]*(?:\r\n|\r|\n)", text)
+    skipped = 0
+    if told:
+        separator, skipped, text = told[1], told[0].rstrip("\r\n").count("\n") + 1, text[told.end() :]
     if separator is None:
-        header_line = text.strip().split("\n", 1)[0]
+        header_line = (text.strip().splitlines() or [""])[0]
         separator = next((sign for sign in ",;\t" if sign in header_line), ",")
-    header, *records = _csv_records(text, source, separator) or [(1, [])]
+    header, *records = _csv_records(text, source, separator, skipped) or [(1, [])]
     columns = tuple(_name(cell) for cell in header[1])
     rows, places = [], []
     for number, (line, cells) in enumerate(records, 1):
         place = f"row {number} (line {line})"
+        while len(cells) > len(columns) and not cells[-1].strip():  # separators without a cell, as Excel leaves them
+            cells = cells[:-1]
         if len(cells) != len(columns):
             raise PairsError(
                 f"{source}, {place}: {len(cells)} cells, but the header has {len(columns)}; "
@@ -176,16 +227,20 @@ def _table_from_csv(text: str, source: str, separator: str | None) -> Table:
     return Table(source, columns, tuple(rows), tuple(places))
 
 
-def _csv_records(text: str, source: str, separator: str) -> list[tuple[int, list[str]]]:
-    """The records that are not blank, each with the line it starts on (a quoted cell may contain line breaks)."""
+def _csv_records(text: str, source: str, separator: str, skipped: int = 0) -> list[tuple[int, list[str]]]:
+    """The records that are not blank, each with the line it starts in (a quoted cell may hold line breaks).
+
+    Args:
+        skipped: lines of the file above the text.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     records = []
-    start = 1
+    start = 1 + skipped
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 records.append((start, cells))
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + skipped
     except csv.Error as error:
         raise PairsError(
             f'{source}, line {start}: {error}; a double quote inside quoted text is written twice ("")'
@@ -193,8 +248,48 @@ def _csv_records(text: str, source: str, separator: str) -> list[tuple[int, list
     return records
 
 
-def _table_from_jsonl(text: str, source: str) -> Table:
-    # Not splitlines(): it also breaks at characters that JSON allows inside a string, such as U+2028.
+def _table_from_json(text: str, source: str, by_line: bool) -> Table:
+    """Rows of JSON text: one value, or a record in every line, whichever of the two the suffix promises.
+
+    Where the text is not what the suffix promises, it may be the other: JSON lines are often called ``.json``.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    by_line = by_line and not (len(lines) == 1 and _holds_rows(lines[0]))
+    try:
+        return (_from_lines if by_line else _from_one_value)(text, source)
+    except PairsError:
+        if (other := _other_json(text, source, by_line)) is None:
+            raise
+        return other
+
+
+def _holds_rows(line: str) -> bool:
+    """Whether one line of JSON is all rows, and not one of them."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) or (isinstance(value, Mapping) and ("prompts" in value or bool(_by_column(value))))
+
+
+def _other_json(text: str, source: str, by_line: bool) -> Table | None:
+    """The table in the form that the suffix does not promise, where the text has that form."""
+    try:
+        if by_line:
+            return _from_one_value(text, source)
+        if len([line for line in text.split("\n") if line.strip()]) > 1:
+            return _from_lines(text, source)
+    except PairsError:
+        pass
+    return None
+
+
+def _from_one_value(text: str, source: str) -> Table:
+    return table_from_records(_parsed(text, source, line=1), source)
+
+
+def _from_lines(text: str, source: str) -> Table:
+    # Not splitlines(): it also breaks at signs that JSON allows inside a string, such as U+2028.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows = [_parsed(line, source, number) for number, line in lines]
     return _table_from_rows(rows, [f"row {row} (line {line})" for row, (line, _) in enumerate(lines, 1)], source)

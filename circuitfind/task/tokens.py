@@ -1,18 +1,20 @@
-"""Prompt pairs as token ids, and every reason why a pair cannot be tokenised."""
+"""Prompt pairs as token ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from circuitfind.errors import PairsError
-from circuitfind.task.pairs import PromptPair, PromptPairs
+from circuitfind.task.pairs import PromptPairs
 
 NO_TOKEN = -1
+ANSWERS = ("all", "first")
+"""Which tokens of an answer count."""
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -23,13 +25,61 @@ class Tokenizer(Protocol):
         """Token ids of a whole prompt."""
         ...
 
-    def encode_answer(self, text: str) -> list[int]:
-        """Token ids of a continuation, without special tokens."""
-        ...
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids."""
         ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One pair as token ids.
+
+    Attributes:
+        clean, corrupted: ids of the prompts.
+        place: position whose logits predict the first token of an answer.
+        correct, incorrect: the ids of every answer, each answer once.
+    """
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...]
+    place: int
+    correct: tuple[tuple[int, ...], ...]
+    incorrect: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerSteps:
+    """How rows of :class:`TokenPairs` belong together where answers have several tokens.
+
+    A row is one token of one answer: the prompt, the answer's earlier tokens (teacher forcing), and the token as the only
+    answer. So every engine and every algorithm reads an answer of any length at all its positions.
+
+    Attributes:
+        pair: which pair a row belongs to, (rows,).
+        answer: which of the pair's answers, the correct ones first, (rows,).
+        weight: what a row's log-probability counts in the mean over rows, (rows,): the number of rows per pair, divided by
+            the number of correct (or incorrect) answers of the pair. So the mean over rows is the mean over pairs.
+        right, wrong: how many answers of every pair are correct and incorrect, (pairs,).
+        rows_per_pair: the number of rows, divided by that of pairs.
+    """
+
+    pair: Ids
+    answer: Ids
+    weight: np.ndarray[Any, np.dtype[np.float64]]
+    right: Ids
+    wrong: Ids
+    rows_per_pair: float
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self.right)
+
+    def take(self, rows: np.ndarray[Any, Any]) -> AnswerSteps:
+        """Those of some rows. Their weights stay what they are."""
+        return AnswerSteps(
+            self.pair[rows], self.answer[rows], self.weight[rows], self.right, self.wrong, self.rows_per_pair
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +90,14 @@ class TokenPairs:
     (:func:`circuitfind.execution.make_batches`).
 
     Attributes:
-        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``.
+        clean, corrupted: token ids, shape (prompts, positions), padded with 0 after ``length``; without corrupted prompts
+            ``corrupted`` has no positions.
         length: real tokens of each prompt, shape (prompts,).
         answer_position: position whose logits are read, shape (prompts,); the last real token, or the one at
             :attr:`PromptPair.answer_at`.
-        correct, incorrect: token ids of the answers, shape (prompts, most answers), padded with -1.
-        text: the pairs these ids came from, or None.
+        correct, incorrect: ids of the answers, shape (prompts, most answers), filled up with -1.
+        text: the pairs these ids came from, one for each row, or None.
+        steps: how rows belong together where answers have several tokens; None where each row is a pair of its own.
         reference: prompts that are not measured, but that ``mean-reference`` ablation takes its means over (their clean side);
             None without them.
     """
@@ -57,10 +109,21 @@ class TokenPairs:
     correct: np.ndarray[Any, np.dtype[np.int64]]
     incorrect: np.ndarray[Any, np.dtype[np.int64]]
     text: PromptPairs | None = None
+    steps: AnswerSteps | None = None
     reference: TokenPairs | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs there are: the rows, unless answers have several tokens."""
+        return len(self) if self.steps is None else self.steps.n_pairs
+
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether there are corrupted prompts."""
+        return bool(self.corrupted.shape[1])
 
     @classmethod
     def from_ids(
@@ -69,16 +132,16 @@ class TokenPairs:
         """Pairs that are already token ids, padded on either side.
 
         Args:
-            clean, corrupted: token ids (prompts, positions), arrays or tensors.
-            correct, incorrect: token ids of the answers, (prompts, answers), padded with -1; some metrics need no incorrect
-                answers.
-            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers return it; None means no padding.
-            answer_at: column of the token whose logits are read, (prompts,), counting padding; the last token if None.
+            clean, corrupted: ids (prompts, positions), arrays or tensors; ``corrupted`` is None where there are none.
+            correct, incorrect: ids of the answers, (prompts, answers), filled up with -1; no incorrect ones are needed by
+                metrics that use none.
+            mask: 1 at tokens and 0 at padding, (prompts, positions), as tokenizers give it; everything is a token if None.
+            answer_at: column of the token whose logits are read, (prompts,), padding counted; the last token if None.
 
         Raises:
             PairsError: shapes do not match, a mask's tokens are not contiguous, or an answer is read outside them.
         """
-        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, corrupted))
+        ids, other = (np.asarray(side, dtype=np.int64) for side in (clean, clean if corrupted is None else corrupted))
         real = np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool)
         _check_shapes(ids, other, real)
         start, length = real.argmax(1), real.sum(1)
@@ -89,7 +152,8 @@ class TokenPairs:
         answer = length - 1 if answer_at is None else np.asarray(answer_at, dtype=np.int64) - start
         if answer.shape != length.shape or ((answer < 0) | (answer >= length)).any():
             raise PairsError("answer_at must name a column that holds a token, one for every prompt")
-        return cls(ids[rows, take] * inside, other[rows, take] * inside, length, answer, right, wrong)
+        corrupted = (other[rows, take] * inside)[:, : take.shape[1] * (corrupted is not None)]
+        return cls(ids[rows, take] * inside, corrupted, length, answer, right, wrong)
 
     def checksum(self) -> str:
         """SHA-256 of the ids and the answer positions, for provenance."""
@@ -99,6 +163,8 @@ class TokenPairs:
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         if self.reference is not None:
             digest.update(self.reference.checksum().encode())
+        if self.steps is not None:
+            digest.update(self.steps.pair.tobytes() + self.steps.answer.tobytes() + self.steps.weight.tobytes())
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> TokenPairs:
@@ -114,6 +180,7 @@ class TokenPairs:
             self.correct[rows],
             self.incorrect[rows],
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
+            None if self.steps is None else self.steps.take(rows),
             self.reference,
         )
 
@@ -141,138 +208,84 @@ def _answer_rows(answers: Any, n: int, kind: str) -> Ids:
     return rows
 
 
-@dataclass(frozen=True)
-class PairProblem:
-    """Why a pair cannot be used: its row (from 0), a short name of the fault, and a sentence for the user."""
-
-    row: int
-    fault: str
-    message: str
-
-
-def _shown(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    return "|".join(tokenizer.decode([token]) for token in ids)
-
-
-def _pair_problem(row: int, pair: PromptPair, tokenizer: Tokenizer) -> PairProblem | None:
-    """The first reason why ``pair`` cannot be tokenised, or None."""
-
-    def problem(fault: str, message: str) -> PairProblem:
-        return PairProblem(row, fault, f"pair {row + 1}: {message}")
-
-    for side, text in (("clean", pair.clean), ("corrupted", pair.corrupted)):
-        if not text.strip():
-            return problem("empty-prompt", f"the {side} prompt is empty; write a prompt or drop the row")
-    if not pair.correct:
-        return problem("no-answer", "no correct answer is given; fill the column 'correct'")
-    try:
-        clean, corrupted = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupted)
-        answers = {text: tokenizer.encode_answer(text) for text in (*pair.correct, *pair.incorrect)}
-    except PairsError as error:
-        return problem("unknown-word", str(error))
-    if len(clean) != len(corrupted):
-        return problem(
-            "unequal-length",
-            f"clean has {len(clean)} tokens ({_shown(tokenizer, clean)}), corrupted has {len(corrupted)} "
-            f"({_shown(tokenizer, corrupted)}); reword one of them so that both have the same number of tokens",
-        )
-    if found := _answer_problem(pair, answers, tokenizer):
-        return problem(*found)
-    if pair.answer_at and (reason := _answer_place_problem(pair, clean, tokenizer)):
-        return problem("answer-place", reason)
-    for label, end in pair.labels.items():
-        if not 1 <= end <= len(pair.clean):
-            return problem(
-                "label-outside",
-                f"the label {label}={end} lies outside the clean prompt, which has {len(pair.clean)} characters; give the "
-                "number of characters up to and including the labelled word",
-            )
-    return None
-
-
-def _answer_problem(
-    pair: PromptPair, answers: Mapping[str, Sequence[int]], tokenizer: Tokenizer
-) -> tuple[str, str] | None:
-    """Why the answers cannot be distinguished by one token each: the fault and a message."""
-    for text, ids in answers.items():
-        if len(ids) != 1:
-            return (
-                "answer-tokens",
-                f"the answer {text!r} is {len(ids)} tokens ({_shown(tokenizer, ids)}), but one is needed; use an "
-                "answer that is a single token, with its leading space where the text has one",
-            )
-    if shared := {answers[text][0] for text in pair.correct} & {answers[text][0] for text in pair.incorrect}:
-        return (
-            "same-answer",
-            f"{_shown(tokenizer, sorted(shared))!r} is both a correct and an incorrect answer; they must differ",
-        )
-    return None
-
-
-def _answer_place_problem(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> str:
-    """Why the answer cannot be read where the pair says; empty if it can."""
-    end = pair.answer_at
-    if not 1 <= end <= len(pair.clean):
-        return (
-            f"answer_at={end} lies outside the clean prompt, which has {len(pair.clean)} characters; give the number of "
-            "characters up to and including the word at which the answer is read, or 0 for the last"
-        )
-    try:
-        before = tokenizer.encode(pair.clean[:end])
-    except PairsError:
-        before = []
-    if not before or list(clean[: len(before)]) != list(before):
-        return (
-            f"answer_at={end} does not end with a token of the clean prompt ({_shown(tokenizer, clean)}); count the "
-            "characters up to and including the word at which the answer is read"
-        )
-    return ""
-
-
-def find_problems(pairs: PromptPairs, tokenizer: Tokenizer) -> list[PairProblem]:
-    """The pairs that cannot be used with this tokenizer, in order, with one problem each."""
-    found = (_pair_problem(row, pair, tokenizer) for row, pair in enumerate(pairs))
-    return [problem for problem in found if problem is not None]
-
-
-def _padded(rows: list[list[int]], fill: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Ids:
     width = max((len(row) for row in rows), default=0)
-    return np.array([row + [fill] * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)
+    return np.array([[*row, *[fill] * (width - len(row))] for row in rows], dtype=np.int64).reshape(len(rows), width)
 
 
-def _answer_ids(answers: Sequence[str], tokenizer: Tokenizer) -> list[int]:
-    """The distinct ids: two spellings of one token must not count twice in a sum of probabilities."""
-    return list(dict.fromkeys(tokenizer.encode_answer(text)[0] for text in answers))
+def from_readings(readings: Sequence[Reading], pairs: PromptPairs, answers: str = "all") -> TokenPairs:
+    """Arrays of pairs that were read one by one.
 
-
-def tokenize(pairs: PromptPairs, tokenizer: Tokenizer) -> TokenPairs:
-    """Token ids of all pairs.
+    Args:
+        answers: ``"all"`` tokens of an answer count, or the ``"first"`` alone.
 
     Raises:
-        PairsError: there are no pairs, or some cannot be used; at most five are named with both tokenisations.
+        PairsError: the first tokens of a correct and an incorrect answer are the same, and no others count.
     """
-    if not len(pairs):
-        raise PairsError(f"no prompt pairs in {pairs.source}; at least one is needed")
-    if problems := find_problems(pairs, tokenizer):
-        lines = [problem.message for problem in problems[:5]]
-        if len(problems) > 5:
-            lines.append(f"... and {len(problems) - 5} more")
-        raise PairsError(
-            f"{len(problems)} of {len(pairs)} pairs from {pairs.source} cannot be used:\n  "
-            + "\n  ".join(lines)
-            + "\n'circuitfind check-pairs' lists all of them; with --keep-good FILE it writes those that can be used"
-        )
-    clean = [tokenizer.encode(pair.clean) for pair in pairs]
-    length = np.array([len(row) for row in clean], dtype=np.int64)
+    if answers not in ANSWERS:
+        raise PairsError(f"answers={answers!r}: use 'all' tokens of an answer, or the 'first' alone")
+    if answers == "first":
+        readings = [_first_tokens(row, reading) for row, reading in enumerate(readings)]
+    if any(len(ids) > 1 for reading in readings for ids in (*reading.correct, *reading.incorrect)):
+        return _by_steps(readings, pairs)
     return TokenPairs(
-        clean=_padded(clean, 0),
-        corrupted=_padded([tokenizer.encode(pair.corrupted) for pair in pairs], 0),
-        length=length,
-        answer_position=np.array(
-            [len(tokenizer.encode(p.clean[: p.answer_at] if p.answer_at else p.clean)) - 1 for p in pairs],
-            dtype=np.int64,
-        ),
-        correct=_padded([_answer_ids(pair.correct, tokenizer) for pair in pairs], NO_TOKEN),
-        incorrect=_padded([_answer_ids(pair.incorrect, tokenizer) for pair in pairs], NO_TOKEN),
+        clean=_padded([reading.clean for reading in readings], 0),
+        corrupted=_padded([reading.corrupted for reading in readings], 0),
+        length=np.array([len(reading.clean) for reading in readings], dtype=np.int64),
+        answer_position=np.array([reading.place for reading in readings], dtype=np.int64),
+        correct=_padded([[ids[0] for ids in reading.correct] for reading in readings], NO_TOKEN),
+        incorrect=_padded([[ids[0] for ids in reading.incorrect] for reading in readings], NO_TOKEN),
         text=pairs,
+    )
+
+
+def _first_tokens(row: int, reading: Reading) -> Reading:
+    """The pair with the first token of every answer alone, each token once."""
+    correct, incorrect = (
+        tuple(dict.fromkeys((ids[0],) for ids in side)) for side in (reading.correct, reading.incorrect)
+    )
+    if set(correct) & set(incorrect):
+        raise PairsError(
+            f"pair {row + 1}: a correct and an incorrect answer begin with the same token, so their first tokens do not tell "
+            "them apart; use all tokens of the answers"
+        )
+    return replace(reading, correct=correct, incorrect=incorrect)
+
+
+def _by_steps(readings: Sequence[Reading], pairs: PromptPairs) -> TokenPairs:
+    """One row for every token of every answer."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("clean", "corrupted", "place", "right", "wrong", "pair", "answer")
+    }
+    share = []
+    for number, reading in enumerate(readings):
+        sides = [(ids, True) for ids in reading.correct] + [(ids, False) for ids in reading.incorrect]
+        for which, (ids, is_right) in enumerate(sides):
+            for step, token in enumerate(ids):
+                # The text behind an answer that is read in the middle stays only where no token of the answer replaces it.
+                stop, said = (reading.place + 1, ids[:step]) if step else (None, ())
+                columns["clean"].append([*reading.clean[:stop], *said])
+                columns["corrupted"].append([*reading.corrupted[:stop], *said] if reading.corrupted else [])
+                columns["place"].append(reading.place + step)
+                columns["right"].append(token if is_right else NO_TOKEN)
+                columns["wrong"].append(NO_TOKEN if is_right else token)
+                columns["pair"].append(number)
+                columns["answer"].append(which)
+                share.append(1 / len(reading.correct if is_right else reading.incorrect))
+    pair, answer, place, right, wrong = (
+        np.array(columns[name], dtype=np.int64) for name in ("pair", "answer", "place", "right", "wrong")
+    )
+    n_right = np.array([len(reading.correct) for reading in readings], dtype=np.int64)
+    n_wrong = np.array([len(reading.incorrect) for reading in readings], dtype=np.int64)
+    per_pair = len(pair) / len(readings)
+    steps = AnswerSteps(pair, answer, np.array(share) * per_pair, n_right, n_wrong, per_pair)
+    return TokenPairs(
+        clean=_padded(columns["clean"], 0),
+        corrupted=_padded(columns["corrupted"], 0),
+        length=np.array([len(row) for row in columns["clean"]], dtype=np.int64),
+        answer_position=place,
+        correct=right[:, None],
+        incorrect=wrong[:, None],
+        text=PromptPairs(tuple(pairs[number] for number in columns["pair"]), pairs.source),
+        steps=steps,
     )

@@ -1,7 +1,7 @@
 """One walk through the layers of a model with nothing cut: what every block reads, computes and writes.
 
 All code that runs the plain model consumes :func:`walk`. It takes what it needs from every block and drops the rest, so that
-a block's tensors are freed before the next block runs. No other code goes from layer to layer.
+a block's tensors are freed before the next block runs. No other code goes through the layers of an uncut model.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from circuitfind import zoo
 from circuitfind.errors import OptionError
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.models import load
 from circuitfind.task import TASKS, TokenPairs, tokenize
@@ -199,7 +199,7 @@ class CutCircuits:
         self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str, batch_size: int | None
     ) -> None:
         self.metric, self._also = metric, (METRICS["kl"], AGREEMENT)
-        self._conditions = Conditions(model, pairs, metric, ablation, batch_size, self._also)
+        self._conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, self._also)
 
     def values(self, masks: Mask) -> Mapping[str, np.ndarray[Any, Any]]:
         """KL, agreement and metric of circuits (circuits, edges): means over prompts, (circuits,) each."""

@@ -110,7 +110,7 @@ def _no_repeat(rng: random.Random, pair: PromptPair) -> Document:
 def _wrong_docstring(rng: random.Random, pair: PromptPair) -> Document:
     """A docstring with other arguments than its definition; the third is any not documented yet."""
     defined = re.findall(r"\w+", pair.corrupted[pair.corrupted.index("(") : pair.corrupted.index(")")])[1:]
-    known = [word.strip() for word in (*pair.correct, *pair.incorrect)]
+    known = [str(word).strip() for word in (*pair.correct, *pair.incorrect)]
     documented = re.findall(r":param (\w+)", pair.corrupted)
     answer = rng.choice([word for word in known if word not in documented])
     held = (tuple(sorted(defined[2:5])), tuple(sorted([*documented, answer])))
@@ -222,7 +222,7 @@ def _from_task(rng: random.Random, kind: str) -> Document:
     pair = propose(rng, **_options(rng, kind))
     if source.corrupted is not None and rng.random() < CORRUPTED_SHARE:
         return source.corrupted(rng, pair)
-    answer = rng.choice(pair.correct)
+    answer = str(rng.choice(pair.correct))
     prompt = _reworded(rng, pair.clean, source) if rng.random() < source.replaced_share else pair.clean
     combination = pair.combination or (pair.clean,)
     return Document(kind, prompt, answer + source.ending(rng, pair, answer), (combination,))

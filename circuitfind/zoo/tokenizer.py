@@ -72,10 +72,6 @@ class WordTokenizer:
         """
         return self.encode_all([text])[0]
 
-    def encode_answer(self, text: str) -> list[int]:
-        """The ids of a continuation: as for a prompt, because there are no special tokens."""
-        return self.encode(text)
-
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, faster than one by one."""
         found = self.backend.encode_batch(list(texts), add_special_tokens=False)

@@ -7,8 +7,10 @@ from circuit_scores import GRAPH, SCORES, edge_scores, some_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuitfind.circuit import prune
 from circuitfind.errors import CircuitError, NumericalError, OptionError
-from circuitfind.selection.prefixes import alive_counts, edges_above, greedy_edges, top_edges
+from circuitfind.graph import ComputationGraph
+from circuitfind.selection.prefixes import alive_counts, best_edges, edges_above, greedy_edges, top_edges
 
 
 def reference_pruning(graph, kept, ablation):
@@ -87,3 +89,33 @@ def test_scores_that_are_not_finite_or_do_not_fit_are_refused():
         edge_scores(values)
     with pytest.raises(CircuitError, match="the graph has"):
         edge_scores(values[1:])
+
+
+# --- ties -------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_scores_give_a_circuit_of_every_size_that_there_is():
+    graph = ComputationGraph(1, 4, True)
+    values = np.zeros(graph.n_edges)
+    best = ["m0->logits", *(f"a0.h{head}->m0" for head in range(4)), *(f"input->a0.h{head}<v>" for head in range(4))]
+    values[[graph.edge_index(name) for name in best]] = 1
+    scores = edge_scores(values, graph, "corrupted")
+    found = {n: best_edges(scores, n) for n in range(3, 10)}
+    assert [circuit.n_edges for circuit in found.values()] == list(found)
+    for n, circuit in found.items():
+        assert values[circuit.kept].sum() == n - (
+            n % 2 == 0
+        )  # a head brings two edges; the odd one out is worth nothing
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10_000), levels=st.integers(1, 3), ablation=st.sampled_from(["corrupted", "zero"]))
+def test_with_many_ties_a_circuit_is_alive_no_larger_than_asked_and_no_smaller_than_any_prefix(seed, levels, ablation):
+    graph = ComputationGraph(2, 2)
+    values = np.random.default_rng(seed).integers(0, levels + 1, graph.n_edges).astype(float)
+    scores = edge_scores(values, graph, ablation)
+    counts = alive_counts(scores)
+    for n in range(0, graph.n_edges + 1, 7):
+        circuit = best_edges(scores, n)
+        assert (prune(graph, circuit.kept, ablation) == circuit.kept).all()
+        assert counts[counts <= n].max() <= circuit.n_edges <= n

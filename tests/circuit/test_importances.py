@@ -29,7 +29,7 @@ def test_importances_without_a_rule_are_refused_with_the_rules(tmp_path):
     some_scores(SMALL).save(tmp_path / "scores.safetensors")
     with pytest.raises(OptionError, match=r"scores and no circuit; .* --edges N"):
         open_circuit(tmp_path / "scores.safetensors")
-    with pytest.raises(OptionError, match="none of top"):
+    with pytest.raises(OptionError, match="is not one of top"):
         read_scores(path).select("best", 3)
     marked = importances()
     marked["edges"]["input->logits"]["in_graph"] = True

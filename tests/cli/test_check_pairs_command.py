@@ -1,5 +1,6 @@
 """Pairs checked on the command line, good and faulty."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -27,8 +28,11 @@ def test_check_pairs_says_loudly_that_a_model_cannot_do_it(run, tmp_path):
     write_pairs(cf.PromptPairs(tuple(pairs)), tmp_path / "swapped.csv")
     code, out, _ = run("check-pairs", "swapped.csv")
     assert code == 2
-    assert "the model cannot do this task: it is no better than chance" in out
-    assert out.count("model-wrong") == 4
+    assert (
+        "wins on 0% of the usable clean prompts, which is no better than chance\nthe model cannot do this task" in out
+    )
+    assert out.count(" model-wrong ") == 4
+    assert "       4 model-wrong" in out
 
 
 HEADER = "clean,corrupted,correct,incorrect\n"
@@ -39,10 +43,11 @@ GOOD = "".join(row(CLEAN.replace("store", place), CORRUPTED.replace("store", pla
 
 FAULTS = {
     "unequal-length": (HEADER + GOOD + row(corrupted=CORRUPTED + " the"), "clean has 14 tokens .* corrupted has 15 "),
-    "two-token-answer": (
-        HEADER + GOOD + row(correct="Mary Jane"),
-        "(' Mary Jane' is 2 tokens|does not know .* 'Jane')",
+    "space-at-the-end": (
+        HEADER + GOOD + row(CLEAN + " ", CORRUPTED + " ", " Mary"),
+        "the clean prompt ends in a space and the answer ' Mary' begins with one; remove the space from the prompt",
     ),
+    "too-long": (HEADER + GOOD + row(CLEAN + " the" * 60, CORRUPTED + " the" * 60), "has 74 tokens, but .* at most 64"),
     "unknown-column": ("clean,corrupted,correct,wrong\n" + GOOD, "has no column 'incorrect'.*'wrong'"),
     "empty-file": ("", r"pairs\.csv is empty"),
     "same-answer": (HEADER + GOOD + row(incorrect=" Mary"), "' Mary' is both a correct and an incorrect answer"),
@@ -62,7 +67,7 @@ def test_faulty_pairs_are_refused_with_the_reason(refused, tmp_path, fault):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
 
 
-@pytest.mark.parametrize("fault", ["unequal-length", "two-token-answer", "unknown-word"])
+@pytest.mark.parametrize("fault", ["unequal-length", "space-at-the-end", "too-long", "unknown-word"])
 def test_check_pairs_reports_faulty_rows_beside_good_ones(run, tmp_path, fault):
     (tmp_path / "pairs.csv").write_text(FAULTS[fault][0])
     code, out, _ = run("check-pairs", "pairs.csv")
@@ -78,3 +83,35 @@ def test_check_pairs_reports_a_label_outside_the_text(run, pairs_csv, tmp_path):
     assert code == 0
     assert "label-outside" in out
     assert "the label S2=999 lies outside the clean prompt" in out
+
+
+def test_check_pairs_shows_the_answers_as_they_are_read(run, tmp_path):
+    (tmp_path / "pairs.csv").write_text(HEADER + row() + row(correct="Mary Paul", incorrect="John Paul"))
+    code, out, _ = run("check-pairs", "pairs.csv")
+    words = cf.load_model("tasks-4l").tokenizer
+    mary, john, paul = (words.encode(name)[0] for name in ("Mary", "John", "Paul"))
+    assert code == 0
+    assert f"after ...␣a|␣drink|␣to at position 13: correct ␣Mary ({mary}); incorrect ␣John ({john})" in out
+    assert f"correct ␣Mary|␣Paul ({mary}, {paul}); incorrect ␣John|␣Paul ({john}, {paul})" in out
+    rows = json.loads(run("check-pairs", "pairs.csv", "--json")[1])["rows"]
+    assert rows[1]["correct"] == [{"tokens": ["␣Mary", "␣Paul"], "ids": [mary, paul]}]
+    assert (rows[1]["read_at"], rows[1]["read_after"]) == (13, "␣a|␣drink|␣to")
+
+
+def test_check_pairs_measures_a_log_probability_where_no_answer_is_wrong_and_never_prints_nan(run, tmp_path):
+    (tmp_path / "pairs.csv").write_text(HEADER + row(incorrect=""))
+    _, out, _ = run("check-pairs", "pairs.csv")
+    assert re.search(r"log-probability -\d\.\d\d clean, -\d+\.\d\d corrupted", out)
+    assert "nan" not in out
+
+
+def test_check_pairs_says_that_nothing_was_measured_where_no_pair_can_be_used(run, tmp_path):
+    (tmp_path / "pairs.csv").write_text(HEADER + row(CLEAN, CLEAN) * 7)
+    code, out, _ = run("check-pairs", "pairs.csv", "--keep-good", "good.csv")
+    assert code == 2
+    assert "7 pairs: 0 can be used, 0 are good\n       7 same-prompt" in out
+    assert "... and 2 more that are same-prompt" in out
+    assert "no pair can be used, so nothing was measured\nno pair is good, so good.csv was not written" in out
+    assert "cannot do this task" not in out
+    assert not (tmp_path / "good.csv").exists()
+    assert run("check-pairs", "pairs.csv", "--all")[1].count("both prompts are the same") == 7

@@ -94,7 +94,9 @@ def test_atp_star_is_its_loop_on_every_architecture(model):
     for qk_fix, estimates in ((True, fixed), (False, plain)):
         alone, both = (
             ALGORITHMS["atp-star"](
-                Problem(model, pairs, METRICS["logit-diff"], parts="prompt"), qk_fix=qk_fix, grad_drop=grad_drop
+                Problem(model, pairs, METRICS["logit-diff"], parts="prompt"),
+                qk_fix=qk_fix,
+                grad_drop="yes" if grad_drop else "no",
             )
             for grad_drop in (False, True)
         )
@@ -153,7 +155,7 @@ def test_graddrop_finds_what_direct_and_indirect_effects_cancel():
     model = scalar_model(0.5, -0.999)
     pairs = random_pairs(model, 1)
     edge = model.graph.edge_index("input->m0")
-    eap, star = (abs(scores(name, model, pairs)[edge]) for name in ("eap", "atp-star"))
+    eap, star = abs(scores("eap", model, pairs)[edge]), abs(scores("atp-star", model, pairs, grad_drop="yes")[edge])
     assert star == pytest.approx(1000 * eap, rel=1e-6)
     assert eap > 1e-5
 
@@ -166,7 +168,7 @@ def test_atp_star_ranks_edges_nearer_to_their_exact_effects_than_eap():
     model = cf.load_model("tasks-4l")
     truth, eap, plain, star = (
         ranks(cf.discover(model, "greater-than", algorithm=name, n=6, **options).values)
-        for name, options in (("exact", {}), ("eap", {}), ("atp-star", {"grad_drop": False}), ("atp-star", {}))
+        for name, options in (("exact", {}), ("eap", {}), ("atp-star", {"grad_drop": "no"}), ("atp-star", {}))
     )
     agreement = [np.corrcoef(truth, found)[0, 1] for found in (eap, plain, star)]
     assert agreement[0] < min(agreement[1:])
@@ -198,3 +200,14 @@ def test_a_divergence_from_the_clean_run_is_refused(name, title):
 def test_options_that_make_no_sense_are_refused(name, options, message):
     with pytest.raises(OptionError, match=message):
         scores(name, **options)
+
+
+def test_a_model_of_two_layers_drops_none_unless_asked_to():
+    model, pairs = small_model(), random_pairs(small_model(), 3)
+    drops = {how: scores("atp-star", model, pairs, grad_drop=how) for how in ("auto", "no", "yes")}
+    assert (drops["auto"] == drops["no"]).all()
+    assert (drops["auto"] != drops["yes"]).any()
+    deep = small_model(**SHAPES["three-layers"])
+    assert (scores("atp-star", deep, pairs) == scores("atp-star", deep, pairs, grad_drop="yes")).all()
+    with pytest.raises(OptionError, match="use auto, yes or no"):
+        scores("atp-star", model, pairs, grad_drop="true")

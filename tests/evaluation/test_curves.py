@@ -15,7 +15,7 @@ from circuitfind.errors import OptionError
 from circuitfind.evaluation import (
     MIB_FRACTIONS,
     TARGETS,
-    Conditions,
+    CircuitRunner,
     Curve,
     curve_measures,
     curve_of_circuits,
@@ -208,14 +208,14 @@ def test_fractions_and_circuits_that_do_not_fit_are_refused():
 
 def test_each_different_circuit_runs_once(monkeypatch):
     ran = []
-    measure = cf.execution.conditions.measure_circuits
+    measure = cf.execution.circuit_runner.measure_circuits
 
     def counted(model, pairs, masks, *arguments, **options):
         ran.append(len(masks))
         return measure(model, pairs, masks, *arguments, **options)
 
-    monkeypatch.setattr(cf.execution.conditions, "measure_circuits", counted)
-    conditions = Conditions(MODEL, PAIRS, LOGIT_DIFF, "corrupted")
+    monkeypatch.setattr(cf.execution.circuit_runner, "measure_circuits", counted)
+    conditions = CircuitRunner(MODEL, PAIRS, LOGIT_DIFF, "corrupted")
     three = np.stack([conditions.whole, conditions.nothing, conditions.whole])
     values = conditions.run(three)
     assert (values[0] == values[2]).all()
@@ -230,7 +230,7 @@ def test_each_different_circuit_runs_once(monkeypatch):
 
 
 class Invented:
-    """Conditions under which faithfulness is a given function of the number of edges; it counts what is run."""
+    """CircuitRunner under which faithfulness is a given function of the number of edges; it counts what is run."""
 
     ablation = "corrupted"
 
@@ -285,7 +285,7 @@ def test_the_number_of_edges_for_a_target_is_where_all_prefixes_cross_it_and_no_
     model = small_model(**SHAPES[shape])
     pairs, scores = random_pairs(model, 4), random_scores(model, seed=1)
     prefixes = [circuit_by_hand(scores, n, True, ablation) for n in range(model.graph.n_edges + 1)]
-    f = Conditions(model, pairs, LOGIT_DIFF, ablation).faithfulness(np.stack([part.kept for part in prefixes]))
+    f = CircuitRunner(model, pairs, LOGIT_DIFF, ablation).faithfulness(np.stack([part.kept for part in prefixes]))
     by_size = {part.n_edges: reached for part, reached in zip(prefixes, f.tolist(), strict=True)}
     sizes = sorted(by_size)
     grid = {next((size for size in sizes if size >= 2 ** (step / 4)), sizes[-1]) for step in range(4 * 7)}

@@ -85,11 +85,11 @@ def test_every_row_gets_its_own_verdict_and_the_good_ones_are_kept():
     swapped = PromptPair(other.clean, other.corrupted, other.incorrect, other.correct)
     unknown = PromptPair("When Mxyzptlk", "When Mary", good.correct, good.incorrect)
     longer = PromptPair(good.clean, good.corrupted + " the", good.correct, good.incorrect)
-    wordy = PromptPair(good.clean, good.corrupted, (" Mary John",), good.incorrect)
+    twin = PromptPair(good.clean, good.clean, good.correct, good.incorrect)
     same = PromptPair(good.clean, good.corrupted, good.correct, good.correct)
-    report = cf.check_pairs(PromptPairs((good, swapped, unknown, longer, wordy, same)), cf.load_model("tasks-4l"))
+    report = cf.check_pairs(PromptPairs((good, swapped, unknown, longer, twin, same)), cf.load_model("tasks-4l"))
     verdicts = [row.verdict for row in report.rows]
-    assert verdicts == ["good", "model-wrong", "unknown-word", "unequal-length", "answer-tokens", "same-answer"]
+    assert verdicts == ["good", "model-wrong", "unknown-word", "unequal-length", "same-prompt", "same-answer"]
     assert [row.pair for row in report.rows] == [1, 2, 3, 4, 5, 6]
     assert all(row.reason for row in report.rows[1:])
     assert list(report.good) == [good]

@@ -170,7 +170,7 @@ def test_growth_always_takes_the_best_edge_into_a_row_of_the_circuit(seed, absol
 
 @pytest.mark.parametrize("stop", [[1], [4], [2, 2]])
 def test_ranges_of_nodes_that_are_none_are_refused(stop):
-    with pytest.raises(ValueError, match="after its node and up to 3"):
+    with pytest.raises(ValueError, match="after its node and at most 3"):
         kernels.prune_rows(
             np.array([0, 1]), np.array([1], np.int32), np.ones(1, bool), 3, True, np.array(stop, np.int32)
         )

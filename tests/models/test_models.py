@@ -17,6 +17,7 @@ from circuitfind.errors import ModelError, OptionError, PairsError
 from circuitfind.models import hugging_face
 from circuitfind.models.load import read
 from circuitfind.models.text import HuggingFaceTokenizer
+from circuitfind.task.tokenization import following
 from circuitfind.zoo import folder_of
 
 
@@ -104,7 +105,7 @@ def test_the_tokenizer_of_a_folder_comes_with_the_model(checkpoint):
     model = cf.load_model(checkpoint("gpt2"))
     text = " ".join(words.vocabulary[:5])
     assert model.tokenizer.encode(text) == words.encode(text)
-    assert model.tokenizer.encode_answer(words.vocabulary[7]) == [8]
+    assert model.tokenizer.encode(words.vocabulary[7]) == [8]
     assert model.tokenizer.decode([8]) == words.vocabulary[7]
     with pytest.raises(PairsError, match="no token for a part of"):
         model.tokenizer.encode(text + " unheardof")
@@ -122,7 +123,7 @@ def test_bos_is_put_in_front_of_prompts_and_never_of_answers(checkpoint):
     plain, led = (cf.load_model(folder, bos=bos).tokenizer for bos in (False, True))
     word = cf.load_model("induction-2l").tokenizer.vocabulary[3]
     assert (plain.encode(word), led.encode(word)) == ([4], [0, 4])
-    assert plain.encode_answer(word) == led.encode_answer(word) == [4]
+    assert following(plain, word, " " + word) == following(led, word, " " + word) == (4,)
     assert cf.load_model(folder).tokenizer.bos is False
 
 
@@ -133,6 +134,9 @@ class _Words:
 
     def encode(self, text, add_special_tokens=True):
         return [1] * add_special_tokens + [7] * len(text.split())
+
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": [self.encode(text, add_special_tokens) for text in texts]}
 
 
 def test_a_tokenizer_that_adds_bos_by_itself_is_asked_once_and_obeyed():

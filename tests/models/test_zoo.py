@@ -40,7 +40,7 @@ def test_text_becomes_words_and_back(words):
 
 
 def test_a_space_before_a_word_changes_nothing(words):
-    assert words.encode_answer(" Mary") == words.encode("Mary") == words.encode_answer("Mary\n")
+    assert words.encode(" Mary") == words.encode("Mary") == words.encode("Mary\n")
     assert words.decode(words.encode(" Mary")) == "Mary"
 
 

@@ -259,5 +259,5 @@ def test_the_command_line_refuses_with_one_message(command_line, words, said):
 
 
 def test_neurons_have_no_optimal_constants(few_pairs):
-    with pytest.raises(OptionError, match="optimal constants are those of whole nodes"):
+    with pytest.raises(OptionError, match="neurons have no constants of optimal ablation"):
         cf.ablate(small_model(), IOI, "m0.n3", ablation="optimal", pairs=few_pairs)

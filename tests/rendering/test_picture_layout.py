@@ -62,12 +62,14 @@ def test_dot_and_svg_do_not_depend_on_the_order_of_edges_or_roles() -> None:
 
 
 def test_dot_does_not_depend_on_the_hash_seed() -> None:
-    program = "from tests.test_rendering import *; print(to_dot(DRAWINGS['12x12-150']))"
+    program = (
+        "from drawings import DRAWINGS; from circuitfind.rendering import to_dot; print(to_dot(DRAWINGS['12x12-150']))"
+    )
     texts = {
         subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parent,
             capture_output=True,
             check=True,
         ).stdout

@@ -52,8 +52,8 @@ DAMAGES = {
     ),
     "another reason": (changed(how="guessed"), "how is 'guessed'; it is one of 'tested', "),
     "no number": (changed(before="much"), f"row {STEP}: could not convert string to float: 'much'"),
-    "infinite": (changed(after="inf"), f"row {STEP}: .* are no numbers"),
-    "a test without delta": (changed(delta=""), f"row {STEP}: .* are no numbers"),
+    "infinite": (changed(after="inf"), f"row {STEP}: .* are not finite numbers"),
+    "a test without delta": (changed(delta=""), f"row {STEP}: .* are not finite numbers"),
     "another threshold": (changed(threshold="0.04"), "step 40 follows step 0"),
     "other thresholds": (
         lambda rows: [row.update(threshold="0.04") for row in rows],

@@ -144,7 +144,7 @@ def test_a_machine_without_circuitfind_is_an_error_that_says_so():
 
 
 def test_a_class_that_workers_cannot_import_is_an_error_with_the_reason():
-    message = "3 workers died .* on starting; .* the same circuitfind on every machine.*No module named 'test_sharding'"
+    message = "3 workers died .* on starting; .* the same circuitfind on every machine.*No module named 'test_workers'"
     with pytest.raises(CircuitfindError, match=message), Pool(Elsewhere, 1, CPU) as pool:
         next(pool.in_order("pid", [(0,)]))
 

@@ -43,7 +43,7 @@ def test_the_answer_is_read_at_the_token_that_ends_there() -> None:
     [
         (-1, "answer_at=-1 lies outside the clean prompt, which has 13 characters"),
         (14, "answer_at=14 lies outside the clean prompt"),
-        (5, r"answer_at=5 does not end with a token of the clean prompt \(The\| cat\| is\| on\)"),
+        (5, r"answer_at=5 does not end with a token of the clean prompt \(The\|␣cat\|␣is\|␣on\)"),
     ],
 )
 def test_a_place_that_is_no_tokens_end_is_a_fault_of_its_pair(end: int, message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from toy_tokenizer import ToyTokenizer
 from written_files import RECORDS, load_csv
 
+import circuitfind as cf
 from circuitfind.errors import PairsError
 from circuitfind.task import PromptPair, PromptPairs, find_problems, load_pairs
 from circuitfind.task.records import leading_space
@@ -81,7 +82,7 @@ def test_an_answer_gets_a_leading_space_where_a_new_word_begins(prompt: str, ans
     ],
 )
 def test_a_tokenizer_that_knows_the_answer_only_without_a_space_has_its_way(answer: str, expected: str) -> None:
-    assert leading_space(answer, "gave a drink to", TOKENIZER) == expected
+    assert leading_space(answer, "3 Mary", TOKENIZER) == expected
 
 
 def test_the_space_is_decided_by_the_clean_prompt_of_the_row(tmp_path: Path) -> None:
@@ -93,16 +94,21 @@ ID_HEADER = "clean,corrupted,corrupted_hard,correct_idx,incorrect_idx\n"
 
 
 @pytest.mark.parametrize("ids", ["0", "0|5", "[0, 5]", "0.0|5", " [5, 0] "])
-def test_token_ids_are_decoded(tmp_path: Path, ids: str) -> None:
+def test_token_ids_are_taken_as_they_are(tmp_path: Path, ids: str) -> None:
     (pair,) = load_csv(tmp_path, ID_HEADER + f'a,b,c,"{ids}",1\n', tokenizer=TOKENIZER)
-    assert set(pair.correct) == ({" Mary", " 3"} if "5" in ids else {" Mary"})
-    assert pair.incorrect == (" John",)
+    assert set(pair.correct) == ({0, 5} if "5" in ids else {0})
+    assert pair.incorrect == (1,)
 
 
 @pytest.mark.parametrize("ids", [0, 0.0, np.int64(0), [0], (0,), np.array([0])])
 def test_token_ids_may_be_numbers_and_lists(ids: Any) -> None:
     frame = pd.DataFrame({"clean": ["a"], "corrupted": ["b"], "correct_idx": [ids], "incorrect_idx": [[1, 2]]})
-    assert load_pairs(frame, TOKENIZER).pairs == (PromptPair("a", "b", (" Mary",), (" John", "Mary")),)
+    assert load_pairs(frame, TOKENIZER).pairs == (PromptPair("a", "b", (0,), (1, 2)),)
+
+
+def test_a_list_in_a_list_of_ids_is_an_answer_of_several_tokens() -> None:
+    record = {"clean": "a", "corrupted": "b", "correct_idx": [[0, 5], 1], "incorrect_idx": "[[2, 3]]"}
+    assert load_pairs([record], TOKENIZER).pairs == (PromptPair("a", "b", ((0, 5), 1), ((2, 3),)),)
 
 
 def test_text_counts_where_ids_are_given_too() -> None:
@@ -115,22 +121,20 @@ def test_token_ids_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
         load_csv(tmp_path, ID_HEADER + "a,b,c,0,1\n")
 
 
-@pytest.mark.parametrize("ids", ["Mary", "1.5", "-1", "[0, [1]]", '{""a"": 1}', "[0", "nan", "0|", "1e400"])
+@pytest.mark.parametrize(
+    "ids", ["Mary", "1.5", "-1", "[0, []]", "[0, [1.5]]", "[true]", '{""a"": 1}', "[0", "nan", "0|", "1e400"]
+)
 def test_what_is_no_token_id_is_refused(tmp_path: Path, ids: str) -> None:
     with pytest.raises(PairsError, match=r"row 1 \(line 2\): column 'correct_idx' holds .*whole numbers"):
         load_csv(tmp_path, ID_HEADER + f'a,b,c,"{ids}",1\n', tokenizer=TOKENIZER)
 
 
-def test_a_token_id_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match=r"token id 50256 of column 'correct_idx'.*another model's tokenizer"):
-        load_csv(tmp_path, ID_HEADER + "a,b,c,50256,1\n", tokenizer=TOKENIZER)
-
-
-def test_a_token_that_cannot_be_written_as_text_is_refused() -> None:
-    ambiguous = ToyTokenizer("�", "�", " b")
-    record = {"clean": "a", "corrupted": "b", "correct_idx": 1, "incorrect_idx": 2}
-    with pytest.raises(PairsError, match=r"token id 1 .* is '�' for this model, and that text is not the token again"):
-        load_pairs([record], ambiguous)
+def test_a_token_id_of_another_vocabulary_is_a_fault_of_its_pair() -> None:
+    words = cf.load_model("induction-2l").tokenizer
+    pairs = PromptPairs((PromptPair("apple", "river", 3), PromptPair("apple", "river", 50256)))
+    (problem,) = find_problems(pairs, words)
+    assert (problem.row, problem.fault) == (1, "no-token")
+    assert f"ids go from 0 to {len(words) - 1}" in problem.message
 
 
 TWICE = "When Mary and John left, John (Mary) said"

@@ -8,7 +8,7 @@ import torch
 from builders import random_pairs, small_model
 
 from circuitfind.errors import OptionError
-from circuitfind.execution.batches import require_incorrect
+from circuitfind.execution.batches import require_answers
 from circuitfind.task import metrics
 from circuitfind.task.metrics import METRICS, Metric, Targets
 
@@ -107,9 +107,9 @@ def test_it_is_refused_where_it_needs_wrong_answers_and_there_are_none(metric: M
     bare = replace(pairs, incorrect=pairs.incorrect[:, :0])
     if metric.needs_incorrect:
         with pytest.raises(OptionError, match="incorrect"):
-            require_incorrect(metric, bare)
+            require_answers(metric, bare)
         return
-    require_incorrect(metric, bare)
+    require_answers(metric, bare)
     targets = some_targets()
     alone = Targets(targets.correct, targets.incorrect[:, :0], targets.clean_logits)
     assert metric(some_logits(9, N_PROMPTS), alone).isfinite().all()

@@ -27,7 +27,7 @@ def test_a_file_of_pairs_is_a_task(tmp_path: Path) -> None:
 
 def test_a_file_of_token_ids_is_a_task_with_a_tokenizer(tmp_path: Path) -> None:
     path = write(tmp_path / "ids.csv", ID_HEADER + "a,b,c,0,1\n")
-    assert task_from_file(str(path), TOKENIZER).pairs(1)[0].correct == (" Mary",)
+    assert task_from_file(str(path), TOKENIZER).pairs(1)[0].correct == (0,)
 
 
 PYTHON_TASK = """

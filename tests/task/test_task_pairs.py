@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -75,8 +76,8 @@ def test_pairs_without_wrong_answers_have_an_empty_array_of_them() -> None:
 
 def test_two_spellings_of_one_token_count_once() -> None:
     class Careless(ToyTokenizer):
-        def encode_answer(self, text: str) -> list[int]:
-            return self.encode(" " + text.strip())
+        def encode(self, text: str) -> list[int]:
+            return super().encode(re.sub(r"(\w)sat", r"\1 sat", text))
 
     tokens = tokenize(PromptPairs((replace(PAIR, correct=(" sat", "sat")),)), Careless(*TOKENIZER.pieces))
     assert tokens.correct.tolist() == [[6]]
@@ -115,28 +116,21 @@ def test_taking_rows_equals_tokenising_those_pairs(rows: list[int]) -> None:
 def test_unequal_length_names_both_tokenisations() -> None:
     fault, message = first_problem(replace(PAIR, corrupted="The dog is"))
     assert fault == "unequal-length"
-    assert "2 tokens (The| cat)" in message
-    assert "3 (The| dog| is)" in message
-
-
-def test_an_answer_of_two_tokens_is_named_with_its_pieces() -> None:
-    tokenizer = ToyTokenizer(*(piece for piece in TOKENIZER.pieces if piece != " sat"))
-    (problem,) = find_problems(PromptPairs((PAIR,)), tokenizer)
-    assert problem.fault == "answer-tokens"
-    assert "' sat' is 2 tokens ( s|at)" in problem.message
+    assert "2 tokens (The|␣cat)" in message
+    assert "3 (The|␣dog|␣is)" in message
 
 
 def test_an_answer_that_is_correct_and_incorrect_is_named() -> None:
     fault, message = first_problem(replace(PAIR, correct=(" sat", " ran")))
     assert fault == "same-answer"
-    assert "' ran' is both" in message
+    assert "'␣ran' is both" in message
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
         ({"clean": " "}, "empty-prompt"),
-        ({"corrupted": ""}, "empty-prompt"),
+        ({"corrupted": " "}, "empty-prompt"),
         ({"correct": ()}, "no-answer"),
         ({"clean": "The cow"}, "unknown-word"),
         ({"incorrect": (" cow",)}, "unknown-word"),

@@ -38,6 +38,8 @@ class Algorithm:
         signed: False where its scores are sizes, whose sign says nothing.
         rules: selection rules that it can be told before it begins (``top``, ``faithfulness``), each with its option that
             takes the rule's number.
+        without_corrupted: it looks at clean prompts alone, so where pairs have no corrupted ones and no ablation is asked
+            for, it is used with mean ablation.
         additive: given the ablation's means, its scores are the mean of what each prompt scores alone; so prompts may be
             shared out over machines.
     """
@@ -57,6 +59,7 @@ class Algorithm:
     signed: bool = True
     rules: Mapping[str, str] = field(default_factory=dict, hash=False)
     additive: bool = False
+    without_corrupted: bool = False
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from circuitfind.discovery.contract.sums import Contribution, sum_over
 from circuitfind.errors import OptionError
-from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_incorrect
+from circuitfind.execution import Ablation, Batch, make_batches, prepare_ablation, require_answers, require_corrupted
 from circuitfind.execution.batches import default_size, with_clean_logits
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.progress import Checkpoint
@@ -61,7 +61,14 @@ class Problem:
             raise OptionError(f"seed {self.seed}: give 0 or more")
         if not len(self.pairs):
             raise OptionError("there are no prompt pairs; give at least one")
-        require_incorrect(self.metric, self.pairs)
+        require_answers(self.metric, self.pairs)
+        if self.pairs.steps is not None and self.metric.over_tokens and not self.metric.over_tokens.adds_up:
+            raise OptionError(
+                f"the metric {self.metric.name!r} counts whole answers, so no algorithm can search with it where answers have "
+                "several tokens; use logit-diff, nll or kl"
+            )
+        if self.ablation == "corrupted":
+            require_corrupted(self.pairs.has_corrupted, "corrupted ablation")
         if self.parts in ("position", "span") and self.spans is None:
             object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
 
@@ -136,15 +143,16 @@ class Problem:
     def rows_of(self, batch: Batch) -> np.ndarray[Any, Any]:
         """Which rows of the parts a micro-batch contributes to; row 0 alone where parts are not kept."""
         if self.parts == "prompt":
-            return batch.rows
+            return batch.rows if self.pairs.steps is None else self.pairs.steps.pair[batch.rows]
         return np.arange({"": 1, "position": batch.clean.shape[1], "span": len(self.spans or ())}[self.parts])
 
     def add_up(self, steps: Sequence[Any], contribute: Callable[[Any], Contribution]) -> EdgeScores:
         """What every step contributes, summed and divided by the number of prompts; see :func:`.sums.sum_over`."""
         spans = len(self.spans or ())
-        rows = {"": 1, "prompt": len(self.pairs), "position": spans, "span": spans}[self.parts]
+        rows = {"": 1, "prompt": self.pairs.n_pairs, "position": spans, "span": spans}[self.parts]
         sums = self._sums(steps, contribute, (rows, self.graph.n_edges))
-        parts = None if not self.parts else sums.astype(np.float32)
+        per_pair = 1.0 if self.pairs.steps is None else self.pairs.steps.rows_per_pair
+        parts = None if not self.parts else (sums / per_pair).astype(np.float32)
         return self.scores(sums.sum(0) / len(self.pairs), parts)
 
     def add_up_nodes(self, steps: Sequence[Any], contribute: Callable[[Any], Contribution]) -> Floats:

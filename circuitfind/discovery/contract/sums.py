@@ -46,7 +46,7 @@ def sum_over(
     with torch.no_grad():
         for number, step in enumerate(track(steps, label, start=done), start=done):
             for part in in_pieces(step, contribute):
-                sums[np.asarray(part.rows), part.edges] += part.values
+                np.add.at(sums[:, part.edges], np.asarray(part.rows), part.values)  # a pair may have several rows
             checkpoint.save(sums, number + 1)
     checkpoint.discard()
     return sums

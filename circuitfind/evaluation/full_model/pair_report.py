@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,48 @@ import torch
 from circuitfind.execution import make_batches
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.measuring import check_finite
-from circuitfind.task import PromptPairs, TokenPairs, find_problems, tokenize
+from circuitfind.task import PromptPair, PromptPairs, TokenPairs, tokenize
 from circuitfind.task.metrics import METRICS
+from circuitfind.task.tokenization import PairProblem, read_pairs, token_texts
+from circuitfind.task.tokens import Reading
 from circuitfind.transformer import Transformer
 
 CHANCE = 0.5
 
 
 @dataclass(frozen=True)
+class AnswerRead:
+    """An answer as the model reads it after its prompt.
+
+    Attributes:
+        tokens: the text of each token; a space is shown as ``␣``.
+        ids: the token ids.
+    """
+
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{'|'.join(self.tokens)} ({', '.join(map(str, self.ids))})"
+
+
+@dataclass(frozen=True)
 class PairRow:
-    """One pair: whether it can be used, if not why, and what the model does with it.
+    """One pair: whether it can be used, why not, what was read, and what the model does with it.
 
     Attributes:
         pair: row number from 1.
         verdict: ``"good"`` or the name of the fault.
-        reason: the explanation, as a sentence.
+        reason: the sentence for people.
         tokens: length of the prompt.
-        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN if undefined.
-        correct_first: whether the correct answer beats the incorrect one on the clean prompt.
-        likeliest: the model's most likely token after the clean prompt.
+        read_at: position (from 0) whose logits predict the answer's first token.
+        read_after: the last tokens up to that position, as text.
+        correct, incorrect: the answers as they were read.
+        logit_diff, corrupted_logit_diff: on the clean and on the corrupted prompt; NaN without an incorrect answer.
+        log_prob, corrupted_log_prob: log-probability of the correct answers together; NaN where that is undefined.
+        correct_first: whether the correct answer beats the incorrect one on the clean prompt; without an incorrect one,
+            whether it is the likeliest.
+        likeliest: the token the model itself would say after the clean prompt.
     """
 
     pair: int
@@ -38,8 +61,14 @@ class PairRow:
     verdict: str
     reason: str = ""
     tokens: int = 0
+    read_at: int = -1
+    read_after: str = ""
+    correct: tuple[AnswerRead, ...] = ()
+    incorrect: tuple[AnswerRead, ...] = ()
     logit_diff: float = float("nan")
     corrupted_logit_diff: float = float("nan")
+    log_prob: float = float("nan")
+    corrupted_log_prob: float = float("nan")
     correct_first: bool = False
     likeliest: str = ""
 
@@ -93,20 +122,36 @@ def _mean(values: Any) -> float | None:
 
 
 def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
-    """Check tokenisation first, then run the model on the usable pairs."""
-    problems = {problem.row: problem for problem in find_problems(pairs, model.tokenizer)}
+    """Read every pair first, then run the model on those that can be used."""
+    found = read_pairs(pairs, model.tokenizer, model.config.n_ctx)
     rows = [
-        PairRow(row + 1, pair.clean, problems[row].fault, problems[row].message) if row in problems else None
-        for row, pair in enumerate(pairs)
+        PairRow(row + 1, pair.clean, one.fault, one.message)
+        if isinstance(one, PairProblem)
+        else _read_row(row, pair, one, model)
+        for row, (pair, one) in enumerate(zip(pairs, found, strict=True))
     ]
-    usable = [row for row in range(len(pairs)) if row not in problems]
+    usable = [row for row, one in enumerate(rows) if one.tokens]
     if usable:
         measured = _measure(PromptPairs(tuple(pairs[row] for row in usable), pairs.source), model)
         for row, values in zip(usable, measured, strict=True):
-            rows[row] = _judged(row, pairs[row].clean, values)
-    done = tuple(row for row in rows if row is not None)
-    good = PromptPairs(tuple(pairs[row.pair - 1] for row in done if row.verdict == "good"), pairs.source)
-    return PairReport(done, good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
+            rows[row] = _judged(replace(rows[row], **values))
+    good = PromptPairs(tuple(pairs[row.pair - 1] for row in rows if row.verdict == "good"), pairs.source)
+    return PairReport(tuple(rows), good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
+
+
+def _read_row(row: int, pair: PromptPair, reading: Reading, model: Transformer) -> PairRow:
+    """What was read of one pair."""
+    tokenizer, before = model.tokenizer, reading.clean[: reading.place + 1]
+    if reading.clean == reading.corrupted:
+        reason = f"pair {row + 1}: both prompts are the same, so nothing is corrupted; change the corrupted one"
+        return PairRow(row + 1, pair.clean, "same-prompt", reason)
+    correct, incorrect = (
+        tuple(AnswerRead(tuple(token_texts(tokenizer, ids, before)), ids) for ids in side)
+        for side in (reading.correct, reading.incorrect)
+    )
+    after = "|".join(token_texts(tokenizer, before)[-3:])
+    about = {"tokens": len(reading.clean), "read_at": reading.place, "read_after": after}
+    return PairRow(row + 1, pair.clean, "good", correct=correct, incorrect=incorrect, **about)  # type: ignore[arg-type]
 
 
 def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None = None) -> float:
@@ -117,38 +162,54 @@ def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None
     """
     if len(without_incorrect(pairs)):
         return float("nan")
-    right = 0.0
+    metric, values = METRICS["accuracy"], np.empty(len(pairs))
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size):
             logits = model.logits(batch.clean, batch.answer)
             check_finite(model, batch, logits)
-            right += float(METRICS["accuracy"](logits, batch.targets).sum())
-    return right / len(pairs)
+            values[batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
+    return float(metric.of_pairs(values, pairs.steps).mean())
 
 
-def _judged(row: int, clean: str, values: dict[str, Any]) -> PairRow:
-    if values["correct_first"]:
-        return PairRow(row + 1, clean, "good", "", **values)
-    reason = f"pair {row + 1}: the model prefers a wrong answer on the clean prompt (it says {values['likeliest']!r})"
-    return PairRow(row + 1, clean, "model-wrong", reason, **values)
+def _judged(row: PairRow) -> PairRow:
+    if row.correct_first:
+        return row
+    beaten = "prefers a wrong answer" if row.incorrect else "does not say the correct answer"
+    reason = f"pair {row.pair}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
+    return replace(row, verdict="model-wrong", reason=reason)
 
 
 def _measure(pairs: PromptPairs, model: Transformer) -> list[dict[str, Any]]:
-    """Logit differences and winners of pairs that tokenise."""
+    """What the model does with pairs that can be read."""
     tokens = tokenize(pairs, model.tokenizer)
-    out: list[dict[str, Any]] = [{} for _ in range(len(tokens))]
-    has_incorrect = tokens.incorrect.shape[1] > 0
+    metrics = {name: METRICS[name] for name in ("logit-diff", "accuracy", "top1", "nll")}
+    sides = {
+        side: {name: np.empty(len(tokens)) for name in metrics}
+        for side in ("clean", "corrupted")[: 1 + tokens.has_corrupted]
+    }
+    likeliest = np.empty(len(tokens), dtype=np.int64)
     with torch.inference_mode():
         for batch in make_batches(model, tokens):
-            clean, corrupted = (model.logits(side, batch.answer) for side in (batch.clean, batch.corrupted))
-            wins = METRICS["accuracy"](clean, batch.targets)
-            diffs = [METRICS["logit-diff"](logits, batch.targets) for logits in (clean, corrupted)]
-            for place, row in enumerate(batch.rows):
-                out[int(row)] = {
-                    "tokens": int(tokens.length[row]),
-                    "logit_diff": float(diffs[0][place]) if has_incorrect else float("nan"),
-                    "corrupted_logit_diff": float(diffs[1][place]) if has_incorrect else float("nan"),
-                    "correct_first": bool(wins[place] > 0),
-                    "likeliest": model.tokenizer.decode([int(clean[place].argmax())]),
-                }
-    return out
+            for side, values in sides.items():
+                logits = model.logits(getattr(batch, side), batch.answer)
+                for name, metric in metrics.items():
+                    values[name][batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
+                if side == "clean":
+                    likeliest[batch.rows] = logits.argmax(-1).cpu().numpy()
+    found = {
+        side: {n: metrics[n].of_pairs(v, tokens.steps) for n, v in values.items()} for side, values in sides.items()
+    }
+    first = np.arange(len(pairs)) if tokens.steps is None else np.searchsorted(tokens.steps.pair, np.arange(len(pairs)))
+    alone = tokens.steps is None or np.array([len(pair.correct) == 1 for pair in pairs])
+    rows = []
+    for number, pair in enumerate(pairs):
+        wins = found["clean"]["accuracy" if pair.incorrect else "top1"][number] > 0
+        row = {"correct_first": bool(wins), "likeliest": model.tokenizer.decode([int(likeliest[first[number]])])}
+        for side in sides:
+            prefix = "corrupted_" * (side == "corrupted")
+            if pair.incorrect:
+                row[f"{prefix}logit_diff"] = float(found[side]["logit-diff"][number])
+            if np.broadcast_to(alone, len(pairs))[number]:
+                row[f"{prefix}log_prob"] = -float(found[side]["nll"][number])
+        rows.append(row)
+    return rows

@@ -17,7 +17,7 @@ from circuitfind.evaluation.hypotheses.outcomes import HypothesisTest
 from circuitfind.evaluation.hypotheses.p_values import adjusted
 from circuitfind.evaluation.hypotheses.results import Hypotheses, MinimalityTest
 from circuitfind.evaluation.random_circuits import random_circuits
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Floats, Mask
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
@@ -69,7 +69,7 @@ def hypotheses_of(
     _check(circuit, metric, alpha, eps, quantile, n_random, n_permutations, edges, seed)
     _check_names(correction, reference)
     circuit = _alive(circuit, ablation)
-    conditions = Conditions(model, pairs, metric, ablation, batch_size)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size)
     scores = partial(_scores, conditions, metric.sign)
     own, full, knocked_out = scores([circuit.kept, conditions.whole, ~circuit.kept].__getitem__, 3)
     controls = random_circuits(circuit.graph, circuit.n_edges, n_random, ablation=ablation, seed=seed)
@@ -85,7 +85,7 @@ def hypotheses_of(
     )
     corrected = adjusted([test.p for test in found], correction)
     decided = tuple(replace(test, adjusted=float(p)) for test, p in zip(found, corrected, strict=True))
-    return Hypotheses(decided, table, circuit, metric.name, ablation, split, len(pairs), alpha, correction, seed)
+    return Hypotheses(decided, table, circuit, metric.name, ablation, split, pairs.n_pairs, alpha, correction, seed)
 
 
 def _check_names(correction: str, reference: str) -> None:
@@ -103,7 +103,7 @@ def _alive(circuit: Circuit, ablation: str) -> Circuit:
     return circuit
 
 
-def _scores(conditions: Conditions, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
+def _scores(conditions: CircuitRunner, sign: int, mask: Callable[[int], Mask], n: int) -> Floats:
     """Scores (circuits, prompts) of ``n`` circuits, which are created only when needed."""
     at_once = max(1, FLAGS_AT_ONCE // conditions.model.graph.n_edges)
     found = [np.empty((0, len(conditions.pairs)))]

@@ -23,7 +23,7 @@ from circuitfind.evaluation.rankings.areas import (
 from circuitfind.evaluation.rankings.curves import KL, Curve, curves_under
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_under
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import decided_edges
@@ -114,7 +114,7 @@ def curve_measures(
     Raises:
         OptionError: the metric needs incorrect answers that a pair does not have.
     """
-    conditions = Conditions(model, pairs, metric, ablation, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, also=(KL,))
     by_score, by_size = curves_under(conditions, scores, MIB_FRACTIONS, (False, True))
     rows: list[Quantity] = [
         ("cpr", 1.0, by_score.cpr),

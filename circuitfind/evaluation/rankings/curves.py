@@ -36,7 +36,7 @@ import numpy as np
 from circuitfind.circuit import prune
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.rankings.areas import MIB_FRACTIONS
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import top_edges
@@ -201,7 +201,7 @@ def measure_curve(
     Raises:
         OptionError: the fractions are not rising or outside (0, 1], or the metric needs incorrect answers and there are none.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     (curve,) = curves_under(conditions, scores, fractions, (absolute,))
     return curve
 
@@ -220,13 +220,13 @@ def measure_curves(
 
     Arguments and errors are as for :func:`measure_curve`.
     """
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     signed, absolute = curves_under(conditions, scores, fractions, (False, True))
     return signed, absolute
 
 
 def curves_under(
-    conditions: Conditions, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
+    conditions: CircuitRunner, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
 ) -> list[Curve]:
     """A curve for each way of selecting (``absolute``); all circuits run together."""
     shares, asked = sizes_of(scores.graph.n_edges, fractions)
@@ -239,7 +239,7 @@ def curves_under(
     ]
 
 
-def _curve(conditions: Conditions, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
+def _curve(conditions: CircuitRunner, shares: Floats, asked: Longs, circuits: Mask, absolute: bool) -> Curve:
     full, empty = conditions.run(np.stack([conditions.whole, conditions.nothing]))
     return Curve(
         metric=conditions.metric.name,
@@ -296,7 +296,7 @@ def measure_node_curves(
             f"nodes are {nodes.shape}; give a score for each of the model's {model.graph.n_senders} senders"
         )
     shares, asked = sizes_of(n_scored, fractions)
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     families = {absolute: node_circuits(model.graph, nodes, asked, absolute=absolute) for absolute in (False, True)}
     pruned = {
         absolute: np.stack([prune(model.graph, mask, ablation) for mask in masks])
@@ -332,7 +332,7 @@ def curve_of_circuits(
     """
     if not circuits:
         raise OptionError("no circuit is given")
-    conditions = Conditions(model, pairs, metric, ablation, batch_size, also=(KL,))
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
     shares, asked = sizes_of(model.graph.n_edges, list(given))
     masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])

@@ -22,7 +22,7 @@ import numpy as np
 
 from circuitfind.errors import OptionError
 from circuitfind.evaluation.rankings.curves import best_circuits, pruned_for
-from circuitfind.execution.conditions import Conditions
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import alive_counts
 from circuitfind.task import TokenPairs
@@ -39,7 +39,7 @@ BETWEEN = 9
 class _Prefixes:
     """The distinct circuits that the prefixes of a ranking are pruned to."""
 
-    def __init__(self, conditions: Conditions, scores: EdgeScores, absolute: bool) -> None:
+    def __init__(self, conditions: CircuitRunner, scores: EdgeScores, absolute: bool) -> None:
         self.conditions, self.scores, self.absolute = conditions, pruned_for(scores, conditions.ablation), absolute
         self.ranking = self.scores.ranking(absolute)
         counts = alive_counts(self.scores, absolute=absolute)
@@ -110,11 +110,11 @@ def edges_for(
     Raises:
         OptionError: a target is not above 0.
     """
-    return edges_under(Conditions(model, pairs, metric, ablation, batch_size), scores, targets, absolute=absolute)
+    return edges_under(CircuitRunner(model, pairs, metric, ablation, batch_size), scores, targets, absolute=absolute)
 
 
 def edges_under(
-    conditions: Conditions, scores: EdgeScores, targets: Sequence[float], *, absolute: bool
+    conditions: CircuitRunner, scores: EdgeScores, targets: Sequence[float], *, absolute: bool
 ) -> dict[float, int | None]:
     """:func:`edges_for` under given conditions."""
     if not all(target > 0 for target in targets):

@@ -55,14 +55,14 @@ def run_on(
     """
     shards = plan(problem)
     checkpoint = replace(problem.checkpoint, key=f"{problem.checkpoint.key} in {len(shards)} shards")
-    rows = {"": 0, "prompt": len(problem.pairs)}.get(problem.parts, len(problem.spans or ()))
+    rows = {"": 0, "prompt": problem.pairs.n_pairs}.get(problem.parts, len(problem.spans or ()))
     sums = np.zeros((1 + rows, problem.graph.n_edges))  # the total, then the parts
     done = checkpoint.restore(sums)
     job = _send(Job.of(run, problem, options), problem.model)
     means = _pooled_means(pool, job, problem, shards)
     tasks = [(job, shard, means) for shard in shards]
     for number, (values, parts) in _results(pool, "scores", tasks, f"on {pool.workers} workers", done):
-        _add(sums, shards[number], values, parts, problem.parts)
+        _add(sums, problem, shards[number], values, parts)
         checkpoint.save(sums, number + 1)
     checkpoint.discard()
     return problem.scores(sums[0] / len(problem.pairs), sums[1:].astype(np.float32) if problem.parts else None)
@@ -109,11 +109,11 @@ def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence
     reference prompts are not such sums over shards, so they are found here.
     """
     rule = rule_of(problem.ablation)
-    if not rule.from_prompts and not rule.mean_of:
+    if rule.carries not in ("mean", "optimal"):
         return None
     import ray
 
-    if rule.mean_of not in ("clean", "corrupted"):
+    if not rule.from_prompts or rule.carries == "optimal":
         constants = problem.prepared_ablation(make_batches(problem.model, problem.pairs, problem.batch_size)).means
         assert constants is not None
         return ray.put(pack(constants))
@@ -133,8 +133,10 @@ def _real_tokens(length: Rows, by_position: bool) -> torch.Tensor:
     return real if by_position else real.sum(0, keepdim=True)
 
 
-def _add(sums: Rows, shard: Rows, values: Rows, parts: Rows | None, axis: str) -> None:
+def _add(sums: Rows, problem: Problem, shard: Rows, values: Rows, parts: Rows | None) -> None:
     """Add a shard's scores: the mean becomes a sum again; parts go to their rows."""
     sums[0] += values * len(shard)
     if parts is not None:
-        sums[1 + (shard if axis == "prompt" else np.arange(len(parts)))] += parts
+        # The parts of pairs whose answers have several tokens have the pair's number in every shard.
+        by_row = problem.parts == "prompt" and problem.pairs.steps is None
+        sums[1 + (shard if by_row else np.arange(len(parts)))] += parts

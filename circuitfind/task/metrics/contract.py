@@ -10,12 +10,17 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError
 from circuitfind.registry import Registry
+from circuitfind.task.tokens import AnswerSteps
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,19 @@ class Targets:
         correct, incorrect: token ids (prompts, most answers), padded with -1.
         clean_logits: logits of the full model on the clean prompts (prompts, d_vocab), for metrics that compare with
             them.
+        weight: where answers have several tokens, what each row's log-probability counts (prompts,); see
+            :class:`circuitfind.task.tokens.AnswerSteps`.
     """
 
     correct: Tensor
     incorrect: Tensor
     clean_logits: Tensor | None = None
+    weight: Tensor | None = None
+
+    def rows(self, rows: slice | Tensor) -> Targets:
+        """Those of some prompts."""
+        clean, weight = (None if part is None else part[rows] for part in (self.clean_logits, self.weight))
+        return Targets(self.correct[rows], self.incorrect[rows], clean, weight)
 
     @cached_property
     def clean_log_probs(self) -> tuple[Tensor, Tensor]:
@@ -67,6 +80,24 @@ class MetricFile:
 
 
 @dataclass(frozen=True)
+class OverTokens:
+    """What a metric is where answers have several tokens, each of them a row of its own (teacher forcing).
+
+    Attributes:
+        function: ``(logits, targets) -> values`` of rows.
+        combine: values of rows (..., rows) and the rows' :class:`~circuitfind.task.tokens.AnswerSteps` to values of pairs
+            (..., pairs).
+        adds_up: whether the mean over rows is the mean over pairs, so that algorithms can search with it.
+        sets: whether a pair may have several correct answers.
+    """
+
+    function: Callable[[Tensor, Targets], Tensor]
+    combine: Callable[[Floats, AnswerSteps], Floats]
+    adds_up: bool = True
+    sets: bool = True
+
+
+@dataclass(frozen=True)
 class Metric:
     """A named function of logits.
 
@@ -76,9 +107,10 @@ class Metric:
         function: ``(logits, targets) -> values``.
         larger_is_better: False for divergences and losses; scores flip the sign so that positive always helps.
         needs_incorrect: whether it is undefined without incorrect answers.
-        flat_at_clean: its gradient is zero at the clean logits (divergences from the clean run).
-        answers_only: it reads only the logits of the answers, so no others need to be computed.
-        source: the file of a user's own metric; None for one that comes with circuitfind or is passed from Python.
+        flat_at_clean: its gradient is zero where the logits are the clean ones (divergences from the clean run).
+        answers_only: it looks at the logits of the answers alone, so no others need be computed.
+        over_tokens: what it is where answers have several tokens; None where it is undefined.
+        source: the file of a user's own metric; None of one that comes with circuitfind or is given from Python.
     """
 
     name: str
@@ -88,6 +120,7 @@ class Metric:
     needs_incorrect: bool = False
     flat_at_clean: bool = False
     answers_only: bool = False
+    over_tokens: OverTokens | None = None
     source: MetricFile | None = None
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
@@ -96,7 +129,8 @@ class Metric:
         Raises:
             OptionError: the function returns something else.
         """
-        values = self.function(logits.to(_at_least_float32(logits.dtype)), targets)
+        function = self.function if targets.weight is None else self._of_rows.function
+        values = function(logits.to(_at_least_float32(logits.dtype)), targets)
         if not isinstance(values, Tensor) or values.shape != logits.shape[:-1]:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise OptionError(
@@ -104,6 +138,16 @@ class Metric:
                 f"{tuple(logits.shape)}; it gave {got}. Index the vocabulary as the last axis and take no mean"
             )
         return values
+
+    @property
+    def _of_rows(self) -> OverTokens:
+        if self.over_tokens is None:
+            raise OptionError(f"the metric {self.name!r} is undefined where answers have several tokens")
+        return self.over_tokens
+
+    def of_pairs(self, values: Floats, steps: AnswerSteps | None) -> Floats:
+        """Values of rows (..., rows) as values of pairs (..., pairs); the same where each row is a pair."""
+        return values if steps is None else self._of_rows.combine(values, steps)
 
     @property
     def sign(self) -> int:

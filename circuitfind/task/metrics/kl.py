@@ -1,9 +1,13 @@
-"""The KL divergence from the full model on the clean prompts: 0 is the same distribution; less is better."""
+"""The KL divergence from the full model on the clean prompts: 0 is the same distribution; less is better.
+
+Answers of several tokens: the mean over the positions of all tokens of all answers.
+"""
 
 import torch
 from torch import Tensor
 
-from circuitfind.task.metrics.contract import METRICS, Metric, Targets
+from circuitfind.task.metrics.answers import mean_of_steps
+from circuitfind.task.metrics.contract import METRICS, Metric, OverTokens, Targets
 
 
 def kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
@@ -14,4 +18,13 @@ def kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
     return (log_probs + change).logsumexp(-1) - torch.linalg.vecdot(probs, change)
 
 
-METRICS.add(Metric("kl", "KL to the full model in nats", kl_divergence, larger_is_better=False, flat_at_clean=True))
+METRICS.add(
+    Metric(
+        "kl",
+        "KL to the full model in nats",
+        kl_divergence,
+        larger_is_better=False,
+        flat_at_clean=True,
+        over_tokens=OverTokens(kl_divergence, mean_of_steps),
+    )
+)

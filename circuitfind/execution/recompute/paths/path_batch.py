@@ -99,7 +99,7 @@ class PathBatch:
 def _answers(metric: Metric, batch: Batch) -> tuple[Tensor | None, Targets]:
     """The logit columns that a metric reads (None for all), and the targets as indices into them."""
     targets = batch.targets
-    if not metric.answers_only:
+    if not metric.answers_only or targets.weight is not None:
         return None, targets
     ids = torch.cat((targets.correct.flatten(), targets.incorrect.flatten()))
     columns = ids[ids >= 0].unique()

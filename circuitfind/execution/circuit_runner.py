@@ -21,7 +21,7 @@ from circuitfind.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class CircuitRunner:
     """Runs circuits and remembers their metric values.
 
     Attributes:
@@ -81,7 +81,7 @@ class Conditions:
         if new:
             self._measure(new)
         name = metric or self.metric.name
-        return np.array([self._known[key][name] for key in keys]).reshape(len(keys), len(self.pairs))
+        return np.array([self._known[key][name] for key in keys]).reshape(len(keys), self.pairs.n_pairs)
 
     def faithfulness(self, circuits: Mask) -> Values:
         """Faithfulness of circuits, an unclipped ratio of means: (circuits,); NaN if full and empty circuit score the same."""
