@@ -32,7 +32,7 @@ def random_pairs(
     model: Transformer, n: int = 5, seed: int = 0, shortest: int = 3, longest: int = 7, uneven: bool = False
 ) -> TokenPairs:
     """Random prompts with one correct and two incorrect answers; of different lengths where such prompts fit into one batch,
-    and anyway if ``uneven``.
+    and anyway if ``uneven``. They come with a few reference prompts of other lengths.
     """
     rng = np.random.default_rng(seed)
     length = rng.integers(shortest, longest + 1, n) if model.config.causal or uneven else np.full(n, longest)
@@ -41,7 +41,15 @@ def random_pairs(
     for row, stop in enumerate(length):
         clean[row, stop:] = corrupted[row, stop:] = 0
     answers = np.array([rng.permutation(model.config.d_vocab)[:3] for _ in range(n)])
-    return TokenPairs(clean, corrupted, length, length - 1, answers[:, :1], answers[:, 1:])
+    sides = clean, corrupted, length, length - 1, answers[:, :1], answers[:, 1:]
+    return TokenPairs(*sides, reference=reference_pairs(model, seed))
+
+
+def reference_pairs(model: Transformer, seed: int = 0) -> TokenPairs:
+    """Three random prompts of 2, 8 and 5 tokens, padded as if other text followed."""
+    rng, length = np.random.default_rng([seed, 7]), np.array([2, 8, 5])
+    tokens, answers = rng.integers(0, model.config.d_vocab, (3, 8)), np.full((3, 1), -1)
+    return TokenPairs(tokens, tokens, length, length - 1, answers, answers)
 
 
 ROTARY = (rotary_frequencies(4, base=100.0),)

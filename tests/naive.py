@@ -284,9 +284,11 @@ def circuit_logits(
     return logits(model, senders(model, clean, kept, ablated)[1])
 
 
-def ablated_values(model: Transformer, name: str, corrupted: list[Tensor]) -> list[dict[str, Tensor]]:
-    """For every prompt, what every sender writes under an ablation."""
-    runs = [senders(model, tokens)[0] for tokens in corrupted]
+def ablated_values(
+    model: Transformer, name: str, corrupted: list[Tensor], averaged: list[Tensor] | None = None
+) -> list[dict[str, Tensor]]:
+    """For every prompt, what every sender writes under an ablation; ``averaged``: the prompts of a mean, if not corrupted."""
+    runs = [senders(model, tokens)[0] for tokens in averaged or corrupted]
     if name == "corrupted":
         return runs
     out = []
@@ -295,7 +297,7 @@ def ablated_values(model: Transformer, name: str, corrupted: list[Tensor]) -> li
         for sender in runs[0]:
             if name == "zero":
                 row[sender] = torch.zeros_like(runs[0][sender][:1]).expand(len(tokens), -1)
-            elif name == "mean":
+            elif name in ("mean", "mean-clean", "mean-reference"):
                 row[sender] = torch.cat([run[sender] for run in runs]).mean(0).expand(len(tokens), -1)
             else:
                 assert name == "mean-positional"

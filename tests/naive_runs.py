@@ -13,7 +13,14 @@ def naive_ablated(model, pairs, name):
         constants = prepare_ablation(name, model, make_batches(model, pairs)).means[:, 0, 0]
         by_name = dict(zip(model.graph.sender_names, constants, strict=True))
         return [{sender: row.expand(length, -1) for sender, row in by_name.items()} for length in pairs.length]
-    return naive.ablated_values(model, name, [prompt(pairs, row, "corrupted") for row in range(len(pairs))])
+    corrupted = [prompt(pairs, row, "corrupted") for row in range(len(pairs))]
+    return naive.ablated_values(model, name, corrupted, averaged_prompts(pairs, name))
+
+
+def averaged_prompts(pairs, name):
+    """The prompts that a mean is taken over; None for the corrupted ones."""
+    of = {"mean-clean": pairs, "mean-reference": pairs.reference}.get(name)
+    return None if of is None else [prompt(of, row) for row in range(len(of))]
 
 
 def naive_logits(model, pairs, name, mask):

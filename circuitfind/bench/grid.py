@@ -37,6 +37,7 @@ from circuitfind.bench.yaml_file import read_yaml
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS
 from circuitfind.execution.memory import parse_bytes
+from circuitfind.graph import REFERENCE
 from circuitfind.models.load import DTYPES
 from circuitfind.setting.naming import load_task
 from circuitfind.task import TASKS
@@ -216,6 +217,10 @@ def _ablations(
     for name in names:
         if name not in (*ABLATIONS, KNOWN):
             raise UnknownNameError("ablation", name, (*ABLATIONS, KNOWN))
+        if name == REFERENCE:
+            raise OptionError(
+                f"ablations: {REFERENCE} needs reference prompts, which a grid does not hold; name others"
+            )
     if KNOWN in names and model not in truths:
         raise OptionError(f"ablations: {KNOWN}, but no circuit is known of {model}; name the ablations")
     return tuple(dict.fromkeys(one for name in names for one in (truths[model][1] if name == KNOWN else [name])))

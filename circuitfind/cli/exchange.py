@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from circuitfind.errors import OptionError
 
 if TYPE_CHECKING:
     from circuitfind.formats import Contents
+
+
+Level = Annotated[str | None, typer.Option(help="mib: importances of edges or nodes: edge, node [default: edge].")]
 
 
 @app.command()
@@ -37,6 +40,7 @@ def export(
         str | None,
         typer.Option("--circuits", help="mib: nine circuits instead of importances: signed, absolute, or both."),
     ] = None,
+    level: Level = None,
     force: Annotated[bool, typer.Option("--force", help="mib: replace a pair's folder that exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,16 +53,30 @@ def export(
     if to not in writers():
         raise OptionError(f"--to {to}: use one of {', '.join(writers())}")
     if to == "mib":
-        written = _submit(circuits, out, pair or [], circuit_files, force)
-        print_result({"folders": [str(path) for path in written]}, as_json, map(str, written))
+        how: dict[str, Any] = {"circuits": circuit_files, "level": level or "edge", "force": force}
+        written, said = _with_warnings(lambda: _submit(circuits, out, pair or [], **how))
+        print_result({"folders": list(map(str, written)), "warnings": said}, as_json, map(str, written))
         return
-    if pair or circuit_files:
-        raise OptionError("--pair and --circuits are for --to mib")
+    if pair or circuit_files or level:
+        raise OptionError("--pair, --circuits and --level are for --to mib")
     sources, file = (circuits, out) if out is not None else (circuits[:-1], circuits[-1])
     if len(sources) != 1:
         raise OptionError(f"--to {to} writes one circuit into one file: circuitfind export CIRCUIT FILE{_suffix(to)}")
     _convert(sources[0], file, to)
     print_result({"file": str(file)}, as_json, [str(file)])
+
+
+def _with_warnings(call: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
+    """What a call gives, and its warnings, which are printed as well."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    said = [str(one.message) for one in caught]
+    for text in said:
+        typer.echo(f"warning: {text}", err=True)
+    return result, said
 
 
 def _suffix(to: str) -> str:
@@ -85,7 +103,7 @@ def _facts(source: Path, found: Contents, names: Iterable[str]) -> dict[str, int
     return {name: getattr(config, name) for name in names}
 
 
-def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str | None, force: bool) -> list[Path]:
+def _submit(runs: list[Path], out: Path | None, pairs: list[str], **how: Any) -> list[Path]:
     """Write every run's folder of the submission; all names are checked before the first is written."""
     from circuitfind.formats import read, read_scores
     from circuitfind.formats.mib import MODELS, pair_name, write_pair
@@ -106,8 +124,8 @@ def _submit(runs: list[Path], out: Path | None, pairs: list[str], circuits: str 
         known_model = (
             name.partition("_")[2] in MODELS
         )  # a model of the benchmark: its width is known without loading it
-        facts = {} if known_model else _facts(run, read(run), ("d_model", "n_heads"))
-        written.append(write_pair(out, name, scores.scores, circuits=circuits, force=force, **facts))
+        facts: dict[str, Any] = {} if known_model else _facts(run, read(run), ("d_model", "n_heads"))
+        written += write_pair(out, name, scores.scores, **how, **facts)
     return written
 
 
@@ -135,12 +153,13 @@ def formats(as_json: Json = False) -> None:
 @app.command("check-submission")
 def check(
     folder: Annotated[Path, typer.Argument(help="The folder with a sub-folder for each pair.")],
+    level: Annotated[str, typer.Option(help="What it will be evaluated as: edge or node.")] = "edge",
     as_json: Json = False,
 ) -> None:
     """Check a submission to the MIB circuit track before it is handed in (exit code 1 if its loader would refuse it)."""
     from circuitfind.formats.mib_check import check_submission
 
-    found = check_submission(folder)
+    found = check_submission(folder, level)
     print_result(found.to_json(), as_json, found.lines())
     if not found.passed:
         raise typer.Exit(1)

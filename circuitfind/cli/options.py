@@ -57,7 +57,16 @@ Metric = Annotated[
 ]
 Ablation = Annotated[
     str | None,
-    typer.Option(help="corrupted, zero, mean, mean-positional or optimal [default: corrupted]."),
+    typer.Option(
+        help="corrupted, zero, mean, mean-positional, mean-clean, mean-reference or optimal (default: corrupted; "
+        "mean-reference with --reference)."
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prompts whose mean outputs cut edges carry: a .txt file with one a line, or a table with a column 'prompt'."
+    ),
 ]
 Corrupt = Annotated[
     str, typer.Option(help="Make the corrupted prompts of your pairs: swap:LABEL,LABEL, resample, or replace:WORDS.")

@@ -27,6 +27,7 @@ from circuitfind.cli.options import (
     Metric,
     Model,
     Prompts,
+    Reference,
     Seed,
     TaskName,
     TaskOption,
@@ -52,6 +53,7 @@ def setting_named(
     model: Model = None,
     metric: Metric = None,
     ablation: Ablation = None,
+    reference: Reference = None,
     prompts: Prompts = N_PROMPTS,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -73,6 +75,7 @@ def setting_named(
         model,
         metric=metric,
         ablation=ablation,
+        reference=reference,
         n=prompts,
         n_held_out=prompts,
         seed=seed,
@@ -94,6 +97,7 @@ def setting_of_circuit(
     model: Annotated[str | None, typer.Option("--model", "-m", help="(default: the circuit's model)")] = None,
     metric: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
+    reference: Reference = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -116,6 +120,7 @@ def setting_of_circuit(
             spec,
             metric=metric,
             ablation=ablation,
+            reference=reference or _reference_of(run, ablation or circuit.provenance.ablation),
             n=prompts,
             n_held_out=prompts,
             seed=seed,
@@ -130,6 +135,13 @@ def setting_of_circuit(
         )
 
     return setting
+
+
+def _reference_of(run: Mapping[str, Any], ablation: str) -> str | None:
+    """The run's reference prompts, where the ablation uses them."""
+    from circuitfind.graph import REFERENCE
+
+    return run.get("reference") if ablation == REFERENCE else None
 
 
 def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:

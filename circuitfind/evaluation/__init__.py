@@ -29,7 +29,13 @@ from circuitfind.evaluation.rankings.areas import (
     set_measures,
 )
 from circuitfind.evaluation.rankings.bench_measures import curve_measures, truth_measures
-from circuitfind.evaluation.rankings.curves import Curve, curve_of_circuits, measure_curve, measure_curves
+from circuitfind.evaluation.rankings.curves import (
+    Curve,
+    curve_of_circuits,
+    measure_curve,
+    measure_curves,
+    measure_node_curves,
+)
 from circuitfind.evaluation.rankings.granularity import LEVELS, at_granularity
 from circuitfind.evaluation.rankings.sizes import TARGETS, edges_for
 from circuitfind.evaluation.verdict import FEW_PROMPTS, verdict
@@ -68,6 +74,7 @@ __all__ = [
     "hypotheses_of",
     "measure_curve",
     "measure_curves",
+    "measure_node_curves",
     "mib_auroc",
     "minimality",
     "pessimistic_auc_of_points",

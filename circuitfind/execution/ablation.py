@@ -5,26 +5,28 @@
 * ``mean``: the sender's mean output over the corrupted prompts and all their real positions; over the clean prompts where
   there are no corrupted ones.
 * ``mean-positional``: its mean over the same prompts, position by position.
+* ``mean-clean``: its mean over the clean prompts and all their real positions.
+* ``mean-reference``: its mean over prompts of the user's own (:attr:`circuitfind.task.TokenPairs.reference`).
 * ``optimal``: the constant that changes the model least on the clean prompts; see :mod:`.optimal`.
 
-The means are taken over the reference distribution, as in Wang et al. 2022, section 2.1 (mean ablation over p_ABC), and
-only over real tokens, never over padding.
+The means are taken over the reference distribution, as in Wang et al. 2022, section 2.1 (mean ablation over p_ABC). By
+default, the corrupted prompts are that distribution. Only real tokens count, never padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from circuitfind.errors import UnknownNameError
-from circuitfind.execution.batches import Batch, require_corrupted
+from circuitfind.errors import OptionError, UnknownNameError
+from circuitfind.execution.batches import Batch, make_batches, require_corrupted
 from circuitfind.execution.memory import TILE_BYTES, tile_tokens
 from circuitfind.execution.optimal import optimal_constants
 from circuitfind.execution.writes import Writes, tiles
-from circuitfind.graph import ABLATIONS, prunes_from_input, rule_of
+from circuitfind.graph import ABLATIONS, REFERENCE, prunes_from_input, rule_of
 from circuitfind.transformer import Transformer
 
 
@@ -64,7 +66,12 @@ class Ablation:
 
 
 def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) -> Ablation:
-    """An ablation by name; means and optimal constants, if needed, are computed on ``batches``."""
+    """An ablation by name; means and optimal constants, if needed, are computed on ``batches``.
+
+    Raises:
+        UnknownNameError: no such ablation.
+        OptionError: its means are those of reference prompts, and the pairs have none.
+    """
     if name not in ABLATIONS:
         raise UnknownNameError("ablation", name, ABLATIONS)
     if name == "corrupted":
@@ -76,10 +83,34 @@ def prepare_ablation(name: str, model: Transformer, batches: Sequence[Batch]) ->
         return Ablation(name, model)
     if rule.carries != "mean":
         raise ValueError(f"nobody has said how the ablation {name!r} is prepared")
-    sums, counts = _sums_by_position(model, batches)
+    sums, counts = _sums_by_position(model, batches, name)
     if rule.by_position:
         return Ablation(name, model, _placed(sums / counts[:, None], model))
     return Ablation(name, model, _placed(sums.sum(1, keepdim=True) / counts.sum(), model))
+
+
+def mean_prompts(name: str, model: Transformer, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The prompts that a mean ablation averages over, some at a time.
+
+    Args:
+        name: the ablation.
+        batches: the micro-batches of the pairs that are run.
+
+    Returns:
+        Token ids and where they are real, both (prompts, positions).
+
+    Raises:
+        OptionError: these are reference prompts, and the pairs have none.
+    """
+    side = rule_of(name).mean_of
+    if side == "reference":
+        if batches[0].reference is None:
+            raise OptionError(
+                f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
+            )
+        batches, side = make_batches(model, batches[0].reference), "clean"
+    for batch in batches:
+        yield batch.corrupted if side == "corrupted" and batch.corrupted.shape[1] else batch.clean, batch.real
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:
@@ -87,16 +118,17 @@ def _placed(means: Tensor, model: Transformer) -> Tensor:
     return means.to(model.dtype).to(model.device)[:, None]
 
 
-def _sums_by_position(model: Transformer, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Summed outputs (senders, positions, d_model) over the reference prompts, and real tokens per position; on the CPU."""
-    longest = max(batch.clean.shape[1] for batch in batches)
+def _sums_by_position(model: Transformer, batches: Sequence[Batch], name: str) -> tuple[Tensor, Tensor]:
+    """Outputs summed over a mean's prompts (senders, positions, d_model), and real tokens per position; on the CPU."""
+    averaged = list(mean_prompts(name, model, batches))
+    longest = max(tokens.shape[1] for tokens, _ in averaged)
     shape = (model.graph.n_senders, longest, model.config.d_model)
     sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(longest, dtype=torch.float64)
-    for batch in batches:
-        writes = Writes.run(model, batch.reference)
-        for prompts, positions in tiles(batch.clean.shape, tile_tokens(model, TILE_BYTES)):
-            real = batch.real[prompts, positions].to(model.dtype)
-            part = torch.einsum("snpd,np->spd", writes.tile(prompts, positions), real)
+    for tokens, real in averaged:
+        writes = Writes.run(model, tokens)
+        for prompts, positions in tiles(tokens.shape, tile_tokens(model, TILE_BYTES)):
+            here = real[prompts, positions].to(model.dtype)
+            part = torch.einsum("snpd,np->spd", writes.tile(prompts, positions), here)
             sums[:, positions][:, : part.shape[1]] += part.cpu()
-        counts[: batch.clean.shape[1]] += batch.real.sum(0).cpu()
+        counts[: tokens.shape[1]] += real.sum(0).cpu()
     return sums, counts

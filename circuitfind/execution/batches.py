@@ -29,10 +29,11 @@ class Batch:
     Attributes:
         clean, corrupted: token ids (prompts, positions), right-padded; without corrupted prompts ``corrupted`` has no
             positions.
-        answer: position whose logits are read (prompts,).
-        targets: what the logits are held against.
-        real: True at real tokens (prompts, positions).
-        rows: which of the original pairs these are (prompts,).
+        answer: position whose logits are read, (prompts,).
+        targets: what the logits are compared with.
+        real: True at real tokens, (prompts, positions).
+        rows: row numbers among the original pairs, (prompts,).
+        reference: prompts that means may be taken over, see :attr:`circuitfind.task.TokenPairs.reference`.
     """
 
     clean: Tensor
@@ -41,14 +42,10 @@ class Batch:
     targets: Targets
     real: Tensor
     rows: np.ndarray[Any, Any]
+    reference: TokenPairs | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
-
-    @property
-    def reference(self) -> Tensor:
-        """The prompts that means are taken over: the corrupted ones, or the clean ones where there are none."""
-        return self.corrupted if self.corrupted.shape[1] else self.clean
 
     def at_answer(self, x: Tensor) -> Tensor:
         """(..., prompts, positions, vector) at the answer positions: (..., prompts, vector)."""
@@ -61,7 +58,7 @@ class Batch:
 
     def _rows(self, rows: slice) -> Batch:
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows])
+        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference)
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
@@ -184,7 +181,8 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     real = torch.arange(clean.shape[1], device=model.device) < length[:, None]
     weight = None if part.steps is None else tensor(part.steps.weight).to(model.dtype)
     targets = Targets(tensor(part.correct), tensor(part.incorrect), weight=weight)
-    return Batch(clean, tensor(part.corrupted), tensor(part.answer_position), targets, real, rows)
+    answer = tensor(part.answer_position)
+    return Batch(clean, tensor(part.corrupted), answer, targets, real, rows, pairs.reference)
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:

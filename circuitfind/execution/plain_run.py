@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError
-from circuitfind.execution.ablation import Ablation
+from circuitfind.execution.ablation import Ablation, mean_prompts
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import rule_of
@@ -105,8 +105,8 @@ def hidden_means(
 ) -> dict[int, Tensor]:
     """Replacement values of neurons, for the MLPs of some layers: (1, positions or 1, d_mlp) each.
 
-    They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of the corrupted prompts, over
-    all positions or for each position. Under corrupted ablation there is nothing to prepare.
+    They are 0 under zero ablation. Under the mean ablations, they are means over the real tokens of that ablation's prompts,
+    over all positions or for each position. Under corrupted ablation there is nothing to prepare.
     """
     width, rule = model.config.d_mlp, rule_of(ablation)
     if rule.carries == "run" or not layers:
@@ -114,18 +114,16 @@ def hidden_means(
     if rule.carries == "zero":
         return {layer: torch.zeros((1, 1, width), dtype=model.dtype, device=model.device) for layer in layers}
     if rule.carries != "mean":
-        raise OptionError(
-            f"neurons have no constants of {ablation} ablation; use corrupted, zero, mean or mean-positional"
-        )
-    longest = max(batch.clean.shape[1] for batch in batches)
+        raise OptionError(f"neurons have no constants of {ablation} ablation; use corrupted, zero or one of the means")
+    averaged = list(mean_prompts(ablation, model, batches))
+    longest = max(tokens.shape[1] for tokens, _ in averaged)
     sums = {layer: torch.zeros((longest, width), dtype=torch.float64) for layer in layers}
     counts = torch.zeros(longest, dtype=torch.float64)
-    for batch in batches:
-        run, stop = PlainRun.of(model, batch.reference), batch.clean.shape[1]
-        counts[:stop] += batch.real.sum(0).cpu()
+    for tokens, real in averaged:
+        run, stop = PlainRun.of(model, tokens), tokens.shape[1]
+        counts[:stop] += real.sum(0).cpu()
         for layer in layers:
-            real = batch.real[..., None].to(model.dtype)
-            sums[layer][:stop] += (run.hidden(layer) * real).sum(0).cpu()
+            sums[layer][:stop] += (run.hidden(layer) * real[..., None].to(model.dtype)).sum(0).cpu()
     if rule.by_position:
         means = {layer: (total / counts[:, None])[None] for layer, total in sums.items()}
     else:

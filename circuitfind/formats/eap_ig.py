@@ -9,7 +9,7 @@ In a node-level file, :func:`circuitfind.scores.between` scores each edge: it ge
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from circuitfind.circuit import Circuit, by_query_head
 from circuitfind.circuit.json_file import read_object
 from circuitfind.errors import CircuitError, OptionError
 from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
-from circuitfind.formats.importances import FIRST, Importances
-from circuitfind.graph import ComputationGraph, Floats
-from circuitfind.scores import EdgeScores, Provenance, between
+from circuitfind.formats.field_graph import FieldGraph, graph_of, reason
+from circuitfind.formats.importances import Importances
+from circuitfind.graph import ComputationGraph, Floats, Mask
 
 MOST_IN_JSON = 5_000_000
 """The most edges that are written in this format, which has one object per edge of the graph: about a gigabyte."""
@@ -72,47 +72,9 @@ def from_eap_ig(values: Mapping[str, Any]) -> Circuit:
     see :func:`importances_of`.
 
     Raises:
-        CircuitError, UnknownNameError: keys are missing, or an edge does not exist in that graph.
-        CircuitError: the file scores or cuts neurons, or has infinite scores.
+        CircuitError, UnknownNameError: see :func:`graph_from`.
     """
-    try:
-        graph = _graph_of_eap_ig(values["cfg"], values.get("nodes", {}))
-        _refuse_neurons(values.get("nodes", {}))
-        kept, scores = np.zeros(graph.n_edges, dtype=bool), np.zeros(graph.n_edges)
-        for name, edge in values["edges"].items():
-            number = graph.edge_index(name)
-            kept[number] = edge.get("in_graph", True)
-            scores[number] = float(edge.get("score") or 0.0)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CircuitError(f"this is not an EAP-IG graph: {_reason(error)}") from None
-    if np.isinf(scores).any():
-        raise CircuitError("this EAP-IG graph has scores that are infinite")
-    return Circuit(graph, kept, np.nan_to_num(scores), {"rule": "eap-ig file"})
-
-
-def _reason(error: Exception) -> str:
-    return f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-
-
-def _refuse_neurons(nodes: Mapping[str, Any]) -> None:
-    """Refuse partly kept nodes: the format can keep only some dimensions of a node's output ("neurons")."""
-    for name, node in nodes.items():
-        if not isinstance(node, Mapping):
-            continue
-        scores = [score for score in node.get("neurons_scores") or () if score is not None and not np.isnan(score)]
-        if scores or not all(node.get("neurons") or ()):
-            raise CircuitError(
-                f"this file is about neurons: it scores or cuts single dimensions of what {name} writes. "
-                "Here an edge is kept or cut as a whole; write the file at edge or node level instead"
-            )
-
-
-def _graph_of_eap_ig(cfg: Mapping[str, Any], nodes: Iterable[str]) -> ComputationGraph:
-    """The graph of the format's configuration. Only a complete list of nodes can show that there are no MLPs."""
-    parallel = cfg.get("parallel_attn_mlp", False)
-    without = ComputationGraph(cfg["n_layers"], cfg["n_heads"], False, parallel)
-    attention_only = {without.node_name(node) for node in range(without.n_nodes)} == set(nodes)
-    return without if attention_only else replace(without, has_mlp=True)
+    return graph_from(values).circuit()
 
 
 def importances_of(values: Mapping[str, Any], ablation: str = "corrupted") -> Importances | None:
@@ -122,39 +84,51 @@ def importances_of(values: Mapping[str, Any], ablation: str = "corrupted") -> Im
         ablation: determines what is pruned; EAP-IG's own rule is that of ``corrupted``.
 
     Raises:
-        CircuitError, UnknownNameError: see :func:`from_eap_ig`; or a node's score is infinite.
+        CircuitError, UnknownNameError: see :func:`graph_from`.
     """
-    circuit = from_eap_ig(values)
-    graph, edges = circuit.graph, circuit.scores
-    assert edges is not None
-    known = Provenance(ablation=ablation)
-    missing = np.zeros(graph.n_edges, dtype=bool)
-    missing[[graph.edge_index(name) for name, edge in values["edges"].items() if _is_missing(edge)]] = True
-    nodes = _node_scores(graph, values.get("nodes", {}))
-    if edges.any():
-        plain = None if nodes is None else np.nan_to_num(nodes)
-        return Importances(EdgeScores(graph, edges, known, nodes=plain), missing, nodes)
-    if nodes is None:
-        return None
-    scored = np.isfinite(nodes)
-    by_edge = between(graph, np.where(scored, nodes, FIRST))
-    unscored = by_edge == FIRST
-    edges = np.where(unscored, 0.0, by_edge)
-    return Importances(EdgeScores(graph, edges, known, nodes=np.where(scored, nodes, 0.0)), unscored, nodes)
+    return graph_from(values).importances(ablation)
 
 
-def _is_missing(edge: Mapping[str, Any]) -> bool:
-    return "score" in edge and (edge["score"] is None or bool(np.isnan(edge["score"])))
+def graph_from(values: Mapping[str, Any]) -> FieldGraph:
+    """What EAP-IG's graph JSON holds.
+
+    Raises:
+        CircuitError, UnknownNameError: keys are missing, or an edge does not exist in that graph.
+        CircuitError: the file is about neurons, or has infinite scores.
+    """
+    try:
+        nodes = values.get("nodes", {})
+        graph = graph_of(values["cfg"], nodes)
+        kept, scores = np.zeros(graph.n_edges, dtype=bool), np.zeros(graph.n_edges)
+        for name, edge in values["edges"].items():
+            number = graph.edge_index(name)
+            kept[number] = edge.get("in_graph", True)
+            scores[number] = _number(edge.get("score", 0.0))
+        found = FieldGraph(graph, kept, scores, _node_scores(graph, nodes))
+        return found.without_neurons(*_neurons(nodes))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CircuitError(f"this is not an EAP-IG graph: {reason(error)}") from None
 
 
-def _node_scores(graph: ComputationGraph, nodes: Mapping[str, Any]) -> Floats | None:
-    """Scores of senders, NaN for unscored ones; None if no node has a score."""
+def _number(score: Any) -> float:
+    """A score; NaN for null."""
+    return np.nan if score is None else float(score)
+
+
+def _node_scores(graph: ComputationGraph, nodes: Mapping[str, Any]) -> Floats:
+    """Scores of senders, NaN for unscored ones."""
     given = {name: node.get("score") for name, node in nodes.items() if isinstance(node, Mapping)}
-    of_sender = (given.get(name) for name in graph.sender_names)
-    scores = np.array([np.nan if score is None else float(score) for score in of_sender])
-    if np.isinf(scores).any():
-        raise CircuitError("this file has scores of nodes that are infinite")
-    return scores if np.isfinite(scores).any() else None
+    return np.array([_number(given.get(name)) for name in graph.sender_names])
+
+
+def _neurons(nodes: Mapping[str, Any]) -> tuple[dict[str, Mask], list[str]]:
+    """Which neurons of nodes are in the circuit, and the nodes whose neurons have scores."""
+    listed = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and name != "logits"}
+    kept = {name: np.array(node["neurons"], dtype=bool) for name, node in listed.items() if node.get("neurons")}
+    values = {
+        name: np.array([_number(one) for one in node.get("neurons_scores") or ()]) for name, node in listed.items()
+    }
+    return kept, [name for name, one in values.items() if np.isfinite(one).any()]
 
 
 # --- the format -------------------------------------------------------------------------------------------------------
@@ -167,9 +141,7 @@ def sniff(place: OnDisk) -> bool:
 
 def read(place: OnDisk) -> Contents:
     """The edges marked as being in a circuit, if any, and the scores, if any is not 0."""
-    values = place.values or read_object(place.path)
-    circuit, importances = from_eap_ig(values), importances_of(values, "")
-    return Contents(circuit if circuit.n_edges else None, None if importances is None else lambda: importances)
+    return graph_from(place.values or read_object(place.path)).contents()
 
 
 def write(contents: Contents, path: Path, *, d_model: int, n_heads: int | None = None) -> None:

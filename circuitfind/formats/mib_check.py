@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuitfind.errors import CircuitfindError, OptionError
-from circuitfind.formats.mib import FRACTIONS, MODELS, PAIRS, largest
-from circuitfind.graph import ComputationGraph
+from circuitfind.formats.eap_ig import graph_from
+from circuitfind.formats.eap_ig_pt import read_graph
+from circuitfind.formats.mib import ABSOLUTE, FRACTIONS, LEVELS, MODELS, PAIRS, largest
+from circuitfind.formats.mib_walk import BOTH, CMD, CPR, Found, folders_of, is_half
+from circuitfind.graph import ComputationGraph, Floats
 
 CFG = ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")
 CIRCUIT_SUFFIXES = (".json", ".pt")
+MEASURES = (CMD, CPR, BOTH)
 SHOWN = 3
 """The number of edges named in a message; the others are only counted."""
 
@@ -47,7 +53,7 @@ class SubmissionCheck:
 
     Attributes:
         folder: the submission.
-        kinds: the kind of each pair's folder: ``importances``, ``circuits``, ``mixed`` or ``nothing``.
+        kinds: the kind of each pair's folder, by its place: ``importances``, ``circuits`` or ``nothing``.
         files: all files that were read.
         findings: errors and warnings.
     """
@@ -84,28 +90,51 @@ class SubmissionCheck:
             yield f"{finding.level:8} {finding.where}: {finding.message}"
         errors = sum(finding.level == "error" for finding in self.findings)
         warnings = len(self.findings) - errors
-        yield f"{len(self.kinds)} pairs, {errors} errors, {warnings} warnings" + (
+        yield f"{len(self.kinds)} folders of pairs, {errors} errors, {warnings} warnings" + (
             "" if errors else ": it can be loaded"
         )
 
 
-def check_submission(folder: Path) -> SubmissionCheck:
+def check_submission(folder: Path, level: str = "edge") -> SubmissionCheck:
     """Check a submission's folder.
 
+    Args:
+        level: what the submission will be evaluated as: ``edge`` or ``node``.
+
     Raises:
-        OptionError: it is not a folder.
+        OptionError: it is not a folder, or there is no such level.
     """
+    if level not in LEVELS:
+        raise OptionError(f"level {level!r}: use one of {', '.join(LEVELS)}")
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder; give the one with a sub-folder for each pair")
     files: list[CheckedFile] = []
     findings: list[Finding] = []
     kinds: dict[str, str] = {}
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if place.name not in PAIRS:
-            findings.append(Finding("error", place.name, _not_a_pair(place.name)))
-        kinds[place.name] = _check_pair(place, folder, files, findings)
-    findings += _of_all(kinds)
+    found = list(folders_of(folder))
+    for one in found:
+        where = str(one.path.relative_to(folder))
+        if not one.pair:
+            findings.append(Finding("error", where, _not_a_pair(one.path.name)))
+        elif one.path.name != one.pair:
+            findings.append(Finding("warning", where, f"this name is evaluated as {one.pair}"))
+        kinds[where] = _check_pair(_Place(one.path, folder, one.pair or one.path.name, level), files, findings)
+    findings += [*_of_measures(found, folder), *_of_all({one.pair for one in found if one.pair})]
     return SubmissionCheck(folder, kinds, files, findings)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The folder of a pair, the submission it is in, the pair's name and the level that it is evaluated at."""
+
+    path: Path
+    root: Path
+    pair: str
+    level: str
+
+    def name(self, path: Path) -> str:
+        """A path as messages show it."""
+        return str(path.relative_to(self.root))
 
 
 def _not_a_pair(name: str) -> str:
@@ -116,8 +145,23 @@ def _not_a_pair(name: str) -> str:
     return f"the benchmark has no such pair and passes over this folder{hint}; it has {', '.join(PAIRS)}"
 
 
-def _of_all(kinds: Mapping[str, str]) -> Iterator[Finding]:
-    known = [name.partition("_") for name in kinds if name in PAIRS]
+def _of_measures(found: Sequence[Found], root: Path) -> Iterator[Finding]:
+    """Each pair is evaluated once for each of the two measures."""
+    for pair in sorted({one.pair for one in found if one.pair}):
+        places = {
+            measure: [one.path for one in found if (one.pair, one.measure) == (pair, measure)] for measure in MEASURES
+        }
+        for measure, other in ((CMD, CPR), (CPR, CMD)):
+            named = [str(path.relative_to(root)) for path in (*places[measure], *places[BOTH])]
+            if len(named) > 1:
+                yield Finding("error", named[1], f"{pair} is evaluated for {measure} here and in {named[0]}; keep one")
+            elif not named:
+                half = ABSOLUTE[measure == CMD]
+                yield Finding("error", pair, f"evaluated for {other} only; {half}/{pair} is missing")
+
+
+def _of_all(pairs: Iterable[str]) -> Iterator[Finding]:
+    known = [name.partition("_") for name in pairs]
     if not known:
         yield Finding("error", ".", "no folder is a pair of the benchmark, so nothing would be evaluated")
     for count, word in ((len({task for task, _, _ in known}), "task"), (len({m for _, _, m in known}), "model")):
@@ -125,38 +169,42 @@ def _of_all(kinds: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("warning", ".", f"only 1 {word}; the leaderboard asks for at least 2")
 
 
-def _check_pair(place: Path, root: Path, files: list[CheckedFile], findings: list[Finding]) -> str:
-    """Check a pair's folder, including its sub-folders for CMD and CPR, and return its kind."""
-    halves = [path for path in sorted(place.iterdir()) if path.is_dir() and _is_half(path.name)]
-    others = [path for path in sorted(place.iterdir()) if path.is_dir() and path not in halves]
-    unseen = "the evaluator does not look into this folder"
-    findings += [Finding("warning", str(path.relative_to(root)), unseen) for path in others]
-    if len(halves) == 1:
-        findings.append(Finding("error", place.name, "one sub-folder of abs-true and abs-false; give both, or none"))
-    kinds = [_check_files(path, place.name, root, files, findings) for path in halves or [place]]
-    return kinds[0] if len(set(kinds)) == 1 else "mixed"
-
-
-def _is_half(name: str) -> bool:
-    return "abs" in name.lower() and any(word in name.lower() for word in ("true", "false"))
-
-
-def _check_files(place: Path, pair: str, root: Path, files: list[CheckedFile], findings: list[Finding]) -> str:
-    """Check the files of one folder, and return its kind."""
-    where = str(place.relative_to(root))
-    paths = [path for path in sorted(place.iterdir()) if path.is_file()]
+def _check_pair(at: _Place, files: list[CheckedFile], findings: list[Finding]) -> str:
+    """Check a pair's folder, and return its kind."""
+    where = at.name(at.path)
+    folders = sorted(path for path in at.path.iterdir() if path.is_dir())
+    findings += [Finding(*_of_folder(at, path)) for path in folders]
+    paths = [path for path in sorted(at.path.iterdir()) if path.is_file()]
     circuits = [path for path in paths if path.suffix in CIRCUIT_SUFFIXES]
-    strange = [str(path.relative_to(root)) for path in paths if path not in circuits]
+    strange = [at.name(path) for path in paths if path not in circuits]
     findings += [Finding("warning", name, "neither .json nor .pt, so it is passed over") for name in strange]
     if not 1 <= len(circuits) <= 9:
         message = f"{len(circuits)} circuit files; give 1 (importances) or 2 to 9 (circuits)"
         findings.append(Finding("error", where, message))
     single = len(circuits) == 1
-    read = [_check_file(path, pair, single, root, findings) for path in circuits]
+    read = [_check_file(path, at, single, findings) for path in circuits]
     files += read
     if len(circuits) > 1:
         findings += _of_sizes(where, read)
     return "nothing" if not circuits else "importances" if single else "circuits"
+
+
+def _of_folder(at: _Place, path: Path) -> tuple[str, str, str]:
+    """What is wrong with a folder inside a pair's: level, place and message."""
+    if is_half(path.name):
+        right = f"{path.name}/{at.path.name}"
+        return (
+            "error",
+            at.name(path),
+            f"the evaluator does not look into the folders of a pair: move this one to {right}",
+        )
+    if any(file.suffix in CIRCUIT_SUFFIXES for file in path.rglob("*")):
+        return (
+            "error",
+            at.name(path),
+            "the evaluator does not look into this folder, but counts it as a circuit; move it away",
+        )
+    return "warning", at.name(path), "the evaluator does not look into this folder"
 
 
 def _of_sizes(where: str, read: Sequence[CheckedFile]) -> Iterator[Finding]:
@@ -176,24 +224,59 @@ def _of_sizes(where: str, read: Sequence[CheckedFile]) -> Iterator[Finding]:
             yield Finding("error", path, f"{kept:,} edges; at {100 * fraction:g} % of {of:,} it may have {most:,}")
 
 
-def _check_file(path: Path, pair: str, single: bool, root: Path, findings: list[Finding]) -> CheckedFile:
-    """Check one circuit file."""
-    where = str(path.relative_to(root))
-    if path.suffix == ".pt":
-        message = "a .pt file is pickled, which is not read here: it is not checked"
-        findings.append(Finding("warning", where, message))
-        return CheckedFile(where, None, None, None)
+def _check_file(path: Path, at: _Place, single: bool, findings: list[Finding]) -> CheckedFile:
+    """Check one circuit file; one that cannot be read is an error."""
+    where = at.name(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        graph = _graph_of(values, pair)
+        if path.suffix == ".pt":
+            checked, found = _check_pt(path, at, single)
+        else:
+            checked, found = _check_json(path, at, single)
     except (OSError, ValueError, CircuitfindError) as error:
         findings.append(Finding("error", where, str(error)))
         return CheckedFile(where, None, None, None)
+    findings += [Finding(level, where, message) for level, message in found]
+    return checked
+
+
+def _check_json(path: Path, at: _Place, single: bool) -> tuple[CheckedFile, list[tuple[str, str]]]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    graph = _graph_of(values, at.pair)
     edges = values["edges"]
-    findings += [Finding("error", where, message) for message in _of_nodes(values["nodes"], graph)]
-    findings += [Finding(level, where, message) for level, message in _of_edges(edges, graph, single)]
+    found = [("error", message) for message in _of_nodes(values["nodes"], graph)]
+    found += _of_edges(edges, graph, single and at.level == "edge", "score" if single else "")
+    if single and not any(level == "error" for level, _ in found):
+        read = graph_from(values)
+        found += _of_level(read.nodes, bool(np.nan_to_num(read.scores).any()), at.level)
     kept = sum(1 for edge in edges.values() if isinstance(edge, Mapping) and edge.get("in_graph") is True)
-    return CheckedFile(where, len(edges), kept, graph.n_edges)
+    return CheckedFile(at.name(path), len(edges), kept, graph.n_edges), found
+
+
+def _check_pt(path: Path, at: _Place, single: bool) -> tuple[CheckedFile, list[tuple[str, str]]]:
+    read, values = read_graph(path)
+    graph = _graph_of({"cfg": values["cfg"], "nodes": {}, "edges": {}}, at.pair)
+    found: list[tuple[str, str]] = []
+    if single and "edges_scores" not in values:
+        found.append(("error", "lacks edges_scores, which importances need"))
+    elif single:
+        bad = np.flatnonzero(np.isnan(read.scores)).tolist() if at.level == "edge" else []
+        if bad:
+            found.append(("error", f"edges without a finite score: {_some(read.graph.edge_names(bad))}"))
+        found += _of_level(read.nodes, bool(np.nan_to_num(read.scores).any()), at.level)
+    return CheckedFile(at.name(path), graph.n_edges, int(read.kept.sum()), graph.n_edges), found
+
+
+def _of_level(nodes: Floats | None, edges_scored: bool, level: str) -> Iterator[tuple[str, str]]:
+    """Whether importances can be evaluated at a level."""
+    if level == "edge" and nodes is not None and not edges_scored:
+        yield (
+            "error",
+            "only nodes have scores, so it is evaluated at node level; hand it in so, and check it with --level node",
+        )
+    if level == "node" and nodes is None:
+        yield "error", "no node has a score, so it cannot be evaluated at node level"
+    if level == "node" and nodes is not None and (unscored := int(np.isnan(nodes).sum())):
+        yield "warning", f"{unscored:,} nodes have no score, and are in every circuit"
 
 
 def _graph_of(values: Any, pair: str) -> ComputationGraph:
@@ -228,8 +311,15 @@ def _of_nodes(nodes: Mapping[str, Any], graph: ComputationGraph) -> Iterator[str
         yield f"nodes without in_graph: {_some(unmarked)}"
 
 
-def _of_edges(edges: Mapping[str, Any], graph: ComputationGraph, single: bool) -> Iterator[tuple[str, str]]:
-    """What is wrong with the edges; importances need a finite score for each."""
+def _of_edges(
+    edges: Mapping[str, Any], graph: ComputationGraph, ranked: bool, needed: str
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the edges.
+
+    Args:
+        ranked: they are ranked, so each needs a finite score.
+        needed: a key that every edge needs, whatever its value; "" for none.
+    """
     strange, unmarked, unscored = [], [], []
     for name, edge in edges.items():
         try:
@@ -238,15 +328,15 @@ def _of_edges(edges: Mapping[str, Any], graph: ComputationGraph, single: bool) -
             strange.append(name)
         if not isinstance(edge, Mapping) or not isinstance(edge.get("in_graph"), bool):
             unmarked.append(name)
-        elif single and not _is_number(edge.get("score")):
+        elif (ranked and not _is_number(edge.get("score"))) or (needed and needed not in edge):
             unscored.append(name)
     if strange:
         yield "error", f"edges that the model does not have: {_some(strange)}"
     if unmarked:
         yield "error", f"edges without in_graph: true or false: {_some(unmarked)}"
     if unscored:
-        yield "error", f"edges without a finite score: {_some(unscored)}"
-    if single and not strange and len(edges) < graph.n_edges:
+        yield "error", f"edges without a {'finite ' if ranked else ''}score: {_some(unscored)}"
+    if ranked and not strange and len(edges) < graph.n_edges:
         yield "warning", f"{graph.n_edges - len(edges):,} of {graph.n_edges:,} edges are not listed, and get score 0"
 
 

@@ -1,6 +1,6 @@
 """The computation graph: senders, receivers and edges as flat arrays, their kinds, names and places, and networkx."""
 
-from circuitfind.graph.ablation_rules import ABLATIONS, AblationRule, prunes_from_input, rule_of
+from circuitfind.graph.ablation_rules import ABLATIONS, REFERENCE, AblationRule, prunes_from_input, rule_of
 from circuitfind.graph.as_networkx import SHARED
 from circuitfind.graph.blocks import Block, Floats, Ints, Longs, Mask, PerEdge
 from circuitfind.graph.computation_graph import ComputationGraph
@@ -14,6 +14,7 @@ __all__ = [
     "LETTERS",
     "NODE_KINDS",
     "PORTS",
+    "REFERENCE",
     "SHARED",
     "AblationRule",
     "Block",

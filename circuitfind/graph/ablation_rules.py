@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REFERENCE = "mean-reference"
+"""The ablation whose means are taken over prompts of the user's own."""
+
 
 @dataclass(frozen=True)
 class AblationRule:
@@ -17,17 +20,19 @@ class AblationRule:
         carries: what a cut edge carries: the sender's ``"run"`` on the corrupted prompt, ``"zero"``, the ``"mean"`` of its
             outputs, or the ``"optimal"`` constant. Every engine branches on this and refuses what it does not know.
         by_position: whether there is a mean for every position.
+        mean_of: the prompts of a mean: ``"corrupted"`` (the clean ones where there are none), ``"clean"`` or ``"reference"``.
     """
 
     name: str
     carries: str
     by_position: bool = False
     prunes_from_input: bool = False
+    mean_of: str = "corrupted"
 
     @property
     def from_prompts(self) -> bool:
         """Whether the constant is computed from all prompts, so that the score of one prompt depends on the others."""
-        return self.carries in ("mean", "optimal")
+        return self.carries == "optimal" or (self.carries == "mean" and self.mean_of != "reference")
 
 
 _RULES = {
@@ -37,6 +42,8 @@ _RULES = {
         AblationRule("zero", "zero"),
         AblationRule("mean", "mean"),
         AblationRule("mean-positional", "mean", by_position=True),
+        AblationRule("mean-clean", "mean", mean_of="clean"),
+        AblationRule(REFERENCE, "mean", mean_of="reference"),
         AblationRule("optimal", "optimal"),
     )
 }

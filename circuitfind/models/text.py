@@ -25,6 +25,12 @@ class HuggingFaceTokenizer:
             raise OptionError("this model's tokenizer has no BOS token; leave out --bos")
         self.bos = self._adds_bos() if bos is None else bos
 
+    @property
+    def bos_id(self) -> int | None:
+        """The id of the BOS token; None without one."""
+        found: int | None = self.tokenizer.bos_token_id
+        return found
+
     def _adds_bos(self) -> bool:
         if self.tokenizer.bos_token_id is None or type(self.tokenizer).__name__.startswith(_NEVER_BY_THEMSELVES):
             return False

@@ -1,7 +1,7 @@
 """Ablation of components: knock out heads, MLPs or single neurons in the full model, and measure what is lost.
 
-Everything downstream is recomputed, so this is noising of whole components (Heimersheim & Nanda 2024), with any of the five
-ablations (for neurons, any but ``optimal``). Wang et al. (2022, section 2.1) use the mean over the corrupted prompts. A neuron
+Everything downstream is recomputed, so this is noising of whole components (Heimersheim & Nanda 2024), with any
+ablation (for neurons, any but ``optimal``). Wang et al. (2022, section 2.1) use the mean over the corrupted prompts. A neuron
 is one hidden value of an MLP, after the activation (and the gate and an inner norm, if any). Zero ablation sets it to 0, mean
 ablation to its mean over the real tokens of the corrupted prompts, and corrupted ablation to its value in the corrupted run.
 

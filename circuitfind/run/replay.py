@@ -40,6 +40,7 @@ from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.setting.naming import load_task, tokenized_pairs
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import metric_again
+from circuitfind.task.reference import reference_prompts
 from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
@@ -207,7 +208,12 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
             f"the prompts of task {p.task!r} are not those of the run any more (fingerprint {found[:12]}, the run's is "
             f"{p.pairs_hash[:12] or 'unknown'}); replay with the version of circuitfind, and the task, that made it"
         )
-    return pairs
+    if not p.reference_hash:
+        return pairs
+    reference = reference_prompts(settings.get("reference", []), model.tokenizer)
+    if reference.checksum() != p.reference_hash:
+        raise CircuitError("the run's reference prompts have changed since; replay with those that it was made with")
+    return replace(pairs, reference=reference)
 
 
 def _prompts_at_once(model: Transformer, pairs: TokenPairs) -> int:

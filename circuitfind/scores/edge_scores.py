@@ -37,6 +37,8 @@ class Provenance:
         ablation: what a cut edge carries instead.
         algorithm, options, seed: how the scores were found.
         signed: whether a score's sign says that its edge helps or hurts; False if scores are absolute values only.
+        reference_hash: SHA-256 of the reference prompts, under ``mean-reference`` ablation.
+        bos: whether every clean prompt began with the BOS token; None where the tokenizer has none, or it is not known.
     """
 
     model: str = ""
@@ -54,6 +56,8 @@ class Provenance:
     seed: int = 0
     signed: bool = True
     metric_source: Mapping[str, str] = field(default_factory=dict)
+    reference_hash: str = ""
+    bos: bool | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:

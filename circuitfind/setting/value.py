@@ -13,6 +13,7 @@ from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
+from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
@@ -20,6 +21,7 @@ from circuitfind.task import Task, TokenPairs, id_pairs_of
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
+from circuitfind.task.reference import reference_prompts
 from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
@@ -48,6 +50,9 @@ class Setting:
         ablation: what a cut edge carries. If None: that of the measured circuit, or else ``corrupted``.
         n, n_held_out: number of prompts of the train and of the held-out split.
         seed: of the prompts and of everything else drawn at random.
+        reference: prompts of your own whose mean outputs cut edges carry, for ``mean-reference`` ablation, which is the default
+            with them: a file, a list of texts, :class:`PromptPairs` or :class:`TokenPairs`; see
+            :func:`circuitfind.task.reference.reference_prompts`.
         task_options: values of the task's options. If None: those of the measured circuit, or else the defaults.
         pairs: token pairs to use instead of the task's, for every split.
         batch_size: prompts at a time; if None, as many as memory allows.
@@ -87,6 +92,7 @@ class Setting:
     dtype: str = "float32"
     bos: bool | None = None
     kv_ports: str = "head"
+    reference: Any = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +105,8 @@ class Setting:
             raise UnknownNameError("ablation", self.ablation, ABLATIONS)
         if self.corrupt:
             check_rule(self.corrupt)
+        if self.reference is not None and self.ablation is None:
+            object.__setattr__(self, "ablation", REFERENCE)
 
     def refuse_early(self) -> None:
         """Refuse everything that is known to be wrong before the model loads.
@@ -114,6 +122,7 @@ class Setting:
         ):
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
+        self._refuse_reference()
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
         self.require_corrupted()
@@ -152,8 +161,27 @@ class Setting:
         """
         return self.but(ablation="mean") if self.ablation is None and self.lacks_corrupted else self
 
+    def _refuse_reference(self) -> None:
+        """Refuse reference prompts that nothing uses, and an ablation that lacks them."""
+        given = self.reference is not None or (self.pairs is not None and self.pairs.reference is not None)
+        if self.ablation == REFERENCE and not given:
+            raise OptionError(
+                f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
+            )
+        if self.reference is not None and self.ablation != REFERENCE:
+            raise OptionError(
+                f"reference prompts are for {REFERENCE} ablation, not for {self.ablation!r}; leave out one of the two"
+            )
+        if isinstance(self.reference, str | Path) and not Path(self.reference).is_file():
+            raise OptionError(f"--reference {self.reference}: there is no such file")
+
     def but(self, **changes: Any) -> Setting:
-        """The same setting with some changes; whatever they do not affect stays loaded."""
+        """The same setting with some changes; whatever they do not affect stays loaded.
+
+        Reference prompts go if the ablation becomes one that does not use them.
+        """
+        if changes.get("ablation", REFERENCE) != REFERENCE:
+            changes.setdefault("reference", None)
         other = replace(self, **changes)
         if not changes.keys() & {"task", "model", "corrupt", "group_by", *LOADING}:
             object.__setattr__(other, "_made", self._made)
@@ -191,6 +219,7 @@ class Setting:
             "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
+            **({"reference": str(Path(at).resolve())} if isinstance(at := self.reference, str | Path) else {}),
         }
 
     def _task_again(self) -> str:
@@ -271,15 +300,26 @@ class Setting:
     def prompts(self, split: str, fresh: bool = False) -> TokenPairs:
         """Tokenised prompts of one split; with ``fresh``, the same number of other prompts from it."""
         if self.pairs is not None:
-            return self.pairs
+            return self._with_reference(self.pairs)
         n = self.n_held_out if split == "held-out" else self.n
         seed, options = self.seed + FRESH_SEED * fresh, dict(self.task_options or {})
-        return self._once(
+        pairs = self._once(
             (split, n, seed, self.answers, *sorted(options.items())),
             lambda: tokenized_pairs(
                 self.transformer, self.behaviour, split=split, n=n, seed=seed, answers=self.answers, **options
             ),
         )
+        return self._with_reference(pairs)
+
+    def _with_reference(self, pairs: TokenPairs) -> TokenPairs:
+        """Pairs with the reference prompts that the ablation takes its means over, if it does."""
+        if self.reference is None or self.ablation != REFERENCE:
+            return pairs
+
+        def read() -> tuple[Any, TokenPairs]:  # the source is kept, so that no other object gets its id
+            return self.reference, reference_prompts(self.reference, self.transformer.tokenizer)
+
+        return replace(pairs, reference=self._once(("reference", id(self.reference)), read)[1])
 
     def called(self, split: str) -> str:
         """What a result calls the prompts of a split: ``given``, if :attr:`pairs` were given instead."""
@@ -346,6 +386,14 @@ class Setting:
             unit=resolved.unit,
             ablation=self.ablated_by,
             seed=self.seed,
+            reference_hash=pairs.reference.checksum() if self.ablated_by == REFERENCE and pairs.reference else "",
+            bos=_begin_with_bos(pairs, model.tokenizer),
             **about,
         )
         return Problem(model, pairs, resolved, self.ablated_by, self.seed, self.batch_size, parts, provenance)
+
+
+def _begin_with_bos(pairs: TokenPairs, tokenizer: Any) -> bool | None:
+    """Whether every clean prompt begins with the BOS token; None if the tokenizer has none."""
+    bos = getattr(tokenizer, "bos_id", None)
+    return None if bos is None else bool((pairs.clean[:, 0] == bos).all())

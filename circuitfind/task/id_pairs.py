@@ -1,7 +1,7 @@
 """Prompt pairs that are token ids already, for models without a tokenizer: tables of ids, their task, and its two splits.
 
-A table has the columns ``clean_ids`` and ``correct_ids``, and ``corrupted_ids`` and ``incorrect_ids`` where the ablation and the
-metric need them. ``answer_at`` may say at which token, counted from 0, the answer is read (the last if empty). A cell holds ids
+A table has the columns ``clean_ids`` and ``correct_ids``, and ``corrupted_ids`` and ``incorrect_ids`` where ablation and metric
+need them. ``answer_at`` may say at which token, counted from 0, the answer is read (the last if empty). A cell holds ids
 with spaces or ``|`` between them, or a JSON list. Several ids of an answer are a set of answers with one token each.
 """
 

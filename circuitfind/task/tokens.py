@@ -98,6 +98,8 @@ class TokenPairs:
         correct, incorrect: ids of the answers, shape (prompts, most answers), filled up with -1.
         text: the pairs these ids came from, one for each row, or None.
         steps: how rows belong together where answers have several tokens; None where each row is a pair of its own.
+        reference: prompts that are not measured, but that ``mean-reference`` ablation takes its means over (their clean side);
+            None without them.
     """
 
     clean: np.ndarray[Any, np.dtype[np.int64]]
@@ -108,6 +110,7 @@ class TokenPairs:
     incorrect: np.ndarray[Any, np.dtype[np.int64]]
     text: PromptPairs | None = None
     steps: AnswerSteps | None = None
+    reference: TokenPairs | None = None
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "length", "answer_position", "correct", "incorrect"):
@@ -177,6 +180,8 @@ class TokenPairs:
         elsewhere = (self.answer_position,) if (self.answer_position != self.length - 1).any() else ()
         for array in (self.clean, self.corrupted, self.length, self.correct, self.incorrect, *elsewhere):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        if self.reference is not None:
+            digest.update(self.reference.checksum().encode())
         if self.steps is not None:
             digest.update(self.steps.pair.tobytes() + self.steps.answer.tobytes() + self.steps.weight.tobytes())
         return digest.hexdigest()
@@ -195,6 +200,7 @@ class TokenPairs:
             self.incorrect[rows],
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
             None if self.steps is None else self.steps.take(rows),
+            self.reference,
         )
 
 

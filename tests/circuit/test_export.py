@@ -35,16 +35,19 @@ def test_evaluate_and_render_choose_from_importances(run, folder, tmp_path):
 def test_runs_are_exported_into_one_submission(run, folder, tmp_path):
     assert "--pair" in run("export", folder, "--to", "mib", "--out", "sub")[2]
     assert run("export", folder, "--to", "mib", "--out", "sub", "--pair", "ioi_tasks-4l")[0] == 0
-    scores = some_scores(task="ioi", model="gpt2")
+    scores = some_scores(task="ioi", model="gpt2", bos=False)
     scores.save(tmp_path / "scores.safetensors")
     code, out, _ = run("export", "scores.safetensors", "--to", "mib", "--out", "sub", "--circuits", "both", "--json")
-    assert (code, json.loads(out)["folders"]) == (0, ["sub/ioi_gpt2"])
+    assert "no BOS token" in json.loads(out)["warnings"][0]
+    assert (code, json.loads(out)["folders"]) == (0, ["sub/abs-true/ioi_gpt2", "sub/abs-false/ioi_gpt2"])
     own = json.loads((tmp_path / "sub" / "ioi_tasks-4l" / "importances.json").read_text())
     assert (own["cfg"]["d_model"], len(own["edges"])) == (128, 1519)
     code, out, _ = run("check-submission", "sub", "--json")
     found = json.loads(out)
     assert (code, found["passed"]) == (1, False)
     assert [finding["where"] for finding in found["findings"] if finding["level"] == "error"] == ["ioi_tasks-4l"]
+    code, _, err = run("export", "scores.safetensors", "--to", "mib", "--out", "sub", "--level", "node", "--force")
+    assert (code, "not of every head and MLP" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ GRAPHS = {
     "groups": ComputationGraph(2, 4, n_kv_groups=2),
     "whole attention": ComputationGraph(3, 1, whole_attention=True),
 }
-GIVEN = {"d_model": 8, "n_heads": 3, "pair": "ioi_small", "circuits": None, "force": False}
+GIVEN = {"d_model": 8, "n_heads": 3, "pair": "ioi_small", "circuits": None, "level": "edge", "force": False}
 SPLIT = {"eap-ig", "mib", "autocircuit"}
 """Formats that have a node for each head and a port for each of its q, k and v."""
 every = pytest.mark.parametrize("format_", list(FORMATS), ids=lambda one: one.name)

@@ -17,6 +17,8 @@ from circuitfind.graph import ComputationGraph
 from circuitfind.graph.kv_groups import split_blocks
 from circuitfind.selection.prefixes import best_edges
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*BOS token")
+
 
 @pytest.fixture(scope="module")
 def submission(tmp_path_factory):
@@ -50,10 +52,11 @@ def test_importances_have_every_edge_with_its_score_and_the_keys_of_the_format(s
 
 def test_circuits_are_the_best_edges_of_exactly_the_shares_of_the_benchmark(tmp_path):
     scores = some_scores()
-    folder = write_pair(tmp_path, "ioi_gpt2", scores, circuits="both")
-    for absolute, place in ((True, "abs-true"), (False, "abs-false")):
+    folders = write_pair(tmp_path, "ioi_gpt2", scores, circuits="both")
+    assert folders == [tmp_path / "abs-true" / "ioi_gpt2", tmp_path / "abs-false" / "ioi_gpt2"]
+    for absolute, folder in zip((True, False), folders, strict=True):
         kept = {}
-        for path in (folder / place).iterdir():
+        for path in folder.iterdir():
             circuit = load_circuit(path)
             kept[circuit.n_edges] = circuit.kept
             assert (prune(GPT2, circuit.kept, "corrupted") == circuit.kept).all()
@@ -150,7 +153,10 @@ def test_a_pair_that_exists_is_replaced_whole_and_only_on_request(tmp_path):
     write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8, circuits="signed")
     with pytest.raises(OptionError, match="--force"):
         write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8)
-    folder = write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8, force=True)
+    write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8, circuits="both", force=True)
+    with pytest.raises(OptionError, match="abs-true/a_b exists already"):
+        write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8)
+    (folder,) = write_pair(tmp_path, "a_b", some_scores(SMALL), d_model=8, force=True)
     assert [path.name for path in folder.iterdir()] == ["importances.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["a_b"]
 
@@ -162,7 +168,7 @@ def test_what_is_written_passes_without_a_warning(submission):
     assert dict(found.kinds) == {"arc-easy_gemma2": "circuits", "ioi_gpt2": "importances"}
     table = "\n".join(found.lines())
     assert "32,491" in table
-    assert "2 pairs, 0 errors, 0 warnings: it can be loaded" in table
+    assert "2 folders of pairs, 0 errors, 0 warnings: it can be loaded" in table
 
 
 def broken(tmp_path, change):
@@ -224,7 +230,7 @@ def test_folders_and_numbers_of_files_are_held_against_the_evaluator(tmp_path):
 
 
 def test_a_circuit_larger_than_its_share_is_an_error_and_missing_ones_move_the_axis(tmp_path):
-    folder = write_pair(tmp_path, "ioi_gpt2", some_scores(), circuits="signed")
+    (folder,) = write_pair(tmp_path, "ioi_gpt2", some_scores(), circuits="signed")
     (folder / "edges-0.001.json").unlink()
     found = check_submission(tmp_path)
     assert any(
@@ -233,20 +239,3 @@ def test_a_circuit_larger_than_its_share_is_an_error_and_missing_ones_move_the_a
     )
     assert "64 edges; at 0.1 % of 32,491 it may have 32" in messages(found)
     assert len(messages(found)) == 8
-
-
-def test_one_half_of_two_is_an_error_and_pickles_are_not_opened(tmp_path):
-    folder = write_pair(tmp_path, "ioi_gpt2", some_scores(), circuits="both")
-    (folder / "abs-true").rename(folder / "else")
-    for place in (folder / "abs-false", folder / "else"):
-        for path in place.iterdir():
-            path.unlink()
-    (folder / "abs-false" / "importances.pt").write_bytes(b"not even a pickle")
-    (folder / "abs-false" / "notes.txt").write_text("")
-    found = check_submission(tmp_path)
-    assert messages(found) == ["one sub-folder of abs-true and abs-false; give both, or none"]
-    warnings = " ".join(messages(found, "warning"))
-    assert "does not look into this folder" in warnings
-    assert "pickled, which is not read here" in warnings
-    assert "neither .json nor .pt" in warnings
-    assert found.files[0].listed is None

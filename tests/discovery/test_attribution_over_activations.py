@@ -8,6 +8,7 @@ from attribution import MODEL, PAIRS, scores, targets_of
 from attribution_loops import clean_and_ablated, masks_of, naive_gradients
 from builders import TIGHT, few_shapes, prompt, random_pairs, small_model
 
+from circuitfind.errors import OptionError
 from circuitfind.execution import ABLATIONS, AttributionPass, Writes, make_batches, prepare_ablation, run_masked
 from circuitfind.execution.gradients.integration_points import shares_of_way
 from circuitfind.execution.writes import sublayers
@@ -121,14 +122,26 @@ def test_the_scores_out_of_a_sublayer_sum_to_what_its_ablation_costs(ablation):
         assert found[out_of].sum() == pytest.approx(lost, abs=2e-3 * max(1, abs(lost)))
 
 
-def test_an_edge_is_credited_with_the_path_of_its_own_sublayer_only():
-    everything = list(MODEL.graph.sender_names)
-    mistaken = naive_activations(
-        MODEL, PAIRS.take([0]), METRICS["logit-diff"], "corrupted", [1 / 2], lambda names: everything
+@pytest.mark.parametrize(
+    "model", ["layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "three-layers"], indirect=True
+)
+@pytest.mark.parametrize(("ablation", "points"), [("corrupted", "right"), ("mean-clean", "midpoint")])
+def test_over_all_sublayers_an_edge_gets_the_mean_of_every_sublayers_path_as_in_the_original(model, ablation, points):
+    everything, pairs = list(model.graph.sender_names), random_pairs(model, 2)
+    shares = shares_of_way(2, points, METRICS["logit-diff"])
+    expected = naive_activations(model, pairs, METRICS["logit-diff"], ablation, shares, lambda names: everything) / len(
+        list(by_sublayer(model))
     )
-    mistaken /= len(list(by_sublayer(MODEL)))  # the original code's mean over all points of all sublayers
-    found = scores("eap-ig-activations", MODEL, PAIRS.take([0]), steps=1)
-    assert np.abs(found - mistaken).max() > 0.1 * np.abs(found).max()
+    options = {"ablation": ablation, "points": points, "steps": 2}
+    found = scores("eap-ig-activations", model, pairs, sublayers="all", **options)
+    np.testing.assert_allclose(found, expected, **TIGHT)
+    own = scores("eap-ig-activations", model, pairs, **options)
+    assert np.abs(found - own).max() > 0.05 * np.abs(own).max()
+
+
+def test_other_words_for_the_sublayers_are_refused():
+    with pytest.raises(OptionError, match="sublayers='both': use 'own' or 'all'"):
+        scores("eap-ig-activations", sublayers="both")
 
 
 def test_the_last_point_alone_is_eap_under_every_ablation():

@@ -7,6 +7,7 @@ import torch
 from builders import TIGHT, few_shapes, random_pairs
 
 import circuitfind as cf
+from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches, prepare_ablation
 from circuitfind.execution.plain_run import hidden_means
 from circuitfind.task import TokenPairs
@@ -48,6 +49,22 @@ def test_a_mean_is_that_of_its_own_sender_over_real_tokens_alone(model, uneven, 
         for position in range(int(uneven.length.max())):
             expected = mean_by_hand(model, uneven, model.graph.sender_names[sender], position)
             np.testing.assert_allclose(by_position[sender, 0, position], expected, **TIGHT)
+
+
+@few_shapes
+def test_means_of_clean_and_of_reference_prompts_are_those_of_these_prompts_alone(model, uneven):
+    """Neither the corrupted prompts nor the way they are batched plays a role, and reference prompts may be longer."""
+    other = np.zeros_like(uneven.corrupted)
+    changed = TokenPairs(**(vars(uneven) | {"corrupted": other}))
+    for name, prompts in (("mean-clean", uneven), ("mean-reference", uneven.reference)):
+        expected = TokenPairs(**(vars(prompts) | {"corrupted": prompts.clean}))
+        means = prepare_ablation(name, model, make_batches(model, changed, 3)).means
+        for number in (0, 1, model.graph.n_senders - 1):
+            sender = model.graph.sender_names[number]
+            np.testing.assert_allclose(means[number, 0, 0], mean_by_hand(model, expected, sender, None), **TIGHT)
+    bare = TokenPairs(**(vars(uneven) | {"reference": None}))
+    with pytest.raises(OptionError, match="give --reference FILE, or reference="):
+        prepare_ablation("mean-reference", model, make_batches(model, bare))
 
 
 @few_shapes
@@ -102,3 +119,6 @@ def test_a_neurons_mean_is_its_own_over_real_tokens_alone(model, uneven):
     for place, values in by_position.items():
         np.testing.assert_allclose(positional[0, place], sum(values) / len(values), **TIGHT)
     assert (mean[0, 0][:, None] - mean[0, 0]).abs().add(torch.eye(mean.shape[-1])).min() > 0
+    swapped = TokenPairs(**(vars(uneven) | {"clean": uneven.corrupted, "corrupted": uneven.clean}))
+    of_clean = hidden_means("mean-clean", model, make_batches(model, swapped, 2), [layer])[layer]
+    np.testing.assert_allclose(of_clean, mean, **TIGHT)

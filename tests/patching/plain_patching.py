@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import naive
 import torch
+from naive_runs import averaged_prompts
 from torch import Tensor
 
 import circuitfind as cf
@@ -85,9 +86,16 @@ def tokens_of(pairs: TokenPairs, row: int, side: str) -> Tensor:
 
 
 def replacements(
-    model: Transformer, runs: list[dict[str, Tensor]], direction: str, ablation: str
+    model: Transformer,
+    runs: list[dict[str, Tensor]],
+    direction: str,
+    ablation: str,
+    averaged: list[dict[str, Tensor]] | None = None,
 ) -> list[dict[str, Tensor]]:
-    """For every prompt, by name, what is put in the place of each value, from the clean or from the corrupted runs."""
+    """For every prompt, by name, what is put in the place of each value, from the clean or from the corrupted runs.
+
+    ``averaged``: the runs that a mean is taken over, if not these.
+    """
     if direction == "denoising" or ablation == "corrupted":
         return runs
     out = []
@@ -95,8 +103,8 @@ def replacements(
         values = {name: torch.zeros_like(value) for name, value in run.items()}
         for name, value in values.items() if ablation != "zero" else ():
             for place in range(len(value)):
-                if ablation == "mean":
-                    seen = [other[name][p] for other in runs for p in range(len(other[name]))]
+                if ablation != "mean-positional":
+                    seen = [other[name][p] for other in averaged or runs for p in range(len(other[name]))]
                 else:
                     seen = [other[name][place] for other in runs if len(other[name]) > place]
                 value[place] = sum(seen) / len(seen)
@@ -107,7 +115,8 @@ def replacements(
 def ablated(model: Transformer, pairs: TokenPairs, ablation: str) -> list[dict[str, Tensor]]:
     """What noising puts in the place of each value of every prompt."""
     runs = [values_of(model, tokens_of(pairs, row, "corrupted")) for row in range(len(pairs))]
-    return replacements(model, runs, "noising", ablation)
+    averaged = [values_of(model, tokens) for tokens in averaged_prompts(pairs, ablation) or ()]
+    return replacements(model, runs, "noising", ablation, averaged)
 
 
 def ablated_streams(model: Transformer, writes: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import torch
 from builders import random_pairs
 from naive import ablated_values, senders
+from naive_runs import averaged_prompts
 
 from circuitfind.execution import make_batches, prepare_ablation
 from circuitfind.task.metrics import METRICS, Targets
@@ -26,7 +27,7 @@ def runs_of(model, pairs, ablation):
         constants = prepare_ablation(ablation, model, make_batches(model, pairs)).means[:, 0, 0]
         by_name = dict(zip(model.graph.sender_names, constants, strict=True))
         return tokens, clean, [{sender: row.expand(len(run), -1) for sender, row in by_name.items()} for run in tokens]
-    return tokens, clean, ablated_values(model, ablation, corrupted)
+    return tokens, clean, ablated_values(model, ablation, corrupted, averaged_prompts(pairs, ablation))
 
 
 def measured(pairs, row, logits, metric=METRIC) -> float:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from builders import TIGHT, few_shapes, random_pairs, small_model
+from naive_runs import averaged_prompts
 from plain_patching import BY_HAND, IOI, naive_metric, patched_logits, replacements, tokens_of, values_of
 
 import circuitfind as cf
@@ -43,7 +44,9 @@ def test_patching_any_component_is_what_plain_loops_give(model, few_pairs, reque
         options = {"direction": direction, "ablation": ablation, "pairs": few_pairs}
         found = cf.activation_patch(model, IOI, groups, **options)
         by_position = cf.activation_patch(model, IOI, groups, by="position", **options).per_example
-        values = replacements(model, runs["clean" if direction == "denoising" else "corrupted"], direction, ablation)
+        averaged = [values_of(model, tokens) for tokens in averaged_prompts(few_pairs, ablation) or ()]
+        sides = runs["clean" if direction == "denoising" else "corrupted"]
+        values = replacements(model, sides, direction, ablation, averaged)
         base, sign = (found.corrupted, 1) if direction == "denoising" else (found.clean, -1)
         chosen = rng.permutation(len(groups))[:2]
         for number, part in zip(chosen, (None, int(rng.integers(0, 5))), strict=True):

@@ -89,6 +89,17 @@ class Contrast:
         gradient_of.backward(self.objective)
         return self.products.multiply(gradient_of, change, senders)
 
+    def dot_below(self, change: Writes, gradient_of: AttributionPass, senders: slice, arriving: Tensor) -> Floats:
+        """The same with the gradient at the receivers below a sublayer that writes constants: one backward pass below it.
+
+        Args:
+            gradient_of: a run from the first block.
+            senders: the sublayer.
+            arriving: the gradient at what its first reader reads, (prompts, positions, d_model).
+        """
+        below = gradient_of.backward_below(senders, arriving)
+        return self.products.multiply(gradient_of, change, below=below)
+
     def dot_at_outputs(self, change: Writes, gradient_of: AttributionPass) -> Floats:
         """The change of every sender times the gradient at its output in a run, float64 (prompts, senders): one backward
         pass.

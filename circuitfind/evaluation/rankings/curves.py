@@ -16,6 +16,9 @@ all make up 85 % of both.
 The logarithmic versions emphasise small circuits: the area over ``log x``, divided by the width of that axis, which is a mean
 over orders of magnitude. An ``f`` of 1 gets 1 and 0. An ``f`` of 0 up to the last of the ten sizes gets 0.050 and 0.950.
 
+At node level MIB ranks nodes (the input too) instead of edges: a circuit holds every edge out of the ``int(x * nodes)`` best
+nodes, pruned; nodes without a score are in every circuit (:func:`measure_node_curves`).
+
 Deviations: pruning follows the ablation used for measuring. MIB prunes from both ends, which leaves the function unchanged
 under corrupted ablation, the only one it evaluates. Under the others, a node that no path from the input reaches still
 computes something, and is kept. MIB's circuits for information flow routes grow greedily; here every method's circuits are
@@ -161,8 +164,8 @@ def best_circuits(scores: EdgeScores, asked: Longs, *, absolute: bool, ranking: 
     return np.stack(circuits)
 
 
-def sizes_of(graph: ComputationGraph, fractions: Sequence[float]) -> tuple[Floats, Longs]:
-    """Fractions as an array, and the number of edges for each, rounded down as in MIB.
+def sizes_of(n: int, fractions: Sequence[float]) -> tuple[Floats, Longs]:
+    """Fractions as an array, and the number of ``n`` edges or nodes for each, rounded down as in MIB.
 
     Raises:
         OptionError: there are none, one is outside (0, 1], or they are not rising.
@@ -170,7 +173,7 @@ def sizes_of(graph: ComputationGraph, fractions: Sequence[float]) -> tuple[Float
     shares = np.asarray(fractions, dtype=np.float64)
     if not len(shares) or not (shares > 0).all() or shares[-1] > 1 or not (np.diff(shares) > 0).all():
         raise OptionError(f"fractions {list(fractions)}: give rising numbers above 0 and up to 1")
-    return shares, np.array([int(share * graph.n_edges) for share in shares.tolist()], dtype=np.int64)
+    return shares, np.array([int(share * n) for share in shares.tolist()], dtype=np.int64)
 
 
 # -------------------------------------------------------------------- curves
@@ -226,7 +229,7 @@ def curves_under(
     conditions: CircuitRunner, scores: EdgeScores, fractions: Sequence[float], selections: Sequence[bool]
 ) -> list[Curve]:
     """A curve for each way of selecting (``absolute``); all circuits run together."""
-    shares, asked = sizes_of(scores.graph, fractions)
+    shares, asked = sizes_of(scores.graph.n_edges, fractions)
     prunes = pruned_for(scores, conditions.ablation)
     families = [best_circuits(prunes, asked, absolute=absolute) for absolute in selections]
     conditions.run(np.concatenate([*families, conditions.whole[None], conditions.nothing[None]]))
@@ -250,6 +253,58 @@ def _curve(conditions: CircuitRunner, shares: Floats, asked: Longs, circuits: Ma
         full=full,
         empty=empty,
     )
+
+
+def node_circuits(graph: ComputationGraph, nodes: Floats, asked: Longs, *, absolute: bool) -> Mask:
+    """MIB's circuits at node level, not yet pruned: all edges out of the best ``n`` nodes, boolean (sizes, edges).
+
+    Args:
+        nodes: the score of every sender, NaN for those that are in every circuit.
+    """
+    scored = np.isfinite(nodes)
+    key = np.where(scored, np.abs(nodes) if absolute else nodes, -np.inf)
+    rank = np.empty(len(nodes), dtype=np.int64)
+    rank[np.argsort(-key, kind="stable")] = np.arange(len(nodes))
+    return np.stack([((rank < n) | ~scored)[graph.edge_sender] for n in asked.tolist()])
+
+
+def measure_node_curves(
+    model: Transformer,
+    pairs: TokenPairs,
+    nodes: Floats,
+    metric: Metric,
+    *,
+    ablation: str = "corrupted",
+    fractions: Sequence[float] = MIB_FRACTIONS,
+    batch_size: int | None = None,
+) -> tuple[Curve, Curve]:
+    """The curves at node level, by score (for MIB's CPR) and by absolute score (for its CMD).
+
+    ``asked`` of a curve counts nodes; ``kept`` counts the edges between them, where MIB also counts cells that are no edges.
+
+    Args:
+        nodes: the score of every sender, float64 (senders,), as :attr:`circuitfind.scores.EdgeScores.nodes`; NaN for one that
+            is not scored, which is in every circuit.
+        metric, ablation, fractions, batch_size: as for :func:`measure_curve`.
+
+    Raises:
+        OptionError: no node has a score, or the fractions are not rising or outside (0, 1].
+    """
+    n_scored = int(np.isfinite(nodes).sum())
+    if not n_scored or nodes.shape != (model.graph.n_senders,):
+        raise OptionError(
+            f"nodes are {nodes.shape}; give a score for each of the model's {model.graph.n_senders} senders"
+        )
+    shares, asked = sizes_of(n_scored, fractions)
+    conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
+    families = {absolute: node_circuits(model.graph, nodes, asked, absolute=absolute) for absolute in (False, True)}
+    pruned = {
+        absolute: np.stack([prune(model.graph, mask, ablation) for mask in masks])
+        for absolute, masks in families.items()
+    }
+    conditions.run(np.concatenate([*pruned.values(), conditions.whole[None], conditions.nothing[None]]))
+    signed, by_size = (_curve(conditions, shares, asked, masks, absolute) for absolute, masks in pruned.items())
+    return signed, by_size
 
 
 def curve_of_circuits(
@@ -279,7 +334,7 @@ def curve_of_circuits(
         raise OptionError("no circuit is given")
     conditions = CircuitRunner(model, pairs, metric, ablation, batch_size, also=(KL,))
     given = dict(sorted({1.0: conditions.whole, **circuits}.items()))
-    shares, asked = sizes_of(model.graph, list(given))
+    shares, asked = sizes_of(model.graph.n_edges, list(given))
     masks = np.stack([prune(model.graph, np.asarray(mask), ablation) for mask in given.values()])
     for share, kept in zip(shares.tolist(), np.count_nonzero(masks, axis=1).tolist(), strict=True):
         if kept > np.ceil(share * model.graph.n_edges):

@@ -202,6 +202,33 @@ class AttributionPass:
             stream_grad = self._backward_layer(below, stream_grad, at_output)
         return stream_grad
 
+    def backward_below(self, senders: slice, gradient: Tensor) -> int:
+        """Walk down from a sublayer that writes constants, given the gradient at the stream after it.
+
+        Afterwards :meth:`receivers` gives the gradients at the receivers before the sublayer's first reader; those of the
+        sublayer itself are 0. May be repeated. The pass must begin at the first block.
+
+        Args:
+            senders: one of the :func:`~circuitfind.execution.writes.sublayers`.
+            gradient: at what the sublayer's first reader reads, (prompts, positions, d_model).
+
+        Returns:
+            The layer below which (exclusive) the gradients hold.
+        """
+        kind, layer, _ = self.model.graph.place(senders.start)
+        if kind == "input":
+            return 0
+        below = layer
+        if kind == "mlp" or (
+            self.model.config.parallel and self.model.config.d_mlp
+        ):  # the gradient is at the layer's output
+            nothing = torch.zeros_like(gradient)
+            by_mlp = self._backward_mlp(layer, nothing if kind == "mlp" else gradient)
+            by_attention = self._backward_attention(layer, gradient if kind == "mlp" else nothing)
+            gradient, below = gradient + by_mlp + by_attention, layer + 1
+        self._walk_down(layer, gradient, False)
+        return below
+
     def without_each_layer(self) -> Iterator[int]:
         """Repeat the walk without one layer's contribution at a time: GradDrop (Kramar et al. 2024, section 3.1.2).
 

@@ -45,8 +45,8 @@ class EdgeProducts:
         Args:
             run: a pass whose :meth:`~.AttributionPass.backward` was called.
             change: what every sender writes in the clean run, minus what its cut edges carry.
-            senders: one of the :func:`~circuitfind.execution.writes.sublayers`; edges from all others are then 0, and ``run``
-                may begin at the first block that reads it. None for all senders.
+            senders: one of the :func:`~circuitfind.execution.writes.sublayers`; edges from all others are then 0. None for all
+                senders. Products into the blocks before the one where ``run`` begins are 0.
             below: products into this layer and all later ones are 0.
 
         Returns:
@@ -80,6 +80,8 @@ class EdgeProducts:
         for block in graph.blocks:
             if below is not None and block.layer >= below:
                 break
+            if block.receivers.start < run.start.receivers.start:
+                continue
             columns = slice(senders.start, min(senders.stop, block.n_senders))
             if columns.start < columns.stop:
                 gradients = run.receivers(block, *tile, out=room)

@@ -105,24 +105,23 @@ def _results(
 def _pooled_means(pool: Pool, job: list[Any], problem: Problem, shards: Sequence[Rows]) -> Any:
     """A reference to the means over all prompts, :data:`Packed`; None if the ablation uses no means.
 
-    Each shard's means are weighted by its number of real tokens, per position or in total. Optimal constants are not such
-    sums, so they are found here.
+    Each shard's means are weighted by its number of real tokens, per position or in total. Optimal constants and the means of
+    reference prompts are not such sums over shards, so they are found here.
     """
     rule = rule_of(problem.ablation)
-    if not rule.from_prompts:
+    if rule.carries not in ("mean", "optimal"):
         return None
     import ray
 
-    if rule.carries == "optimal":
+    if not rule.from_prompts or rule.carries == "optimal":
         constants = problem.prepared_ablation(make_batches(problem.model, problem.pairs, problem.batch_size)).means
         assert constants is not None
         return ray.put(pack(constants))
-    by_position = rule.by_position
-    n_positions = int(problem.pairs.length.max(initial=1)) if by_position else 1
+    n_positions = int(problem.pairs.length.max(initial=1)) if rule.by_position else 1
     sums = torch.zeros((problem.graph.n_senders, n_positions, problem.model.config.d_model), dtype=torch.float64)
     counts = torch.zeros(n_positions, dtype=torch.float64)
     for number, packed in _results(pool, "means", [(job, rows) for rows in shards], "means over all prompts"):
-        real = _real_tokens(problem.pairs.length[shards[number]], by_position)
+        real = _real_tokens(problem.pairs.length[shards[number]], rule.by_position)
         sums[:, : len(real)] += unpack(packed)[:, 0].double() * real[:, None]
         counts[: len(real)] += real
     return ray.put(pack((sums / counts[:, None]).to(problem.model.dtype)[:, None]))
