@@ -1,4 +1,4 @@
-"""Compares circuits on the same model, prompts, metrics and ablation, and runs each distinct circuit once."""
+"""Compares circuits on the same model, prompts, metrics and ablation. Each circuit runs once, and so does what all share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from circuitfind.circuit import prune
 from circuitfind.execution.ablation import Ablation, prepare_ablation
 from circuitfind.execution.batches import make_batches
-from circuitfind.execution.measuring import measure_circuits
+from circuitfind.execution.measuring import Shared, measure_circuits
 from circuitfind.graph import Mask
 from circuitfind.statistics import Values, faithfulness
 from circuitfind.task import Spans, TokenPairs
@@ -40,6 +41,7 @@ class CircuitRunner:
     also: Sequence[Metric] = ()
     spans: Spans | None = None
     _known: dict[bytes, dict[str, Values]] = field(default_factory=dict, repr=False)
+    _shared: Shared = field(default_factory=Shared, repr=False)
 
     @cached_property
     def _prepared(self) -> Ablation:
@@ -63,7 +65,8 @@ class CircuitRunner:
     def run(self, circuits: Mask, metric: str = "") -> Values:
         """A metric of circuits on every prompt: float64 (circuits, prompts).
 
-        New circuits run together and share the ablated run. Circuits with the same edges after pruning run once.
+        All circuits share the ablated run, with those of earlier calls too. Circuits with the same edges after pruning run
+        once.
 
         Args:
             circuits: boolean (circuits, edges); with parts of prompts (circuits, parts, edges).
@@ -90,7 +93,7 @@ class CircuitRunner:
 
     def _measure(self, new: dict[bytes, Mask]) -> None:
         masks, on = np.stack(list(new.values())), (self.model, self.pairs)
-        size, spans = self.batch_size, self.spans
-        found = measure_circuits(*on, masks, self._metrics, self._prepared, batch_size=size, spans=spans)
+        how: dict[str, Any] = {"batch_size": self.batch_size, "spans": self.spans, "shared": self._shared}
+        found = measure_circuits(*on, masks, self._metrics, self._prepared, **how)
         for row, key in enumerate(new):
             self._known[key] = {metric.name: found[metric.name][row] for metric in self._metrics}

@@ -1,12 +1,13 @@
 """Measures many circuits on many prompts: the one function that evaluation and selection call.
 
-Circuits run one after the other on the sparse engine, which is faster than the dense one at every size. The ablated run of
-a micro-batch, which they share, is computed once.
+Circuits run one after the other on the sparse engine, which is faster than the dense one at every size. What they share, the
+ablated run of a micro-batch and perhaps the full model's logits, is computed once; for later calls too (:class:`Shared`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,46 @@ from circuitfind.errors import NumericalError
 from circuitfind.execution.ablation import Ablation
 from circuitfind.execution.batches import Batch, in_pieces, make_batches, parts_of, require_answers, with_clean_logits
 from circuitfind.execution.masks.sparse import run_circuit
+from circuitfind.execution.memory import budget
+from circuitfind.execution.writes import Writes
 from circuitfind.progress import track
 from circuitfind.task import Spans, TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer, walk
+
+SHARE_OF_SHARED = 0.2
+"""Share of the budget that :class:`Shared` may take."""
+
+
+@dataclass(eq=False)
+class Shared:
+    """What circuits on the same prompts share, kept from call to call while memory allows."""
+
+    _kept: dict[bytes, tuple[Batch, Writes]] = field(default_factory=dict, repr=False)
+    _bytes: int = 0
+
+    def of(
+        self, model: Transformer, batch: Batch, metrics: Sequence[Metric], ablation: Ablation
+    ) -> tuple[Batch, Writes]:
+        """A micro-batch with the full model's logits, if a metric needs them, and what its cut edges carry."""
+        key = batch.rows.tobytes()
+        if key not in self._kept:
+            made = with_clean_logits(model, batch, tuple(metrics)), ablation.writes(batch)
+            size = _bytes_of(model, *made)
+            if self._bytes + size > SHARE_OF_SHARED * budget(model.device):
+                return made
+            self._kept[key] = made
+            self._bytes += size
+        return self._kept[key]
+
+
+def _bytes_of(model: Transformer, batch: Batch, ablated: Writes) -> int:
+    """Bytes of what is shared, with the streams of the ablated run, which are made when they are first needed."""
+    c, clean = model.config, batch.targets.clean_logits
+    per_token = len(model.graph.blocks) * c.d_model
+    if ablated.constant is None:
+        per_token += c.d_model + c.n_layers * (c.n_heads * c.d_head + bool(c.d_mlp) * c.d_model)
+    return model.dtype.itemsize * (batch.clean.numel() * per_token + (0 if clean is None else clean.numel()))
 
 
 def measure_circuits(
@@ -32,6 +69,7 @@ def measure_circuits(
     *,
     batch_size: int | None = None,
     spans: Spans | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Every metric of every circuit on every prompt.
 
@@ -40,6 +78,7 @@ def measure_circuits(
         ablation: from :func:`circuitfind.execution.ablation.prepare_ablation`.
         batch_size: prompts at a time; by default as many as memory allows.
         spans: the part of its prompt that every token belongs to.
+        shared: what earlier calls with the same model, pairs, metrics and ablation have kept.
 
     Returns:
         For each metric's name, float64 (circuits, pairs), in the order of ``pairs``.
@@ -53,7 +92,9 @@ def measure_circuits(
     values = {metric.name: np.empty((len(masks), len(pairs))) for metric in metrics}
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size, circuit_numbers(model, masks)):
-            in_pieces(batch, lambda part: _measure(model, part, masks, metrics, ablation, values, spans))
+            in_pieces(
+                batch, lambda part: _measure(model, part, masks, metrics, ablation, values, spans, shared or Shared())
+            )
     return {metric.name: metric.of_pairs(values[metric.name], pairs.steps) for metric in metrics}
 
 
@@ -74,11 +115,11 @@ def _measure(
     ablation: Ablation,
     values: dict[str, np.ndarray[Any, Any]],
     spans: Spans | None,
+    shared: Shared,
 ) -> None:
     """Measure all circuits on one micro-batch and write the results into ``values``."""
     parts = None if spans is None else parts_of(spans, batch)
-    batch = with_clean_logits(model, batch, tuple(metrics))
-    constants = ablation.writes(batch)
+    batch, constants = shared.of(model, batch, metrics, ablation)
     for number in track(range(len(masks)), "running circuits"):
         pruning = ablation.prunes_from_input
         logits = run_circuit(model, batch, constants, masks[number], prune_from_input=pruning, parts=parts)

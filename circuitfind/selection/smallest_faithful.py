@@ -88,19 +88,19 @@ def _smallest(
         raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
     reaches = [_prefix_reach(model, part, prefixes, metric, batch_size) for part in sets]
 
-    def reach(n: int) -> Reached:
-        return min((reach_on_set(n) for reach_on_set in reaches), key=lambda reached: reached.sure)
+    def good(n: int) -> bool:  # a set on which it falls short spares the others
+        return all(reach(n).sure >= target for reach in reaches)
 
     too_small, enough = 0, prefixes.n
     for size in track(_growing(enough), "growing the circuit"):
-        if reach(size).sure >= target:
+        if good(size):
             enough = size
             break
         too_small = size
     while enough - too_small > 1:
         middle = (too_small + enough) // 2
-        too_small, enough = (too_small, middle) if reach(middle).sure >= target else (middle, enough)
-    found = reach(enough)
+        too_small, enough = (too_small, middle) if good(middle) else (middle, enough)
+    found = min((reach(enough) for reach in reaches), key=lambda reached: reached.sure)
     if found.sure < target:
         raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
     circuit = prefixes.best(enough)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import OptionError
+from circuitfind.graph import REFERENCE
 from circuitfind.task import (
     TASKS,
     Task,
@@ -117,3 +118,26 @@ def tokenized_pairs(
         )
     pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
     return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)
+
+
+def refuse_reference(source: Any, ablation: str | None, pairs: TokenPairs | None) -> None:
+    """Refuse reference prompts that nothing uses, and an ablation that lacks them; nothing is read.
+
+    Args:
+        source: the reference prompts as given.
+        pairs: token pairs that may bring their own.
+
+    Raises:
+        OptionError: one is there without the other, or a file is missing.
+    """
+    given = source is not None or (pairs is not None and pairs.reference is not None)
+    if ablation == REFERENCE and not given:
+        raise OptionError(
+            f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
+        )
+    if source is not None and ablation != REFERENCE:
+        raise OptionError(
+            f"reference prompts are for {REFERENCE} ablation, not for {ablation!r}; leave out one of the two"
+        )
+    if isinstance(source, str | Path) and not Path(source).expanduser().is_file():
+        raise OptionError(f"--reference {source}: there is no such file")

@@ -16,8 +16,8 @@ from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
-from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, tokenized_pairs
-from circuitfind.task import Task, TokenPairs, id_pairs_of
+from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference, tokenized_pairs
+from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
@@ -122,7 +122,7 @@ class Setting:
         ):
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
-        self._refuse_reference()
+        refuse_reference(self.reference, self.ablation, self.pairs)
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
         self.require_corrupted()
@@ -137,11 +137,7 @@ class Setting:
         if is_whole(self.task):
             task = self.task if isinstance(self.task, Task) else self.behaviour
             return task.lacks_corrupted
-        return self._once("bare", self._own_lack_corrupted)
-
-    def _own_lack_corrupted(self) -> bool:
-        ids = id_pairs_of(self.task)
-        return lacks_corrupted(self.task) if ids is None else not ids.has_corrupted
+        return self._once("bare", lambda: lacks_corrupted(self.task))
 
     def require_corrupted(self) -> None:
         """Refuse corrupted ablation for pairs without corrupted prompts, before the model loads.
@@ -160,20 +156,6 @@ class Setting:
         have no corrupted prompts.
         """
         return self.but(ablation="mean") if self.ablation is None and self.lacks_corrupted else self
-
-    def _refuse_reference(self) -> None:
-        """Refuse reference prompts that nothing uses, and an ablation that lacks them."""
-        given = self.reference is not None or (self.pairs is not None and self.pairs.reference is not None)
-        if self.ablation == REFERENCE and not given:
-            raise OptionError(
-                f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
-            )
-        if self.reference is not None and self.ablation != REFERENCE:
-            raise OptionError(
-                f"reference prompts are for {REFERENCE} ablation, not for {self.ablation!r}; leave out one of the two"
-            )
-        if isinstance(self.reference, str | Path) and not Path(self.reference).is_file():
-            raise OptionError(f"--reference {self.reference}: there is no such file")
 
     def but(self, **changes: Any) -> Setting:
         """The same setting with some changes; whatever they do not affect stays loaded.
@@ -219,7 +201,11 @@ class Setting:
             "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
-            **({"reference": str(Path(at).resolve())} if isinstance(at := self.reference, str | Path) else {}),
+            **(
+                {"reference": str(Path(at).expanduser().resolve())}
+                if isinstance(at := self.reference, str | Path)
+                else {}
+            ),
         }
 
     def _task_again(self) -> str:
@@ -315,11 +301,10 @@ class Setting:
         """Pairs with the reference prompts that the ablation takes its means over, if it does."""
         if self.reference is None or self.ablation != REFERENCE:
             return pairs
-
-        def read() -> tuple[Any, TokenPairs]:  # the source is kept, so that no other object gets its id
-            return self.reference, reference_prompts(self.reference, self.transformer.tokenizer)
-
-        return replace(pairs, reference=self._once(("reference", id(self.reference)), read)[1])
+        # The source is kept, so that no other object gets its id.
+        key, source = ("reference", id(self.reference)), self.reference
+        _, read = self._once(key, lambda: (source, reference_prompts(source, self.transformer.tokenizer)))
+        return replace(pairs, reference=read)
 
     def called(self, split: str) -> str:
         """What a result calls the prompts of a split: ``given``, if :attr:`pairs` were given instead."""

@@ -14,6 +14,7 @@ from circuitfind.task.columns import columns_of
 from circuitfind.task.corruption import with_corrupted
 from circuitfind.task.definition import TASKS, Task
 from circuitfind.task.groups import groups_of, near_copies
+from circuitfind.task.id_pairs import id_pairs_of
 from circuitfind.task.layouts import in_our_columns
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.places import is_missing
@@ -94,7 +95,7 @@ def load_pairs(
 
 def _table(source: Any) -> Table:
     if isinstance(source, (str, Path)):
-        return table_from_file(Path(source))
+        return table_from_file(Path(source).expanduser())
     return table_from_frame(source) if is_frame(source) else table_from_records(source, "the given object")
 
 
@@ -123,6 +124,8 @@ def lacks_corrupted(source: Any) -> bool:
         return False
     if isinstance(source, PromptPairs):
         return not any(pair.corrupted for pair in source)
+    if (ids := id_pairs_of(source)) is not None:
+        return not ids.has_corrupted
     table = in_our_columns(_table(source))
     records = [row for row in table.rows if isinstance(row, Mapping)]
     column = columns_of(table).get("corrupted") if records else None

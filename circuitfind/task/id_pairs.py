@@ -114,7 +114,7 @@ def write_id_pairs(pairs: TokenPairs, path: str | Path) -> None:
 
 def _table(source: Any) -> Table | None:
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(source).expanduser()
         return table_from_file(path) if path.suffix.lower() in SUFFIXES and path.is_file() else None
     if is_frame(source):
         return table_from_frame(source)

@@ -66,7 +66,7 @@ def _texts(source: Any) -> tuple[str, list[str]]:
     if isinstance(source, PromptPairs):
         return source.source, [pair.clean for pair in source]
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(source).expanduser()
         if path.suffix.lower() == ".txt":
             lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
             return path.name, [line for line in lines if line.strip()]
