@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitfind import kernels
 from circuitfind.circuit import Layout
-from circuitfind.circuit.unrolled import unrolled
+from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.graph import ComputationGraph, Longs, Mask
 from circuitfind.scores import order
 

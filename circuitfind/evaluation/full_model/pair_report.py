@@ -221,8 +221,8 @@ def _measured(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
         side: {name: metrics[name].of_pairs(of, steps) for name, of in values.items()} for side, values in sides.items()
     }
     first = np.arange(n) if steps is None else np.searchsorted(steps.pair, np.arange(n))
-    alone = np.ones(n, dtype=bool) if steps is None else steps.right == 1
-    compared = (tokens.incorrect >= 0).any(1) if steps is None else steps.wrong > 0
+    alone = np.asarray(np.ones(n, dtype=bool) if steps is None else steps.right == 1)
+    compared = np.asarray((tokens.incorrect >= 0).any(1) if steps is None else steps.wrong > 0)
     rows = []
     for pair in range(n):
         wins = found["clean"]["accuracy" if compared[pair] else "top1"][pair] > 0
