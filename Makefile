@@ -9,15 +9,22 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint install clean
+.PHONY: demo test thorough lint install clean
 
 demo: install
 	$(BIN)/circuitfind discover --out runs/demo --force
 	@echo "The picture: runs/demo/circuit.svg (and .png); the numbers: runs/demo/evaluation.json"
 
 # A process for every core, each with one thread: small tests gain nothing from more.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 10
+
+# Minutes. Tests that take long, and most of the architectures that many tests try, are left to `make thorough`.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --durations 10
+	$(TESTS)
+
+# What `make test` leaves out (tests/left_out.txt).
+thorough: install
+	$(TESTS) --tests rest
 
 lint: install
 	$(BIN)/ruff check .

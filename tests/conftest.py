@@ -1,9 +1,10 @@
-"""Small random models and prompt pairs that every test file may use."""
+"""Small random models and prompt pairs that every test file may use, and which tests are run."""
 
 import os
 import sys
 
 import pytest
+import thinning
 import torch
 from builders import SHAPES, random_pairs, small_model
 from hypothesis import settings
@@ -14,6 +15,22 @@ from circuitfind.transformer import Transformer
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def pytest_addoption(parser):
+    how = "those that make test runs (the default), the rest that make thorough runs, or all"
+    parser.addoption("--tests", choices=("some", "rest", "all"), default="some", help=how)
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = config.getoption("--tests")
+    # One test named on the command line, or chosen by a word, is always run.
+    if wanted == "all" or config.option.keyword or any("::" in name for name in config.args):
+        return
+    some = thinning.kept([item.nodeid for item in items])
+    chosen = [item for item in items if (item.nodeid in some) == (wanted == "some")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
 
 
 @pytest.fixture(params=SHAPES)

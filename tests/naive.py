@@ -30,8 +30,9 @@ class Derivatives:
     def gate(self, activated: Tensor, up: Tensor) -> Tensor:
         return activated * up
 
-    def dot(self, query: Tensor, key: Tensor) -> Tensor:
-        return (query * key).sum()
+    def dot(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Of one query with some keys."""
+        return (query * keys).sum(-1)
 
     def softmax(self, scores: Tensor) -> Tensor:
         return scores.softmax(0)
@@ -116,17 +117,13 @@ def _head(model: Transformer, layer: int, head: int, q: Tensor, k: Tensor, v: Te
     window = c.windows[layer] if c.windows else 0
     rows = []
     for query in range(len(q)):
-        keys = range(query + 1 if c.causal else len(q))
-        seen = [key for key in keys if not window or abs(query - key) < window]
-        scores = []
-        for key in seen:
-            score = factor * derivatives.dot(q[query], k[key])
-            if c.attention_cap:
-                score = derivatives.cap(lambda x: c.attention_cap * torch.tanh(x / c.attention_cap), score)
-            if c.positions == "alibi":
-                score = score - c.alibi[head] * abs(query - key)
-            scores.append(score)
-        rows.append(derivatives.mix(derivatives.softmax(torch.stack(scores)), v[seen]))
+        seen = [key for key in range(query + 1 if c.causal else len(q)) if not window or abs(query - key) < window]
+        scores = factor * derivatives.dot(q[query], k[seen])
+        if c.attention_cap:
+            scores = derivatives.cap(lambda x: c.attention_cap * torch.tanh(x / c.attention_cap), scores)
+        if c.positions == "alibi":
+            scores = scores - c.alibi[head] * torch.tensor([abs(query - key) for key in seen], dtype=scores.dtype)
+        rows.append(derivatives.mix(derivatives.softmax(scores), v[seen]))
     return torch.stack(rows)
 
 

@@ -217,8 +217,8 @@ class Ruled(naive.Derivatives):
     def gate(self, activated, up):
         return self._shared(activated * up, self.rule.gate_share)
 
-    def dot(self, query, key):
-        return self._shared((query * key).sum(), self.rule.attention_share)
+    def dot(self, query, keys):
+        return self._shared((query * keys).sum(-1), self.rule.attention_share)
 
     def softmax(self, scores):
         pattern = SofterGradient.apply(scores, self.rule.temperature)
