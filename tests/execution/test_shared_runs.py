@@ -41,7 +41,7 @@ def test_circuits_of_many_calls_share_the_ablated_run_and_the_clean_logits(runs,
     runner = CircuitRunner(MODEL, PAIRS, METRICS["kl"], ablation, batch_size=4)
     one_by_one = np.concatenate([runner.run(mask[None]) for mask in masks])
     assert runs == {"ablated": 2, "clean": 2}  # once for each of the two micro-batches
-    prepared = prepare_ablation(ablation, MODEL, make_batches(MODEL, PAIRS))
+    prepared = prepare_ablation(ablation, MODEL, make_batches(MODEL, PAIRS, 4))
     together = measure_circuits(MODEL, PAIRS, masks, [METRICS["kl"]], prepared, batch_size=4)["kl"]
     np.testing.assert_array_equal(one_by_one, together)
 
