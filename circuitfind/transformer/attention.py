@@ -70,6 +70,25 @@ class AttentionNodes(Weights):
             out = out + (self.node_bias(b) if nodes is None else self.node_bias(b)[list(nodes)])
         return out
 
+    def project_shared(self, layer: int, port: str, x: Tensor, which: Sequence[int], nodes: Sequence[int]) -> Tensor:
+        """One port of some nodes, where several may read one input, from the normed inputs.
+
+        Maps (inputs, prompts, positions, d_model) to (nodes, prompts, positions, width).
+
+        Args:
+            which: the input that each of ``nodes`` reads.
+        """
+        W, b = self.port_weights(layer, port)
+        W, bias = self.node_weights(W), None if b is None else self.node_bias(b)
+        out = x.new_empty((len(nodes), *x.shape[1:-1], W.shape[-1]))
+        for number in set(which):
+            here = [place for place, one in enumerate(which) if one == number]
+            chosen = [nodes[place] for place in here]
+            projected = F.linear(x[number], W[chosen].movedim(0, 1).flatten(1).T).unflatten(-1, (len(here), -1))
+            projected = projected.movedim(-2, 0)
+            out[here] = projected if bias is None else projected + bias[chosen]
+        return out
+
     def project_node(self, layer: int, port: str, node: int, x: Tensor) -> Tensor:
         """One port of one node from its normed input: (..., d_model) to (..., width)."""
         W, b = self.port_weights(layer, port)

@@ -2,6 +2,9 @@
 
 A node outside the circuit writes its ablated value, a constant of the ablated run. A port without kept
 edges, of a node inside the circuit, reads the stream of ablated senders, which is also a constant.
+
+Ports with the same kept edges read the same: their input is summed and normed once, and projected in one product. What a head
+writes live minus ablated is one product of the difference of its mixed values, where the write is linear.
 """
 
 from __future__ import annotations
@@ -13,9 +16,8 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import Batch
-from circuitfind.execution.masks.dense import heads_from_ports
 from circuitfind.execution.writes import Writes
-from circuitfind.graph import Block
+from circuitfind.graph import PORTS, Block
 from circuitfind.transformer import Transformer
 
 
@@ -67,7 +69,7 @@ class _LiveSenders:
         self, model: Transformer, batch: Batch, ablated: Writes, most: int, parts: Tensor | None = None
     ) -> None:
         embedded = model.embed(batch.clean)
-        self.shape, self.ablated = embedded.shape, ablated
+        self.model, self.shape, self.ablated = model, embedded.shape, ablated
         self.order = self.back = None
         self.bounds = [0, batch.clean.numel()]
         if parts is not None:
@@ -82,9 +84,31 @@ class _LiveSenders:
 
     def add(self, sender: int, output: Tensor) -> None:
         """Record what ``sender`` writes in this run."""
-        self.place[sender] = len(self.place)
-        row = self.delta[self.place[sender]]
+        row = self._rows_of([sender])[0]
         torch.sub(output, self.ablated.of(sender), out=row.view(self.shape))
+        self._sort(row)
+
+    def add_heads(self, layer: int, heads: list[int], mixed: Tensor) -> None:
+        """Record what heads write in this run, given their mixed values (heads, prompts, positions, width)."""
+        first, linear = self.model.graph.head(layer, 0), not self.model.config.post_norm
+        if self.ablated.constant is not None or not linear:
+            for head, output in zip(heads, self.model.node_writes(layer, mixed, heads), strict=True):
+                self.add(first + head, output)
+            return
+        change = mixed - self.ablated.mixed[layer][heads]
+        rows = self._rows_of([first + head for head in heads])
+        torch.bmm(change.flatten(1, 2), self.model.output_weights(layer)[heads], out=rows)
+        for row in rows:
+            self._sort(row)
+
+    def _rows_of(self, senders: list[int]) -> Tensor:
+        """Rows of :attr:`delta` for senders that are computed next."""
+        start = len(self.place)
+        self.place.update((sender, start + number) for number, sender in enumerate(senders))
+        return self.delta[start : start + len(senders)]
+
+    def _sort(self, row: Tensor) -> None:
+        """Group the tokens of a row by part."""
         if self.order is not None:
             row.copy_(row[self.order])
 
@@ -99,7 +123,8 @@ class _LiveSenders:
             return 0.0
         tokens = torch.arange(len(batch), device=self.delta.device) * self.shape[1] + batch.answer
         tokens = tokens if self.back is None else self.back[tokens]
-        delta = self.delta[self.places(feeding)][:, tokens]
+        rows = torch.tensor(self.places(feeding), device=tokens.device)
+        delta = self.delta[rows[:, None], tokens]
         if self.back is None:
             return delta.sum(0)
         part = torch.bucketize(tokens, torch.tensor(self.bounds[1:], device=tokens.device), right=True)
@@ -145,10 +170,11 @@ def _run_heads(
     if not heads:
         return
     n_parts, _, n_senders = mask.shape
-    ports = (
-        model.graph.by_head(mask)
-        .reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads]
-        .reshape(n_parts, -1, n_senders)
+    by_port = model.graph.by_head(mask).reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads]
+    distinct, which = np.unique(by_port.reshape(n_parts, -1, n_senders), axis=1, return_inverse=True)
+    x = model.norm(f"layers.{block.layer}.ln1", live.inputs(distinct, base))
+    q, k, v = (
+        model.project_shared(block.layer, port, x, inputs.tolist(), heads)
+        for port, inputs in zip(PORTS, which.reshape(3, -1), strict=True)
     )
-    for head, output in zip(heads, heads_from_ports(model, block.layer, live.inputs(ports, base), heads), strict=True):
-        live.add(first + head, output)
+    live.add_heads(block.layer, heads, model.attend(block.layer, q, k, v, nodes=heads))
