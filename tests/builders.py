@@ -40,7 +40,7 @@ def random_pairs(
     corrupted = rng.integers(0, model.config.d_vocab, (n, longest))
     for row, stop in enumerate(length):
         clean[row, stop:] = corrupted[row, stop:] = 0
-    answers = np.array([rng.permutation(model.config.d_vocab)[:3] for _ in range(n)])
+    answers = np.array([rng.permutation(model.config.n_outputs)[:3] for _ in range(n)])
     sides = clean, corrupted, length, length - 1, answers[:, :1], answers[:, 1:]
     return TokenPairs(*sides, reference=reference_pairs(model, seed))
 
@@ -113,7 +113,8 @@ FAMILIES = {
     "everything": BLOCKS
     | {"n_heads": 4, "n_kv_heads": 1, "parallel": True, "post_norm": True, "qk_norm": "all", "embed_norm": True}
     | {"positions": "alibi", "alibi": alibi_slopes(4), "attention_cap": 1.5, "windows": (2, 4), "mlp_norm": True}
-    | {"gated": True, "logit_scale": 2.0, "logit_cap": 4.0, "embed_scale": 1.5, "attention_scale": (0.4, 0.7)},
+    | {"gated": True, "logit_scale": 2.0, "logit_cap": 4.0, "embed_scale": 1.5, "attention_scale": (0.4, 0.7)}
+    | {"d_vocab_out": 13},
     "llama-groups": LLAMA | GROUPED | BY_GROUP,
     "qwen3-groups": LLAMA | BY_GROUP | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3, "n_layers": 3},
     "parallel-groups": PARTLY_ROTARY | BY_GROUP | {"n_heads": 6, "n_kv_heads": 2, "parallel": True, "qk_norm": "head"},

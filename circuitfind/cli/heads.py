@@ -16,7 +16,7 @@ Threshold = Annotated[float, typer.Option(help="Share of attention below which a
 
 
 @app.command()
-@setting_options(setting_of_circuit, without=("metric", "ablation", "reference"), prompts=N_PATCHED)
+@setting_options(setting_of_circuit, without=("metric", "ablation", "reference_prompts"), prompts=N_PATCHED)
 def tree(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
@@ -41,7 +41,7 @@ def tree(
 
 
 @app.command("roles")
-@setting_options(without=("metric", "ablation", "reference"), prompts=N_PATCHED)
+@setting_options(without=("metric", "ablation", "reference_prompts"), prompts=N_PATCHED)
 def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = False) -> None:
     """Label heads by what they attend to on a task's prompts."""
     from circuitfind.run import calls

@@ -59,7 +59,7 @@ Ablation = Annotated[
     str | None,
     typer.Option(
         help="corrupted, zero, mean, mean-positional, mean-clean, mean-reference or optimal (default: corrupted; "
-        "mean-reference with --reference)."
+        "mean-reference with --reference-prompts)."
     ),
 ]
 Reference = Annotated[

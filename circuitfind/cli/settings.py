@@ -53,7 +53,7 @@ def setting_named(
     model: Model = None,
     metric: Metric = None,
     ablation: Ablation = None,
-    reference: Reference = None,
+    reference_prompts: Reference = None,
     prompts: Prompts = N_PROMPTS,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -70,25 +70,19 @@ def setting_named(
     """The setting given by the options; nothing is loaded."""
     from circuitfind.setting.value import Setting
 
+    given: dict[str, Any] = {"metric": metric, "ablation": ablation, "reference_prompts": reference_prompts}
+    given |= {"corrupt": corrupt, "group_by": group_by, "answers": answers}
+    given |= {"device": device, "dtype": dtype, "bos": bos, "kv_ports": kv_ports}
     return Setting(
         task,
         model,
-        metric=metric,
-        ablation=ablation,
-        reference=reference,
         n=prompts,
         n_held_out=prompts,
         seed=seed,
         task_options=read_settings(task_option, "--task-option"),
         batch_size=batch_size,
-        corrupt=corrupt,
-        group_by=group_by,
         memory=memory,
-        device=device,
-        dtype=dtype,
-        bos=bos,
-        kv_ports=kv_ports,
-        answers=answers,
+        **given,
     )
 
 
@@ -97,7 +91,7 @@ def setting_of_circuit(
     model: Annotated[str | None, typer.Option("--model", "-m", help="(default: the circuit's model)")] = None,
     metric: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
     ablation: Annotated[str | None, typer.Option(help="(default: the circuit's)")] = None,
-    reference: Reference = None,
+    reference_prompts: Reference = None,
     prompts: Prompts = N_HELD_OUT,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -115,17 +109,14 @@ def setting_of_circuit(
         from circuitfind.setting.value import Setting
 
         spec, chosen = about(path, circuit, run, model, task, otherwise)
+        own = reference_prompts or _reference_of(run, ablation or circuit.provenance.ablation)
+        given: dict[str, Any] = {"metric": metric, "ablation": ablation, "reference_prompts": own, "n": prompts}
+        given |= {"n_held_out": prompts, "seed": seed, "batch_size": batch_size}
         return Setting(
             chosen,
             spec,
-            metric=metric,
-            ablation=ablation,
-            reference=reference or _reference_of(run, ablation or circuit.provenance.ablation),
-            n=prompts,
-            n_held_out=prompts,
-            seed=seed,
+            **given,
             task_options=read_settings(task_option, "--task-option") if task_option or task else None,
-            batch_size=batch_size,
             **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by),
             memory=memory,
             device=device,
@@ -141,7 +132,7 @@ def _reference_of(run: Mapping[str, Any], ablation: str) -> str | None:
     """The run's reference prompts, where the ablation uses them."""
     from circuitfind.graph import REFERENCE
 
-    return run.get("reference") if ablation == REFERENCE else None
+    return run.get("reference_prompts") if ablation == REFERENCE else None
 
 
 def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from circuitfind.circuit import Circuit
+from circuitfind.circuit.in_words import full_to_circuit
 from circuitfind.evaluation.faithfulness import Evaluation
 from circuitfind.evaluation.other_prompts.stability import Stability
-from circuitfind.rendering.caption import full_to_circuit
 
 FEW_PROMPTS = 30
 FEWER_RIGHT = 0.1

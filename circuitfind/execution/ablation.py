@@ -106,7 +106,7 @@ def mean_prompts(name: str, model: Transformer, batches: Sequence[Batch]) -> Ite
     if side == "reference":
         if batches[0].reference is None:
             raise OptionError(
-                f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
+                f"{REFERENCE} ablation needs prompts of your own; give --reference-prompts FILE (reference_prompts= in Python)"
             )
         batches, side = make_batches(model, batches[0].reference), "clean"
     for batch in batches:

@@ -92,7 +92,7 @@ def _wrapped(tokenizer: Any) -> Any:
     """A tokenizer as circuitfind asks for it."""
     from circuitfind.models.text import HuggingFaceTokenizer
 
-    return tokenizer if tokenizer is None or hasattr(tokenizer, "encode_answer") else HuggingFaceTokenizer(tokenizer)
+    return HuggingFaceTokenizer(tokenizer) if hasattr(tokenizer, "bos_token_id") else tokenizer
 
 
 # -------------------------------------------------------------------- tensors

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from circuitfind.circuit.in_words import full_to_circuit
+
 
 def compose_caption(
     model: str,
@@ -63,26 +65,6 @@ def _evidence(evaluation: Mapping[str, Any]) -> str:
         return f"{sentence}; no random baseline was measured."
     spread = f"\u00a0±\u00a0{_plain(random['std'])}" if random["std"] is not None else ""
     return f"{sentence}; {random['n']} random circuits of at least this size: {_plain(random['mean'])}{spread}."
-
-
-def full_to_circuit(evaluation: Mapping[str, Any]) -> str:
-    """What the circuit makes of the full model: accuracy, KL, and the task's metric with its faithfulness.
-
-    Args:
-        evaluation: as in ``evaluation.json``; from older files the metric measured stands for the task's.
-    """
-    share = "accuracy" if evaluation["accuracy_full"] is not None else "top1"
-    words = "accuracy" if share == "accuracy" else "correct answer first"
-    own = {**evaluation["metric"], "faithfulness": evaluation["faithfulness"]}
-    task = evaluation.get("task_metric", own)
-    parts = [f"{words} {evaluation[share + '_full']:.0%} -> {evaluation[share]:.0%}"]
-    if evaluation.get("kl") is not None:
-        parts.append(f"KL 0 -> {evaluation['kl']:.3g} nats")
-    if task["name"] not in ("kl", share):
-        parts.append(f"{task['name']} {task['full']:.3g} -> {task['circuit']:.3g}")
-    if task["faithfulness"] is not None:
-        parts.append(f"faithfulness in {task['name']} 100% -> {task['faithfulness']:.1%}")
-    return f"Full model -> circuit: {', '.join(parts)}."
 
 
 def _plain(value: float) -> str:

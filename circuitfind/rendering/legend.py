@@ -35,7 +35,7 @@ def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] =
     said = (note_of(pictures), *notes, left_out(pictures))
     rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]
     rows += [text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
-    rows += [text_row(part, 10) for line in drawing.caption for part in textwrap.wrap(line, columns)]
+    rows += [text_row(line, 10) for line in textwrap.wrap(" ".join(drawing.caption), columns)]
     return f"<{PLAIN_TABLE}{''.join(rows)}</TABLE>>"
 
 

@@ -40,7 +40,7 @@ from circuitfind.scores.decisions import DECISIONS, PORT_CUT, SAME_VALUE, UNREAD
 from circuitfind.setting.naming import load_task, tokenized_pairs
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import metric_again
-from circuitfind.task.reference import reference_prompts
+from circuitfind.task.reference import read_reference_prompts
 from circuitfind.transformer import Transformer
 
 LOG = "decisions.csv"
@@ -210,7 +210,7 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
         )
     if not p.reference_hash:
         return pairs
-    reference = reference_prompts(settings.get("reference", []), model.tokenizer)
+    reference = read_reference_prompts(settings.get("reference_prompts", []), model.tokenizer)
     if reference.checksum() != p.reference_hash:
         raise CircuitError("the run's reference prompts have changed since; replay with those that it was made with")
     return replace(pairs, reference=reference)

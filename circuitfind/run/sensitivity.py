@@ -30,7 +30,7 @@ from circuitfind.task import Task
 if TYPE_CHECKING:
     import pandas
 
-OF_THE_SETTING = ("task", "task_options", "metric", "ablation", "reference", "n", "seed")
+OF_THE_SETTING = ("task", "task_options", "metric", "ablation", "reference_prompts", "n", "seed")
 CHANGEABLE = ("algorithm", "options", *OF_THE_SETTING)
 """What a variant of :func:`sensitivity` may change."""
 Variant = Mapping[str, Any]

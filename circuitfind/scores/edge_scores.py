@@ -142,13 +142,16 @@ class EdgeScores:
         return order.best(self.values, n, absolute, self.graph, prunes_from_input(self.provenance.ablation))
 
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
-        """The ``n`` most important edges as a table, best first: ``name, source, target, port, score``."""
+        """The ``n`` most important edges as a table, best first, equal ones by number.
+
+        Its columns are ``name``, ``source``, ``target``, ``port`` and ``score``.
+        """
         import pandas
 
-        edges = np.flatnonzero(self.best(n, absolute=absolute))
+        edges = np.flatnonzero(order.best_by_number(self.values, n, absolute))
         values = self.values[edges]
-        order = np.argsort(-(np.abs(values) if absolute else values), kind="stable")
-        return pandas.DataFrame({**self.graph.edge_columns(edges[order]), "score": values[order]})
+        ranked = order.by_number(values, absolute)
+        return pandas.DataFrame({**self.graph.edge_columns(edges[ranked]), "score": values[ranked]})
 
     # ---------------------------------------------------------------- files
 

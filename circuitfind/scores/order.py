@@ -67,17 +67,29 @@ def above(values: Numbers, threshold: float, *, absolute: bool, strictly: bool =
 
 def best(values: Numbers, n: int, absolute: bool, graph: ComputationGraph, from_input: bool) -> Mask:
     """The ``n`` most important as boolean (values,): the first of :func:`ranking`, unsorted."""
+    chosen, equal, more = _before_equals(values, n, absolute)
+    chosen[first_equals(chosen, equal, graph, from_input)[:more] if more < len(equal) else equal] = True
+    return chosen
+
+
+def best_by_number(values: Numbers, n: int, absolute: bool) -> Mask:
+    """The ``n`` most important as boolean (values,); equal ones by number."""
+    chosen, equal, more = _before_equals(values, n, absolute)
+    chosen[equal[:more]] = True
+    return chosen
+
+
+def _before_equals(values: Numbers, n: int, absolute: bool) -> tuple[Mask, Longs, int]:
+    """What is better than the n-th, boolean (values,); the numbers of its equals; and how many of these are among the ``n``."""
     if n <= 0 or n >= len(values):
-        return np.full(len(values), n > 0)
+        return np.full(len(values), n > 0), np.empty(0, dtype=np.int64), 0
     key = np.abs(values) if absolute else values.copy()
     key.partition(len(key) - n)
     last = float(key[len(key) - n])
     del key
     chosen = above(values, last, absolute=absolute, strictly=True)
     equal = np.flatnonzero(above(values, last, absolute=absolute) & ~chosen)
-    more = n - np.count_nonzero(chosen)
-    chosen[first_equals(chosen, equal, graph, from_input)[:more] if more < len(equal) else equal] = True
-    return chosen
+    return chosen, equal, int(n - np.count_nonzero(chosen))
 
 
 def first_equals(better: Mask, equal: Longs, graph: ComputationGraph, from_input: bool) -> Longs:

@@ -133,11 +133,11 @@ def refuse_reference(source: Any, ablation: str | None, pairs: TokenPairs | None
     given = source is not None or (pairs is not None and pairs.reference is not None)
     if ablation == REFERENCE and not given:
         raise OptionError(
-            f"{REFERENCE} ablation needs prompts to take the means over; give --reference FILE, or reference= from Python"
+            f"{REFERENCE} ablation needs prompts of your own; give --reference-prompts FILE (reference_prompts= in Python)"
         )
     if source is not None and ablation != REFERENCE:
         raise OptionError(
             f"reference prompts are for {REFERENCE} ablation, not for {ablation!r}; leave out one of the two"
         )
     if isinstance(source, str | Path) and not Path(source).expanduser().is_file():
-        raise OptionError(f"--reference {source}: there is no such file")
+        raise OptionError(f"--reference-prompts {source}: there is no such file")

@@ -21,7 +21,7 @@ from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
-from circuitfind.task.reference import reference_prompts
+from circuitfind.task.reference import read_reference_prompts
 from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
@@ -50,9 +50,9 @@ class Setting:
         ablation: what a cut edge carries. If None: that of the measured circuit, or else ``corrupted``.
         n, n_held_out: number of prompts of the train and of the held-out split.
         seed: of the prompts and of everything else drawn at random.
-        reference: prompts of your own whose mean outputs cut edges carry, for ``mean-reference`` ablation, which is the default
-            with them: a file, a list of texts, :class:`PromptPairs` or :class:`TokenPairs`; see
-            :func:`circuitfind.task.reference.reference_prompts`.
+        reference_prompts: prompts of your own whose mean outputs cut edges carry, for ``mean-reference`` ablation, which is
+            the default with them: a file, a list of texts, :class:`PromptPairs` or :class:`TokenPairs`; see
+            :func:`circuitfind.task.reference.read_reference_prompts`.
         task_options: values of the task's options. If None: those of the measured circuit, or else the defaults.
         pairs: token pairs to use instead of the task's, for every split.
         batch_size: prompts at a time; if None, as many as memory allows.
@@ -92,7 +92,7 @@ class Setting:
     dtype: str = "float32"
     bos: bool | None = None
     kv_ports: str = "head"
-    reference: Any = None
+    reference_prompts: Any = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Setting:
             raise UnknownNameError("ablation", self.ablation, ABLATIONS)
         if self.corrupt:
             check_rule(self.corrupt)
-        if self.reference is not None and self.ablation is None:
+        if self.reference_prompts is not None and self.ablation is None:
             object.__setattr__(self, "ablation", REFERENCE)
 
     def refuse_early(self) -> None:
@@ -122,7 +122,7 @@ class Setting:
         ):
             if value is not None and value < least:
                 raise OptionError(f"--{name} {value}: give at least {least}")
-        refuse_reference(self.reference, self.ablation, self.pairs)
+        refuse_reference(self.reference_prompts, self.ablation, self.pairs)
         if is_name(self.task) or (isinstance(self.task, str | Path) and not Path(self.task).expanduser().exists()):
             _ = self.behaviour if is_whole(self.task) else load_task(self.task)
         self.require_corrupted()
@@ -163,7 +163,7 @@ class Setting:
         Reference prompts go if the ablation becomes one that does not use them.
         """
         if changes.get("ablation", REFERENCE) != REFERENCE:
-            changes.setdefault("reference", None)
+            changes.setdefault("reference_prompts", None)
         other = replace(self, **changes)
         if not changes.keys() & {"task", "model", "corrupt", "group_by", *LOADING}:
             object.__setattr__(other, "_made", self._made)
@@ -202,8 +202,8 @@ class Setting:
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
             **(
-                {"reference": str(Path(at).expanduser().resolve())}
-                if isinstance(at := self.reference, str | Path)
+                {"reference_prompts": str(Path(at).expanduser().resolve())}
+                if isinstance(at := self.reference_prompts, str | Path)
                 else {}
             ),
         }
@@ -299,11 +299,11 @@ class Setting:
 
     def _with_reference(self, pairs: TokenPairs) -> TokenPairs:
         """Pairs with the reference prompts that the ablation takes its means over, if it does."""
-        if self.reference is None or self.ablation != REFERENCE:
+        if self.reference_prompts is None or self.ablation != REFERENCE:
             return pairs
         # The source is kept, so that no other object gets its id.
-        key, source = ("reference", id(self.reference)), self.reference
-        _, read = self._once(key, lambda: (source, reference_prompts(source, self.transformer.tokenizer)))
+        key, source = ("reference", id(self.reference_prompts)), self.reference_prompts
+        _, read = self._once(key, lambda: (source, read_reference_prompts(source, self.transformer.tokenizer)))
         return replace(pairs, reference=read)
 
     def called(self, split: str) -> str:

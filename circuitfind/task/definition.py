@@ -82,7 +82,7 @@ class Task:
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.propose, self.fixed, self.tokens)) != 1:
-            raise OptionError(f"task {self.name!r} needs one of propose=..., fixed=... and tokens=...")
+            raise OptionError(f"task {self.name!r} needs either propose=... or fixed=... (or tokens=...), and not both")
 
     @property
     def is_given(self) -> bool:

@@ -16,7 +16,7 @@ COLUMNS = ("prompt", "text", "clean")
 """The columns that hold the prompts, the first one there is; all others are ignored."""
 
 
-def reference_prompts(source: Any, tokenizer: Tokenizer | None) -> TokenPairs:
+def read_reference_prompts(source: Any, tokenizer: Tokenizer | None) -> TokenPairs:
     """Reference prompts as token ids; they may have any lengths, and need no answers.
 
     Args:
@@ -30,8 +30,8 @@ def reference_prompts(source: Any, tokenizer: Tokenizer | None) -> TokenPairs:
 
     Example:
         >>> import circuitfind as cf
-        >>> from circuitfind.task.reference import reference_prompts
-        >>> found = reference_prompts(["Mary gave a drink to John", "John"], cf.load_model("tasks-4l").tokenizer)
+        >>> from circuitfind.task.reference import read_reference_prompts
+        >>> found = read_reference_prompts(["Mary gave a drink to John", "John"], cf.load_model("tasks-4l").tokenizer)
         >>> found.length.tolist()
         [6, 1]
     """

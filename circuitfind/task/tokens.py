@@ -11,7 +11,7 @@ import numpy as np
 
 from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPairs
-from circuitfind.task.whole_numbers import Ids, whole_numbers
+from circuitfind.task.whole_numbers import Ids, truths, whole_numbers
 
 NO_TOKEN = -1
 ANSWERS = ("all", "first")
@@ -161,7 +161,7 @@ class TokenPairs:
         """
         ids = whole_numbers(clean, "clean ids")
         other = ids if corrupted is None else whole_numbers(corrupted, "corrupted ids")
-        real = np.ones(ids.shape, dtype=bool) if mask is None else whole_numbers(mask, "the mask's values") != 0
+        real = np.ones(ids.shape, dtype=bool) if mask is None else truths(mask, "the mask's values")
         _check_shapes(ids, other, real)
         start, length = real.argmax(1), real.sum(1)
         take = np.minimum(start[:, None] + np.arange(int(length.max(initial=1))), ids.shape[1] - 1)

@@ -38,3 +38,10 @@ def whole_numbers(value: Any, what: str) -> Ids:
         wrong = array[~(np.isfinite(array) & (array == np.round(array)))][0]
         raise PairsError(f"{what} hold {wrong:g}, which is no token id; ids are whole numbers")
     return array.astype(np.int64)
+
+
+def truths(value: Any, what: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """A boolean array of truth values, or of numbers, of which 0 is false; see :func:`whole_numbers`."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return value if getattr(value, "dtype", None) == np.bool_ else whole_numbers(value, what) != 0

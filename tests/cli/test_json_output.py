@@ -19,7 +19,8 @@ def submission(tmp_path_factory):
 
     graph = MODELS["gpt2"].graph
     folder = tmp_path_factory.mktemp("cli") / "submission"
-    write_pair(folder, "ioi_gpt2", cf.EdgeScores(graph, np.arange(graph.n_edges, dtype=float)))
+    with pytest.warns(UserWarning, match="BOS"):
+        write_pair(folder, "ioi_gpt2", cf.EdgeScores(graph, np.arange(graph.n_edges, dtype=float)))
     return folder
 
 

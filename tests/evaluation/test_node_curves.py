@@ -5,7 +5,8 @@ import pytest
 from builders import SHAPES, random_pairs, small_model
 
 from circuitfind.errors import OptionError
-from circuitfind.evaluation import MIB_FRACTIONS, Conditions, measure_node_curves
+from circuitfind.evaluation import MIB_FRACTIONS, measure_node_curves
+from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.task.metrics import METRICS
 
 LOGIT_DIFF = METRICS["logit-diff"]
@@ -45,7 +46,7 @@ def test_curves_of_nodes_are_mibs(shape, unscored):
     nodes[0] = 0.5
     nodes[[graph.node_number[name] for name in unscored]] = np.nan
     curves = measure_node_curves(model, pairs, nodes, LOGIT_DIFF)
-    conditions = Conditions(model, pairs, LOGIT_DIFF, "corrupted")
+    conditions = CircuitRunner(model, pairs, LOGIT_DIFF, "corrupted")
     named = dict(zip(graph.sender_names, nodes.tolist(), strict=True))
     for absolute, curve in zip((False, True), curves, strict=True):
         expected = list(circuits_as_mib(graph, named, absolute))

@@ -63,7 +63,7 @@ def test_means_of_clean_and_of_reference_prompts_are_those_of_these_prompts_alon
             sender = model.graph.sender_names[number]
             np.testing.assert_allclose(means[number, 0, 0], mean_by_hand(model, expected, sender, None), **TIGHT)
     bare = TokenPairs(**(vars(uneven) | {"reference": None}))
-    with pytest.raises(OptionError, match="give --reference FILE, or reference="):
+    with pytest.raises(OptionError, match="give --reference-prompts FILE"):
         prepare_ablation("mean-reference", model, make_batches(model, bare))
 
 

@@ -110,10 +110,10 @@ def test_patching_example_patches_maps_ablates_and_prints_a_tree(folder):
         assert "</svg>" in (folder / name).read_text(encoding="utf-8")
 
 
-def test_own_model_example_finds_saves_and_opens(folder):
+def test_own_model_example_finds_saves_and_opens(folder, command_line):
     (folder / "ids.csv").write_text(example("example file: ids.csv"), encoding="utf-8")
     assert "addition mod 13 on addition" in run([sys.executable, "-c", example("example: own model")], folder)
-    found, _ = run_all("example: own model in the shell", folder)
+    found, _ = run_all("example: own model in the shell", command_line)
     assert "strongest edges" in found
     assert (folder / "runs/mine/circuit.svg").stat().st_size > 100
 

@@ -93,12 +93,13 @@ def _all_apart(logits: torch.Tensor) -> bool:
 
 @settings(max_examples=40, deadline=None)
 @given(LOGITS, st.floats(-5, 5), st.sampled_from(sorted(metric.name for metric in METRICS)))
-def test_adding_a_constant_to_all_logits_changes_no_metric(values, constant, name):
+def test_adding_a_constant_to_all_logits_changes_no_metric_but_the_answers_value(values, constant, name):
     logits = torch.tensor(values, dtype=torch.float64).reshape(-1, 2, 4)
     assume(name not in ("accuracy", "top1") or _all_apart(logits))  # a tie may break either way
     targets = Targets(*SEVERAL, ROWS)
     moved = METRICS[name](logits + constant, targets)
-    torch.testing.assert_close(moved, METRICS[name](logits, targets), rtol=0, atol=1e-9)
+    expected = METRICS[name](logits, targets) + (constant if name == "answer-value" else 0)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +113,7 @@ def test_the_order_of_answers_and_their_filling_change_nothing(order, name):
 
 def test_larger_is_better_says_which_way_a_metric_helps():
     signs = {metric.name: metric.sign for metric in METRICS}
-    assert signs == {"logit-diff": 1, "prob-diff": 1, "accuracy": 1, "top1": 1, "kl": -1, "nll": -1}
+    assert signs == {"logit-diff": 1, "prob-diff": 1, "accuracy": 1, "top1": 1, "kl": -1, "nll": -1, "answer-value": 1}
 
 
 def test_metrics_that_need_a_wrong_answer_say_so():

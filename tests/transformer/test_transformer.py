@@ -115,7 +115,7 @@ def test_a_padded_batch_gives_the_attribution_of_its_prompts_alone(model, pairs)
 
 def test_logits_may_be_written_into_given_memory(model):
     x = random_like(4, 3, model.config.d_model)
-    room = torch.full((4, 3, model.config.d_vocab), torch.nan, dtype=x.dtype)
+    room = torch.full((4, 3, model.config.n_outputs), torch.nan, dtype=x.dtype)
     assert model.unembed(x, room) is room
     same(room, model.unembed(x))
     same(room[2], naive.logits(model, x[2]))
