@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 FILE = Path(__file__).with_name("left_out.txt")
-SECONDS, SECONDS_OF_ONE = 2.5, 5.0
+SECONDS, SECONDS_OF_ONE = 1.5, 3.5
 """How long a function with many parameter sets may take in ``make test``, and a single test."""
 
 

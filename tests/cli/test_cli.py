@@ -6,6 +6,7 @@ import re
 
 import pytest
 from command_lines import FEW, TOP
+from picture_text import picture_text
 from runs import FILES, interrupt
 
 import circuitfind as cf
@@ -107,7 +108,7 @@ def test_the_default_rule_is_the_algorithms_own_circuit(run, tmp_path):
     assert json.loads((tmp_path / "own" / "config.json").read_text())["rule"] == "default"
     circuit = Circuit.load(tmp_path / "own" / "circuit.json")
     assert (circuit.selection["rule"], circuit.selection["threshold"]) == ("decided", 0.03)
-    assert "edges kept at threshold 0.03" in html.unescape((tmp_path / "own" / "circuit.dot").read_text())
+    assert "edges kept at threshold 0.03" in picture_text((tmp_path / "own" / "circuit.dot").read_text())
     assert run(*words, "--faithfulness", "0.5", "--out", "other")[0] == 0
     assert Circuit.load(tmp_path / "other" / "circuit.json").selection["target"] == 0.5
 

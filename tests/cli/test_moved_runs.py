@@ -1,11 +1,10 @@
 """A run folder is opened from any working folder, and prompts that were given are not called held-out."""
 
-import html
 import json
-import re
 import shutil
 
 import pytest
+from picture_text import picture_text
 from runs import run as make
 
 import circuitfind as cf
@@ -24,11 +23,6 @@ def place(tmp_path_factory):
     return place
 
 
-def words(dot):
-    """The text of a picture, without line breaks."""
-    return html.unescape(re.sub(r"\s*<[^>]*>\s*", " ", dot))
-
-
 def test_a_run_of_a_model_in_a_folder_is_measured_and_drawn_from_another_working_folder(place, run, tmp_path):
     config = json.loads((place / "run" / "config.json").read_text())
     assert config["model"] == str((place / "my_model").resolve())
@@ -43,7 +37,7 @@ def test_the_summary_and_the_picture_say_what_becomes_of_the_model(place):
     summary = (place / "run" / "summary.txt").read_text()
     assert "in logit-diff on 8 held-out prompts" in summary
     assert "Full model -> circuit: accuracy 100% -> " in summary
-    assert "Full model -> circuit: accuracy 100% -> " in words((place / "run" / "circuit.dot").read_text())
+    assert "Full model -> circuit: accuracy 100% -> " in picture_text((place / "run" / "circuit.dot").read_text())
 
 
 def test_prompts_that_were_given_are_called_given_also_below_the_picture(tmp_path):
@@ -52,7 +46,7 @@ def test_prompts_that_were_given_are_called_given_also_below_the_picture(tmp_pat
     own = setting.prompts("held-out").take(range(5))
     measured = cf.evaluate(setting.but(pairs=own), circuit, n_random=0)
     assert measured.split == measured.to_json()["split"] == "given"
-    caption = words(rendering.circuit_dot(circuit, measured.to_json(), None))
+    caption = picture_text(rendering.circuit_dot(circuit, measured.to_json(), None))
     assert "5 given prompts" in caption
     assert "held-out" not in caption
     assert cf.discover(setting.but(pairs=own), algorithm="eap").provenance.split == "given"

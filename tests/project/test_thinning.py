@@ -31,7 +31,8 @@ def test_parameter_sets_are_spread_evenly(n, places, tmp_path, monkeypatch):
 
 
 def test_the_file_is_made_from_times(tmp_path, monkeypatch):
-    monkeypatch.setattr(thinning, "FILE", tmp_path / "left_out.txt")
+    for name, value in (("FILE", tmp_path / "left_out.txt"), ("SECONDS", 2.5), ("SECONDS_OF_ONE", 5.0)):
+        monkeypatch.setattr(thinning, name, value)
     cases = [
         ("one", 6.0),
         ("short", 4.0),

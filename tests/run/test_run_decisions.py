@@ -1,7 +1,6 @@
 """Run folders of searches that decide edge by edge."""
 
 import csv
-import html
 import json
 import re
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from picture_text import picture_text
 from runs import CONFIG, FILES, run
 
 import circuitfind as cf
@@ -65,7 +65,7 @@ def test_its_own_circuit_is_the_default_and_what_pruning_drops_is_said(decided):
     )
     assert set(decided.scores.decisions[0].summary()) < set(decided.sentences)
     jsonschema.validate(json.loads((decided.folder / "circuit.json").read_text()), SCHEMA)
-    assert "edges kept at threshold 0.3" in html.unescape((decided.folder / "circuit.dot").read_text())
+    assert "edges kept at threshold 0.3" in picture_text((decided.folder / "circuit.dot").read_text())
 
 
 def test_one_dropped_edge_is_not_several():
