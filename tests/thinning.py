@@ -1,7 +1,7 @@
 """Which tests ``make test`` leaves to ``make thorough``, so that it ends in minutes: read, and written from measured times.
 
 ``left_out.txt`` names test functions that take long, each with how many of its parameter sets ``make test`` runs, spread evenly
-over all of them; 0 for a single test that takes too long by itself. What is left out is run by ``make thorough``, as in CI.
+over all of them; 0 for a single test that takes too long by itself. What is left out is run by ``make thorough``.
 
 To remake the file after tests have changed, with nothing else running::
 
