@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuitfind.formats import Contents
 
 
-Level = Annotated[str | None, typer.Option(help="mib: importances of edges or nodes: edge, node [default: edge].")]
+Level = Annotated[str | None, typer.Option(help="mib: importances of edges or nodes: edge, node (default: edge).")]
 
 
 @app.command()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class Evaluation:
         """The ratio of means."""
         return self.measured.faithfulness
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of the faithfulness over prompts (percentile method)."""
         low, high = quantiles(bootstrap(self.circuit, self.empty, self.full, self.seed), 0.025, 0.975)

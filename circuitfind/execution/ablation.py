@@ -104,13 +104,23 @@ def mean_prompts(name: str, model: Transformer, batches: Sequence[Batch]) -> Ite
     """
     side = rule_of(name).mean_of
     if side == "reference":
-        if batches[0].reference is None:
-            raise OptionError(
-                f"{REFERENCE} ablation needs prompts of your own; give --reference-prompts FILE (reference_prompts= in Python)"
-            )
+        require_reference(batches[0].reference is not None)
+        assert batches[0].reference is not None
         batches, side = make_batches(model, batches[0].reference), "clean"
     for batch in batches:
         yield batch.corrupted if side == "corrupted" and batch.corrupted.shape[1] else batch.clean, batch.real
+
+
+def require_reference(there: bool) -> None:
+    """Refuse means over reference prompts where there are none.
+
+    Raises:
+        OptionError: the message says how to give some.
+    """
+    if not there:
+        raise OptionError(
+            f"{REFERENCE} ablation needs prompts of your own; give --reference-prompts FILE (reference_prompts= in Python)"
+        )
 
 
 def _placed(means: Tensor, model: Transformer) -> Tensor:

@@ -120,13 +120,22 @@ def _tensors(weights: Any, name: str) -> dict[str, Tensor]:
 
 
 def _from_file(path: Path) -> Mapping[str, Tensor]:
-    from safetensors.torch import load_file
-
     if path.suffix != ".safetensors":
         raise ModelError(
             f"{str(path)!r} is no .safetensors file; load it yourself and give what is in it, such as "
             "torch.load(path, weights_only=True)"
         )
+    return read_safetensors(path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from safetensors.torch import load_file
+
     try:
         return dict(load_file(path))
     except Exception as error:

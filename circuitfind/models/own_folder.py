@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from circuitfind.errors import ModelError, OptionError
 from circuitfind.models.logits_check import LogitsCheck, known_logits, require_logits
-from circuitfind.models.own import model_from_weights
+from circuitfind.models.own import model_from_weights, read_safetensors
 from circuitfind.models.quiet import quietly
 from circuitfind.models.text import HuggingFaceTokenizer
 from circuitfind.transformer import Transformer, is_tied
@@ -91,10 +91,10 @@ def open_own_folder(folder: Path, bos: bool | None = None) -> Transformer:
         raise ModelError(
             f"{str(folder)!r} has a {CONFIG} but no {WEIGHTS}; write both with cf.save_model(model, folder)"
         )
-    weights = _safetensors(folder / WEIGHTS)
+    weights = read_safetensors(folder / WEIGHTS)
     if config.get("tied") and "W_E" in weights:
         weights["W_U"] = weights["W_E"].T
-    check = _safetensors(folder / CHECK) if (folder / CHECK).is_file() else None
+    check = read_safetensors(folder / CHECK) if (folder / CHECK).is_file() else None
     model = model_from_weights(
         config,
         weights,
@@ -103,13 +103,6 @@ def open_own_folder(folder: Path, bos: bool | None = None) -> Transformer:
         name=str(config.get("name") or folder.resolve().name),
     )
     return model.renamed(model.name, f"{model.source}, local directory")
-
-
-def _safetensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return dict(load_file(file))
-    except Exception as error:
-        raise ModelError(f"{str(file)!r} cannot be read as safetensors ({error})") from None
 
 
 def _written_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitfind.errors import OptionError
+from circuitfind.execution.ablation import require_reference
 from circuitfind.graph import REFERENCE
 from circuitfind.task import (
     TASKS,
@@ -131,10 +132,8 @@ def refuse_reference(source: Any, ablation: str | None, pairs: TokenPairs | None
         OptionError: one is there without the other, or a file is missing.
     """
     given = source is not None or (pairs is not None and pairs.reference is not None)
-    if ablation == REFERENCE and not given:
-        raise OptionError(
-            f"{REFERENCE} ablation needs prompts of your own; give --reference-prompts FILE (reference_prompts= in Python)"
-        )
+    if ablation == REFERENCE:
+        require_reference(given)
     if source is not None and ablation != REFERENCE:
         raise OptionError(
             f"reference prompts are for {REFERENCE} ablation, not for {ablation!r}; leave out one of the two"

@@ -21,7 +21,7 @@ from circuitfind.task.definition import Task
 from circuitfind.task.groups import fixed_number, rows_that_share, split_of_groups
 from circuitfind.task.pairs import PromptPairs
 from circuitfind.task.tables import SUFFIXES, Table, is_frame, table_from_file, table_from_frame, table_from_records
-from circuitfind.task.tokens import NO_TOKEN, TokenPairs
+from circuitfind.task.tokens import NO_TOKEN, TokenPairs, padded
 
 ID_COLUMNS = ("clean_ids", "corrupted_ids", "correct_ids", "incorrect_ids")
 NEEDED = ("clean_ids", "correct_ids")
@@ -56,8 +56,8 @@ def id_pairs_of(source: Any) -> TokenPairs | None:
         raise PairsError(
             f"{table.source}, {table.places[row]}: 'corrupted_ids' is empty, while other rows have some; fill it in"
         )
-    clean, corrupted = (_filled([row[name] for row in rows], 0) for name in ID_COLUMNS[:2])
-    correct, incorrect = (_filled([row[name] for row in rows], NO_TOKEN) for name in ID_COLUMNS[2:])
+    clean, corrupted = (padded([row[name] for row in rows], 0) for name in ID_COLUMNS[:2])
+    correct, incorrect = (padded([row[name] for row in rows], NO_TOKEN) for name in ID_COLUMNS[2:])
     return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect)
 
 
@@ -162,8 +162,3 @@ def _ids(cell: Any, name: str, place: str) -> list[int]:
     if not all(number.is_integer() and number >= 0 for number in numbers):
         raise PairsError(f"{place}: {name!r} holds {cell!r}; ids are whole numbers, such as 464 314 or [464, 314]")
     return [int(number) for number in numbers]
-
-
-def _filled(rows: list[list[int]], fill: int) -> np.ndarray[Any, Any]:
-    width = max(map(len, rows))
-    return np.array([row + [fill] * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from circuitfind.errors import PairsError
-from circuitfind.task.tables import Table
+from circuitfind.task.tables import AS_WRITTEN, Reads, Table
 
 Row = Mapping[str, Any]
 YEARS = tuple(f"{year:02d}" for year in range(100))
@@ -32,8 +32,7 @@ class Layout:
         fits: whether a table with these columns is of this layout.
         lacks: of a file that is refused, what it does not say.
         convert: the two lines of Python that convert it; ``READ`` stands for the call that reads its rows with pandas.
-        metric: how such pairs are measured; "" for the logit difference.
-        ids_first, answers_in_prompt, alone: see :class:`circuitfind.task.tables.Table`.
+        reads: how its rows are read.
     """
 
     name: str
@@ -42,10 +41,7 @@ class Layout:
     fits: Callable[[Table], bool] = lambda table: True
     lacks: str = ""
     convert: str = ""
-    metric: str = ""
-    ids_first: bool = False
-    answers_in_prompt: bool = False
-    alone: bool = False
+    reads: Reads = AS_WRITTEN
 
 
 def in_our_columns(table: Table) -> Table:
@@ -68,8 +64,7 @@ def in_our_columns(table: Table) -> Table:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise PairsError(f"{table.source}, {place}: not a row of {layout.name} ({_reason(error)})") from None
     columns = tuple(dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row))
-    same = {name: getattr(layout, name) for name in ("metric", "ids_first", "answers_in_prompt", "alone")}
-    return replace(table, columns=columns, rows=tuple(rows), layout=layout.name, **same)
+    return replace(table, columns=columns, rows=tuple(rows), layout=layout.name, reads=layout.reads)
 
 
 def _reading(source: str) -> str:
@@ -269,22 +264,21 @@ LAYOUTS: tuple[Layout, ...] = (
         ("clean",),
         _greater_than,
         fits=lambda table: _year_column(table) is not None,
-        alone=True,
-        metric="prob-diff",
+        reads=Reads("prob-diff", alone=True),
     ),
     Layout(
         "EAP-IG's IOI file",
         ("clean", "corrupted", "corrupted_hard", "correct_idx", "incorrect_idx"),
         dict,
         fits=lambda table: all(re.search(r" and .* to$", str(row.get("clean"))) for row in _mappings(table)),
-        answers_in_prompt=True,
+        reads=Reads(answers_in_prompt=True),
     ),
     Layout(
         "EAP-IG's files with answers for both prompts (gender-bias, fact-retrieval, hypernymy)",
         ("clean", "corrupted"),
         _with_answer_ids,
         fits=lambda table: _answer_columns(table.columns) is not None,
-        ids_first=True,
+        reads=Reads(ids_first=True),
     ),
     Layout(
         "EAP-IG's subject-verb agreement file",
@@ -314,7 +308,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("two_prefix_prefix_good", "two_prefix_prefix_bad", "two_prefix_word"),
         _blimp_two_prefixes,
         fits=lambda table: not _one_prefix(table),
-        metric="nll",
+        reads=Reads("nll"),
     ),
     Layout(
         "a BLiMP file of one prefix and two words",

@@ -62,7 +62,7 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None, group_by: str = 
             problems.append(f"{place}: {error}")
     if problems:
         raise PairsError(_summary(problems, table))
-    return PromptPairs(tuple(pairs), table.source, _notes(reading), table.metric)
+    return PromptPairs(tuple(pairs), table.source, _notes(reading), table.reads.metric)
 
 
 def _reading_of(given: Table, tokenizer: Tokenizer | None, group_by: str) -> _Reading:
@@ -177,7 +177,7 @@ def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     ends = {label: stop for label, (_, stop) in spans.items()}
     starts = {label: start for label, (start, _) in spans.items() if start is not None}
     group = (str(row.get(columns[GROUP])).strip(),) if GROUP in columns else ()
-    return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts, reading.table.alone)
+    return PromptPair(clean, corrupted, correct, incorrect, group, ends, end, starts, reading.table.reads.alone)
 
 
 def _prompt(cell: object, column: str, tokenizer: Tokenizer | None) -> str:
@@ -205,7 +205,7 @@ def _answers(row: Mapping[str, Any], name: str, prompt: str, reading: _Reading) 
     column, tokenizer = reading.columns[name], reading.tokenizer
     if column.endswith("_idx"):
         ids = tuple(dict.fromkeys(_token_ids(row[column], column)))
-        if reading.table.answers_in_prompt and tokenizer is not None:
+        if reading.table.reads.answers_in_prompt and tokenizer is not None:
             _require_in_prompt([_decoded(one, tokenizer) for one in ids], prompt, row[column], column)
         return ids
     cell = row[column]
@@ -233,7 +233,7 @@ def _agreed(answers: tuple[str, ...], cell: Any, by_id: str, name: str, reading:
     decoded = [_decoded(one, reading.tokenizer) for one in ids]
     wanted = [answer.strip() for answer in answers]
     if decoded and all(text.strip() and any(one.startswith(text.strip()) for one in wanted) for text in decoded):
-        return ids if reading.table.ids_first else answers
+        return ids if reading.table.reads.ids_first else answers
     shown = f"is {decoded[0]!r} for this model" if decoded and decoded[0] else "is no text of this model"
     reading.foreign.append(
         f"{reading.table.source}: the token ids beside the {name} answers belong to another model's tokenizer: {cell} {shown}, "

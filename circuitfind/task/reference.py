@@ -10,7 +10,7 @@ import numpy as np
 from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.tables import Table, is_frame, read_bytes, table_from_file, table_from_frame, table_from_records
-from circuitfind.task.tokens import NO_TOKEN, Tokenizer, TokenPairs
+from circuitfind.task.tokens import NO_TOKEN, Tokenizer, TokenPairs, padded
 
 COLUMNS = ("prompt", "text", "clean")
 """The columns that hold the prompts, the first one there is; all others are ignored."""
@@ -44,9 +44,7 @@ def read_reference_prompts(source: Any, tokenizer: Tokenizer | None) -> TokenPai
         raise PairsError(f"{name} holds no reference prompt; give one or more")
     ids = [_encoded(name, row, text, tokenizer) for row, text in enumerate(texts, 1)]
     length = np.array([len(row) for row in ids], dtype=np.int64)
-    tokens = np.zeros((len(ids), int(length.max())), dtype=np.int64)
-    for row, part in enumerate(ids):
-        tokens[row, : len(part)] = part
+    tokens = padded(ids, 0)
     answers = np.full((len(ids), 1), NO_TOKEN)
     return TokenPairs(tokens, tokens, length, length - 1, answers, answers)
 

@@ -31,6 +31,27 @@ Record = Mapping[str, Any] | PromptPair
 
 
 @dataclass(frozen=True)
+class Reads:
+    """How the rows of a layout are read.
+
+    Attributes:
+        metric: how its pairs are measured; "" where it does not say.
+        ids_first: token ids count where text is there too and agrees with them.
+        answers_in_prompt: every answer is a word of the clean prompt, so ids of another tokenizer can be told.
+        alone: answers are read on their own where the tokenizer would join them with the prompt's end (parts of numbers).
+    """
+
+    metric: str = ""
+    ids_first: bool = False
+    answers_in_prompt: bool = False
+    alone: bool = False
+
+
+AS_WRITTEN = Reads()
+"""How our own columns are read."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows as they were found.
 
@@ -40,10 +61,7 @@ class Table:
         rows: one mapping from those names to cells each, or a pair that is ready.
         places: where each row stands, for people: ``"row 1 (line 2)"``. Rows count from 1, the header is none.
         layout: the foreign layout it was read by, see :mod:`circuitfind.task.layouts`; "" for our own columns.
-        metric: how pairs of that layout are measured; "" where it does not say.
-        ids_first: token ids count where text is there too and agrees with them.
-        alone: answers are read on their own where the tokenizer would join them with the prompt's end (parts of numbers).
-        answers_in_prompt: every answer is a word of the clean prompt, so ids of another tokenizer can be told.
+        reads: how rows of that layout are read.
     """
 
     source: str
@@ -51,10 +69,7 @@ class Table:
     rows: tuple[Record, ...]
     places: tuple[str, ...]
     layout: str = ""
-    metric: str = ""
-    ids_first: bool = False
-    answers_in_prompt: bool = False
-    alone: bool = False
+    reads: Reads = AS_WRITTEN
 
 
 def table_from_file(path: Path) -> Table:

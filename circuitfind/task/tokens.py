@@ -247,7 +247,8 @@ def _answer_rows(answers: Any, n: int, kind: str) -> Ids:
     return rows
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Ids:
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Ids:
+    """Rows of any lengths as one array (rows, longest), filled up on the right."""
     width = max((len(row) for row in rows), default=0)
     return np.array([[*row, *[fill] * (width - len(row))] for row in rows], dtype=np.int64).reshape(len(rows), width)
 
@@ -268,12 +269,12 @@ def from_readings(readings: Sequence[Reading], pairs: PromptPairs, answers: str 
     if any(len(ids) > 1 for reading in readings for ids in (*reading.correct, *reading.incorrect)):
         return _by_steps(readings, pairs)
     return TokenPairs(
-        clean=_padded([reading.clean for reading in readings], 0),
-        corrupted=_padded([reading.corrupted for reading in readings], 0),
+        clean=padded([reading.clean for reading in readings], 0),
+        corrupted=padded([reading.corrupted for reading in readings], 0),
         length=np.array([len(reading.clean) for reading in readings], dtype=np.int64),
         answer_position=np.array([reading.place for reading in readings], dtype=np.int64),
-        correct=_padded([[ids[0] for ids in reading.correct] for reading in readings], NO_TOKEN),
-        incorrect=_padded([[ids[0] for ids in reading.incorrect] for reading in readings], NO_TOKEN),
+        correct=padded([[ids[0] for ids in reading.correct] for reading in readings], NO_TOKEN),
+        incorrect=padded([[ids[0] for ids in reading.incorrect] for reading in readings], NO_TOKEN),
         text=pairs,
     )
 
@@ -319,8 +320,8 @@ def _by_steps(readings: Sequence[Reading], pairs: PromptPairs) -> TokenPairs:
     per_pair = len(pair) / len(readings)
     steps = AnswerSteps(pair, answer, np.array(share) * per_pair, n_right, n_wrong, per_pair)
     return TokenPairs(
-        clean=_padded(columns["clean"], 0),
-        corrupted=_padded(columns["corrupted"], 0),
+        clean=padded(columns["clean"], 0),
+        corrupted=padded(columns["corrupted"], 0),
         length=np.array([len(row) for row in columns["clean"]], dtype=np.int64),
         answer_position=place,
         correct=right[:, None],

@@ -79,18 +79,15 @@ def _block_inputs(mask: Tensor, base: Tensor, senders: Tensor, parts: Tensor | N
     return inputs
 
 
-def heads_from_ports(model: Transformer, layer: int, inputs: Tensor, nodes: list[int] | None = None) -> Tensor:
+def heads_from_ports(model: Transformer, layer: int, inputs: Tensor) -> Tensor:
     """What attention nodes of a layer write when every port has its own input.
 
     Args:
         inputs: (..., 3 * nodes, prompts, positions, d_model), before the norm; q ports first, then k, then v.
-        nodes: the nodes along the axis; None means all.
 
     Returns:
         (..., nodes, prompts, positions, d_model).
     """
     x = model.norm(f"layers.{layer}.ln1", inputs)
-    q, k, v = (
-        model.project_each(layer, port, part, nodes) for port, part in zip("qkv", x.chunk(3, dim=-4), strict=True)
-    )
-    return model.node_writes(layer, model.attend(layer, q, k, v, nodes=nodes), nodes)
+    q, k, v = (model.project_each(layer, port, part) for port, part in zip("qkv", x.chunk(3, dim=-4), strict=True))
+    return model.node_writes(layer, model.attend(layer, q, k, v))
