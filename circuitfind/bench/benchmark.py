@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from circuitfind.bench.cells import Shared
+from circuitfind.bench.cells import GridValues
 from circuitfind.bench.grid import Grid
 from circuitfind.bench.measure import Failure, Outcome
 from circuitfind.bench.plan import Filters, Plan, Planned, plan
@@ -44,7 +44,7 @@ class Crew:
         if self.ray and find_spec("ray") is None:
             raise OptionError("--ray: Ray is not installed; pip install 'circuitfind[ray]', or use --workers alone")
 
-    def size(self, shared: Shared) -> int:
+    def size(self, shared: GridValues) -> int:
         """The number of workers; for a cluster, 0 means as many as fit. A GPU without Ray is used by this process alone."""
         if self.workers is not None or self.ray not in ("", "local"):
             return self.workers or 0
@@ -52,7 +52,7 @@ class Crew:
             return 0
         return max(1, (os.cpu_count() or 1) // shared.threads)
 
-    def measure(self, cells: Sequence[Planned], shared: Shared) -> Generator[tuple[int, Outcome]]:
+    def measure(self, cells: Sequence[Planned], shared: GridValues) -> Generator[tuple[int, Outcome]]:
         """Measure the cells, and yield the outcomes; closing the generator ends the workers."""
         workers, what = self.size(shared), [one.cell for one in cells]
         if self.ray and cells:
@@ -155,7 +155,7 @@ def list_grid(
     wanted = {one.cell.name: one for one in whole.planned if filters.passes(one.named)}
     open_ = (MISSING, FAILED) if retry_failed else (MISSING,)
     todo = tuple(one for one in wanted.values() if store.state(one.cell) in open_)
-    return Work(whole, store, todo, crew.size(Shared.of(grid)))
+    return Work(whole, store, todo, crew.size(GridValues.of(grid)))
 
 
 def run_grid(
@@ -178,7 +178,7 @@ def run_grid(
         CircuitfindError: the grid is wrong; raised before anything is measured.
         KeyboardInterrupt: after the tables of the cells measured so far are written.
     """
-    crew, shared = crew or Crew(), Shared.of(grid)
+    crew, shared = crew or Crew(), GridValues.of(grid)
     work = list_grid(grid, out, crew, filters=filters, retry_failed=retry_failed)
     for line in work.summary():
         say(line)

@@ -46,7 +46,7 @@ LETTERS = 16
 
 
 @dataclass(frozen=True)
-class Shared:
+class GridValues:
     """The values that all cells of a grid share: see :mod:`circuitfind.bench.grid`."""
 
     measures: tuple[str, ...]
@@ -56,7 +56,7 @@ class Shared:
     dtype: str
 
     @classmethod
-    def of(cls, grid: Grid) -> Shared:
+    def of(cls, grid: Grid) -> GridValues:
         """The shared values of a grid."""
         return cls(grid.measures, grid.threads, grid.memory, grid.device, grid.dtype)
 
@@ -88,7 +88,7 @@ class Cell:
     prompts: int
     held_out: int
     own: Sources
-    shared: Shared
+    shared: GridValues
     weights: str
     tokens: str
     truth: str
@@ -119,7 +119,7 @@ class Subjects:
         self._model: tuple[Any, Transformer, str] | None = None
         self._settings: dict[Any, Setting] = {}
 
-    def model(self, spec: str, shared: Shared) -> tuple[Transformer, str]:
+    def model(self, spec: str, shared: GridValues) -> tuple[Transformer, str]:
         """A model, and a hash of its weights and configuration."""
         key = spec, shared.device, shared.dtype
         if self._model is None or self._model[0] != key:
@@ -145,7 +145,7 @@ class Subject:
     weights: str
 
     @classmethod
-    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, shared: Shared) -> Subject:
+    def of(cls, subjects: Subjects, ground: Ground | Cell, seed: int, shared: GridValues) -> Subject:
         """The subject of a ground or a cell."""
         model, weights = subjects.model(ground.model, shared)
         return cls(subjects.setting(model, ground, seed), weights)

@@ -30,7 +30,7 @@ LAST_LINES = 6
 
 
 @dataclass(frozen=True)
-class Result:
+class CellResult:
     """The measurements of a cell.
 
     Attributes:
@@ -67,7 +67,7 @@ class _RefusedError(Exception):
     """An algorithm refused the problem."""
 
 
-Outcome = Result | Failure
+Outcome = CellResult | Failure
 
 
 def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
@@ -83,7 +83,7 @@ def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
         return Failure(type(error).__name__, str(error), last)
 
 
-def _measured(cell: Cell, subject: Subject) -> Result:
+def _measured(cell: Cell, subject: Subject) -> CellResult:
     check_here(cell, subject)
     algorithm, problem = algorithm_of(cell), subject.problem(metric_of(cell), cell.ablation)
     model = problem.model
@@ -102,7 +102,7 @@ def _measured(cell: Cell, subject: Subject) -> Result:
         "process": os.getpid(),
     }
     truth = subject.truth(cell.ablation)
-    return Result(tuple(_rows(cell, subject, scores, truth)), _roc(scores, truth), costs, _file_of(scores))
+    return CellResult(tuple(_rows(cell, subject, scores, truth)), _roc(scores, truth), costs, _file_of(scores))
 
 
 def _rows(cell: Cell, subject: Subject, scores: EdgeScores, truth: Mask | None) -> Iterator[CellRow]:

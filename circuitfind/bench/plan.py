@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Any, NoReturn
 
-from circuitfind.bench.cells import Cell, Shared, Subject, Subjects, measuring_code, named_metric
+from circuitfind.bench.cells import Cell, GridValues, Subject, Subjects, measuring_code, named_metric
 from circuitfind.bench.costs import plain_forward, threads
 from circuitfind.bench.grid import Entry, Grid, Ground
 from circuitfind.bench.own import algorithm_named
@@ -21,7 +21,7 @@ MEASURING = 200
 
 
 @dataclass(frozen=True)
-class Named:
+class CellNames:
     """The names that identify a cell in tables."""
 
     model: str
@@ -47,7 +47,7 @@ class Planned:
         measuring: estimated time of the measures.
     """
 
-    named: Named
+    named: CellNames
     cell: Cell
     seconds: float
     measuring: float
@@ -58,7 +58,7 @@ class Planned:
 class Skipped:
     """A cell that makes no sense."""
 
-    named: Named
+    named: CellNames
     reason: str
 
 
@@ -84,7 +84,7 @@ class Filters:
     tasks: Sequence[str] = ()
     models: Sequence[str] = ()
 
-    def passes(self, named: Named) -> bool:
+    def passes(self, named: CellNames) -> bool:
         """Whether a cell is run."""
         lists = ((self.algorithms, named.algorithm), (self.tasks, named.task), (self.models, named.model))
         return all(not names or name in names for names, name in lists) and (
@@ -113,7 +113,7 @@ def plan(grid: Grid) -> Plan:
     Raises:
         CircuitfindError: a model cannot be loaded, or a task has too few prompts.
     """
-    subjects, shared = Subjects(), Shared.of(grid)
+    subjects, shared = Subjects(), GridValues.of(grid)
     planned, skipped = list[Planned](), list[Skipped]()
     for ground in sorted(grid.grounds, key=lambda one: one.model):
         for one in _of_ground(grid, ground, subjects, shared):
@@ -125,11 +125,11 @@ def plan(grid: Grid) -> Plan:
     )
 
 
-def _order(named: Named) -> tuple[Any, ...]:
+def _order(named: CellNames) -> tuple[Any, ...]:
     return tuple(getattr(named, field.name) for field in fields(named))
 
 
-def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: Shared) -> Iterator[Planned | Skipped]:
+def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: GridValues) -> Iterator[Planned | Skipped]:
     forward = 0.0
     for seed in sorted({*ground.seeds, *(seed for entry in grid.entries for seed in entry.seeds)}):
         subject = Subject.of(subjects, ground, seed, shared)
@@ -145,7 +145,7 @@ def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: Shared) -
 
 
 def _planned(
-    ground: Ground, subject: Subject, entry: Entry, ablation: str, shared: Shared, forward: float
+    ground: Ground, subject: Subject, entry: Entry, ablation: str, shared: GridValues, forward: float
 ) -> Planned | Skipped:
     """Plan one cell; ``forward`` is the time of a forward pass on one prompt, in seconds."""
     algorithm = algorithm_named(entry.algorithm, entry.own)
@@ -153,7 +153,7 @@ def _planned(
     model, task = setting.transformer, setting.behaviour
     metric = as_metric(entry.metric or algorithm.metric or task.metric)
     options = json.dumps(entry.options, sort_keys=True)
-    named = Named(model.name, task.name, entry.label, options, metric.name, ablation, setting.seed)
+    named = CellNames(model.name, task.name, entry.label, options, metric.name, ablation, setting.seed)
     if reason := refusal(algorithm, entry, subject, metric, ablation):
         return Skipped(named, reason)
     name, file = named_metric(metric)

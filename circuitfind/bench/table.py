@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from circuitfind.bench.plan import Named, Plan
+from circuitfind.bench.plan import CellNames, Plan
 from circuitfind.bench.store import DONE, FAILED, REFUSED, STATES, Store
 
-NAMES = ("model", "task", "algorithm", "options", "metric", "ablation", "seed")
-TABLE = {**dict.fromkeys(NAMES[:-1], "string"), "seed": "int64", "cell": "string"} | {
+CELL_COLUMNS = ("model", "task", "algorithm", "options", "metric", "ablation", "seed")
+TABLE = {**dict.fromkeys(CELL_COLUMNS[:-1], "string"), "seed": "int64", "cell": "string"} | {
     "quantity": "string",
     "at": "float64",
     "value": "float64",
@@ -48,12 +48,12 @@ def write_tables(plan: Plan, store: Store) -> dict[str, int]:
             failures.append({**name, "type": failure.type, "message": failure.message, "attempts": failure.attempts})
         elif state == REFUSED:
             skipped.append({**asdict(one.named), "reason": store.failure(one.cell).message})
-    skipped.sort(key=lambda row: [row[name] for name in NAMES])
+    skipped.sort(key=lambda row: [row[name] for name in CELL_COLUMNS])
     _write_parquet(store.out / "table.parquet", rows)
     _write_csv(store.out / "table.csv", TABLE, rows)
-    _write_csv(store.out / "costs.csv", (*NAMES, "cell", *COSTS), costs)
-    _write_csv(store.out / "failures.csv", (*NAMES, "cell", "type", "message", "attempts"), failures)
-    _write_csv(store.out / "skipped.csv", (*NAMES, "reason"), skipped)
+    _write_csv(store.out / "costs.csv", (*CELL_COLUMNS, "cell", *COSTS), costs)
+    _write_csv(store.out / "failures.csv", (*CELL_COLUMNS, "cell", "type", "message", "attempts"), failures)
+    _write_csv(store.out / "skipped.csv", (*CELL_COLUMNS, "reason"), skipped)
     return counts
 
 
@@ -75,6 +75,6 @@ def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     part.replace(path)
 
 
-def words(named: Named) -> str:
+def words(named: CellNames) -> str:
     """A cell's name for people."""
     return f"{named.model} {named.task} {named.algorithm} ({named.metric}, {named.ablation}, seed {named.seed})"

@@ -12,6 +12,7 @@ Deviation from the package: the sign. Only defined for corrupted ablation, where
 from __future__ import annotations
 
 from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
+from circuitfind.execution.memory import added_numbers
 from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 
@@ -22,11 +23,9 @@ def clean_corrupted(problem: Problem) -> EdgeScores:
     def score(prompts: Contrast) -> Floats:
         clean = prompts.clean_run()
         change = clean.writes.minus(prompts.ablated)
-        at_clean = prompts.dot(change, gradient_of=clean)
-        at_corrupted = prompts.dot(change, gradient_of=prompts.run_from(prompts.ablated.entry))
-        return (at_clean + at_corrupted) / 2
+        return prompts.dot(change, gradient_of=(clean, prompts.run_from(prompts.ablated.entry))) / 2
 
-    return attribute(problem, score)
+    return attribute(problem, score, more_numbers=added_numbers(problem.model, 2))
 
 
 ALGORITHMS.add(

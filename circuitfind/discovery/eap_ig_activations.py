@@ -30,6 +30,7 @@ from typing import Any
 from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.errors import OptionError
 from circuitfind.execution.gradients.integration_points import shares_of_way
+from circuitfind.execution.memory import added_numbers
 from circuitfind.execution.writes import sublayers as sublayers_of
 from circuitfind.graph import ComputationGraph, Floats
 from circuitfind.scores import EdgeScores
@@ -59,11 +60,11 @@ def eap_ig_activations(
         for senders in sublayers_of(problem.graph):
             block, stream = clean.first_reader(senders)
             way = change.together(senders)
-            for share in shares:
-                run = prompts.run_from(stream - (1 - share) * way, block)
-                yield prompts.dot(change, gradient_of=run, senders=senders) / steps
+            runs = (prompts.run_from(stream - (1 - share) * way, block) for share in shares)
+            yield prompts.dot(change, gradient_of=runs, senders=senders) / steps
 
-    return attribute(problem, lambda prompts: reduce(add, at_points(prompts)))
+    more = added_numbers(problem.model, steps)
+    return attribute(problem, lambda prompts: reduce(add, at_points(prompts)), more_numbers=more)
 
 
 def _on_every_path(prompts: Contrast, shares: Sequence[float]) -> Floats:

@@ -15,11 +15,9 @@ corrupted ablation, where the two ends of the path are inputs.
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
-
 from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution, Problem, attribute
 from circuitfind.execution.gradients.integration_points import shares_of_way
+from circuitfind.execution.memory import added_numbers
 from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
 
@@ -37,9 +35,9 @@ def eap_ig_inputs(problem: Problem, *, steps: int = 5, points: str = "midpoint")
         start = prompts.ablated
         change = prompts.clean().minus(start)
         runs = (prompts.run_from(start.entry + share * change.entry) for share in shares)
-        return reduce(add, (prompts.dot(change, gradient_of=run) / steps for run in runs))
+        return prompts.dot(change, gradient_of=runs) / steps
 
-    return attribute(problem, score)
+    return attribute(problem, score, more_numbers=added_numbers(problem.model, steps))
 
 
 ALGORITHMS.add(

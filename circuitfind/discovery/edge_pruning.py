@@ -92,7 +92,7 @@ def edge_pruning(
     state = torch.zeros(3, n + 2, dtype=torch.float64)
     state[0, :n] = _first_log_alphas(problem, n, start, warm_start)
     loss = MaskLoss(problem, gates, group=batch)
-    schedule = Schedule(gates, state, wanted, steps, learning_rate, multiplier)
+    schedule = MaskSchedule(gates, state, wanted, steps, learning_rate, multiplier)
     with torch.no_grad():
         learn(loss, state, n, steps, getattr(schedule, multiplier), problem.checkpoint, "edge pruning")
     opened = share_open(state[0, :n])
@@ -116,7 +116,7 @@ def _warmth(problem: Problem, name: str) -> Tensor:
     return torch.from_numpy(warmth)
 
 
-class Schedule:
+class MaskSchedule:
     """How log-alphas move: down the gradient, with the number of kept edges that the step asks for."""
 
     def __init__(self, gates: Gates, state: Tensor, wanted: int, steps: int, rate: float, multiplier: str) -> None:

@@ -104,6 +104,16 @@ def attribution_numbers(model: Transformer, recompute: bool = False) -> int:
     return c.n_layers * (stored + (0 if recompute else saved)) + transient
 
 
+def added_numbers(model: Transformer, runs: int) -> int:
+    """Numbers per token that gradients added up over some runs hold beside one attribution pass.
+
+    These are the gradients of a second pass while it is added, and every run's streams with three factors for each head.
+    """
+    c = model.config
+    q, mlps = c.n_heads * c.d_head, bool(c.d_mlp)
+    return c.n_layers * (3 * q + mlps * c.d_model + runs * (c.d_model + 3 * c.n_heads))
+
+
 def patching_numbers(model: Transformer) -> int:
     """Numbers per token that patching holds.
 

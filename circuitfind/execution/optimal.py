@@ -90,14 +90,14 @@ def optimal_constants(model: Transformer, batches: Sequence[Batch]) -> Tensor:
         prompts = _Prompts.of(batches)
         key = prompts.key(narrow)
         if key not in _KNOWN:
-            found = _Search(narrow, prompts.groups(PROMPTS, narrow.config.causal)).constants()
+            found = _ConstantSearch(narrow, prompts.groups(PROMPTS, narrow.config.causal)).constants()
             while sum(known.nbytes for known in _KNOWN.values()) > KEPT_BYTES:
                 del _KNOWN[next(iter(_KNOWN))]
             _KNOWN[key] = found.to(narrow.dtype)[:, None, None]
         return _KNOWN[key].to(model.dtype)
 
 
-class _Search:
+class _ConstantSearch:
     """Gradient descent for all senders, as many in parallel as memory allows."""
 
     def __init__(self, model: Transformer, groups: list[_Prompts]) -> None:

@@ -18,7 +18,7 @@ from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.formats.eap_ig import graph_from
 from circuitfind.formats.eap_ig_pt import read_graph
 from circuitfind.formats.mib import ABSOLUTE, FRACTIONS, LEVELS, MODELS, PAIRS, largest
-from circuitfind.formats.mib_walk import BOTH, CMD, CPR, Found, folders_of, is_half
+from circuitfind.formats.mib_walk import BOTH, CMD, CPR, Visited, folders_of, is_half
 from circuitfind.graph import ComputationGraph, Floats
 
 CFG = ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")
@@ -145,7 +145,7 @@ def _not_a_pair(name: str) -> str:
     return f"the benchmark has no such pair and passes over this folder{hint}; it has {', '.join(PAIRS)}"
 
 
-def _of_measures(found: Sequence[Found], root: Path) -> Iterator[Finding]:
+def _of_measures(found: Sequence[Visited], root: Path) -> Iterator[Finding]:
     """Each pair is evaluated once for each of the two measures."""
     for pair in sorted({one.pair for one in found if one.pair}):
         places = {

@@ -19,7 +19,7 @@ CMD, CPR, BOTH = "CMD", "CPR", "CMD and CPR"
 
 
 @dataclass(frozen=True)
-class Found:
+class Visited:
     """A folder that the evaluator comes to.
 
     Attributes:
@@ -33,7 +33,7 @@ class Found:
     measure: str
 
 
-def folders_of(submission: Path, above: str = "") -> Iterator[Found]:
+def folders_of(submission: Path, above: str = "") -> Iterator[Visited]:
     """The folders that the evaluator comes to, by name.
 
     Args:
@@ -44,7 +44,7 @@ def folders_of(submission: Path, above: str = "") -> Iterator[Found]:
             yield from folders_of(path, f"{above}/{path.name}".lower())
         else:
             measure = BOTH if "abs" not in above else CMD if "true" in above else CPR
-            yield Found(path, evaluated_as(path.name), measure)
+            yield Visited(path, evaluated_as(path.name), measure)
 
 
 def is_half(name: str) -> bool:

@@ -14,7 +14,6 @@ ports of a head) are allowed. A graph comes in one of two forms:
     a set of edges      prune, reached_from_input, reaching_output      prune_rows
     a ranking of edges  alive_after --> alive_counts, grow_greedily     bottleneck_rows, grow_rows
     scores              stable_order                                    the ranking itself
-    equal scores        connect_ties                                    those that connect come first
     scores and truth    ranking_curves --> roc_auc, average_precision
 
 Public functions check and convert their arrays, then call a compiled pass, which trusts them. Compiled code is cached on
@@ -32,14 +31,12 @@ from circuitfind.kernels.edges import (
 )
 from circuitfind.kernels.ranking import average_precision, ranking_curves, roc_auc, stable_order
 from circuitfind.kernels.rows import bottleneck_rows, grow_rows, prune_rows
-from circuitfind.kernels.ties import connect_ties
 
 __all__ = [
     "alive_after",
     "alive_counts",
     "average_precision",
     "bottleneck_rows",
-    "connect_ties",
     "grow_greedily",
     "grow_rows",
     "prune",

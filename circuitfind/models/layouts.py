@@ -30,7 +30,7 @@ OURS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """One way to lay out a transformer's tensors.
 
     Attributes:
@@ -133,20 +133,20 @@ _GROKKING = {
 }
 _MASKS = r".*\.(attn\.(mask|IGNORE|rotary_sin|rotary_cos|bias|masked_bias)|hook_\w+)"
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[str, WeightLayout] = {
     layout.name: layout
     for layout in (
-        Layout(
+        WeightLayout(
             "circuitfind",
             {leaf: (leaf if leaf.startswith(_ENDS) else "layers.{L}." + leaf, axes) for leaf, axes in OURS.items()},
             "layers.0.W_Q (d_model, heads * d_head)",
         ),
-        Layout("transformer-lens", _LENS, "blocks.0.attn.W_Q (heads, d_model, d_head)", _MASKS),
-        Layout(
+        WeightLayout("transformer-lens", _LENS, "blocks.0.attn.W_Q (heads, d_model, d_head)", _MASKS),
+        WeightLayout(
             "grokking", _GROKKING, "blocks.0.attn.W_Q (heads, d_head, d_model), embed.W_E (d_model, d_vocab)", _MASKS
         ),
-        Layout("nanogpt", _gpt(True), "transformer.h.0.attn.c_attn.weight (3 * d_model, d_model)", _MASKS, True),
-        Layout("gpt2", _gpt(False), "transformer.h.0.attn.c_attn.weight (d_model, 3 * d_model)", _MASKS, True),
+        WeightLayout("nanogpt", _gpt(True), "transformer.h.0.attn.c_attn.weight (3 * d_model, d_model)", _MASKS, True),
+        WeightLayout("gpt2", _gpt(False), "transformer.h.0.attn.c_attn.weight (d_model, 3 * d_model)", _MASKS, True),
     )
 }
 """By name. ARENA's transformers are laid out like TransformerLens's."""

@@ -16,7 +16,7 @@ from circuitfind.errors import ModelError, UnknownNameError
 from circuitfind.models.components import all_finite
 from circuitfind.models.layouts import (
     LAYOUTS,
-    Layout,
+    WeightLayout,
     layer_and_leaf,
     shape_of,
     sizes_of,
@@ -156,7 +156,7 @@ class _Fit:
         missing: names of matrices that are not there.
     """
 
-    layout: Layout
+    layout: WeightLayout
     places: Mapping[str, tuple[str, str]]
     unknown: tuple[str, ...]
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
@@ -186,7 +186,7 @@ class _Fit:
         return with_bias_behind_gate(ours, config) if self.layout.name == "transformer-lens" else ours
 
 
-def _fit(layout: Layout, config: TransformerConfig, tensors: Mapping[str, Tensor]) -> _Fit:
+def _fit(layout: WeightLayout, config: TransformerConfig, tensors: Mapping[str, Tensor]) -> _Fit:
     sizes, expected = sizes_of(config), layout.expected(config)
     places, missing, misshapen = {}, list[str](), list[tuple[str, tuple[int, ...], tuple[int, ...]]]()
     for key, (names, axes) in expected.items():

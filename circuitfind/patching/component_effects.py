@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitfind.patching.by_layer import axis_of, by_layer
-from circuitfind.patching.patched_runs import DENOISING, Measured
+from circuitfind.patching.patched_runs import DENOISING, PatchedMetric
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.statistics import Values, faithfulness, mean_intervals, mean_of_counted
@@ -75,7 +75,7 @@ class PatchingEffects:
     @classmethod
     def of(
         cls,
-        measured: Measured,
+        measured: PatchedMetric,
         rows: Sequence[str],
         columns: Sequence[str],
         *,
@@ -193,7 +193,7 @@ class PatchingEffects:
         }
 
 
-def _shares(effects: Values, measured: Measured, has: np.ndarray[Any, Any]) -> Values:
+def _shares(effects: Values, measured: PatchedMetric, has: np.ndarray[Any, Any]) -> Values:
     """Effects (rows, prompts) as shares of metric(clean) - metric(corrupted) on these prompts, (rows,)."""
     if not has.any():
         return np.full(len(effects), np.nan)

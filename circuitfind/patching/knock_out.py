@@ -24,7 +24,7 @@ from circuitfind.execution.recompute.patches import Patch
 from circuitfind.graph import place_or_none
 from circuitfind.patching.by_layer import axis_of, by_layer
 from circuitfind.patching.component_effects import listed, plain
-from circuitfind.patching.patched_runs import NOISING, Measured, measure_patches
+from circuitfind.patching.patched_runs import NOISING, PatchedMetric, measure_patches
 from circuitfind.patching.sites import (
     COMPONENTS,
     Components,
@@ -76,7 +76,7 @@ class AblationEffects:
     provenance: Provenance
 
     @classmethod
-    def of(cls, measured: Measured, names: Sequence[str], sign: int, provenance: Provenance) -> AblationEffects:
+    def of(cls, measured: PatchedMetric, names: Sequence[str], sign: int, provenance: Provenance) -> AblationEffects:
         """The effects computed from measurements; ``sign`` is the metric's."""
         after = measured.patched[:, 0]
         lost = measured.clean - after

@@ -28,7 +28,7 @@ NOISING, DENOISING = "noising", "denoising"
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class PatchedMetric:
     """The metric on every prompt, signed so that more is better.
 
     Attributes:
@@ -41,13 +41,13 @@ class Measured:
     corrupted: Values
     patched: Values
 
-    def of_pairs(self, problem: Problem) -> Measured:
+    def of_pairs(self, problem: Problem) -> PatchedMetric:
         """The same for pairs, whose answers may have several tokens with a row for each."""
         of, steps = problem.metric.of_pairs, problem.pairs.steps
-        return Measured(of(self.clean, steps), of(self.corrupted, steps), of(self.patched, steps))
+        return PatchedMetric(of(self.clean, steps), of(self.corrupted, steps), of(self.patched, steps))
 
 
-def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) -> Measured:
+def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) -> PatchedMetric:
     """Measure every patch at every part of the prompts, on every prompt.
 
     Args:
@@ -58,7 +58,7 @@ def measure_patches(problem: Problem, patches: Sequence[Patch], direction: str) 
         NumericalError: a logit is NaN or infinite.
     """
     n, parts = len(problem.pairs), len(problem.spans) if problem.spans else 1
-    found = Measured(np.empty(n), np.empty(n), np.full((len(patches), parts, n), np.nan))
+    found = PatchedMetric(np.empty(n), np.empty(n), np.full((len(patches), parts, n), np.nan))
     with torch.inference_mode():
         batches = problem.batches(patching_numbers(problem.model))
         ablation = problem.prepared_ablation(batches)
@@ -77,7 +77,7 @@ def _measure(
     direction: str,
     ablation: Ablation,
     means: dict[int, Tensor],
-    found: Measured,
+    found: PatchedMetric,
 ) -> None:
     """Measure one micro-batch and write the results into ``found``."""
     model, batch = problem.model, problem.complete(batch)

@@ -22,7 +22,7 @@ from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_atte
 from circuitfind.rendering.labels import printable, short, text
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, pictures_of
-from circuitfind.rendering.rows import GRAPH, NODE, Row, add_node, add_stroke, row_labels
+from circuitfind.rendering.rows import GRAPH, NODE, DrawnRow, add_node, add_stroke, row_labels
 
 _SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
 
@@ -154,7 +154,7 @@ def columns_to_dot(drawing: ColumnsDrawing, *, detail: str = "auto") -> str:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def _rows(shown: Sequence[_Shown]) -> dict[RowKey, Row]:
+def _rows(shown: Sequence[_Shown]) -> dict[RowKey, DrawnRow]:
     """The rows from the input to the logits; each goes through all columns."""
     picture = shown[0].picture
     named = {key: nodes[0] for column in shown for key, nodes in column.rows.items()}
@@ -162,7 +162,9 @@ def _rows(shown: Sequence[_Shown]) -> dict[RowKey, Row]:
     keys = sorted(named)
     read_only = [key[-1] == 0 for key in keys]
     labels = row_labels([column.picture for column in shown], [named[key] for key in keys], read_only)
-    return {key: Row(f"row {number}", words, ()) for number, (key, words) in enumerate(zip(keys, labels, strict=True))}
+    return {
+        key: DrawnRow(f"row {number}", words, ()) for number, (key, words) in enumerate(zip(keys, labels, strict=True))
+    }
 
 
 def _links(drawing: ColumnsDrawing, shown: Sequence[_Shown]) -> list[Link]:
@@ -224,7 +226,7 @@ def _post(row: str, number: int) -> str:
     return f"{row}|{number}"
 
 
-def _add_posts(dot: graphviz.Digraph, rows: Sequence[Row], n_columns: int) -> None:
+def _add_posts(dot: graphviz.Digraph, rows: Sequence[DrawnRow], n_columns: int) -> None:
     """Add the labels of the rows and the rules between columns."""
     for row in rows:
         dot.node(row.name, row.label, group="margin")
@@ -238,7 +240,7 @@ def _add_posts(dot: graphviz.Digraph, rows: Sequence[Row], n_columns: int) -> No
             dot.edge(_post(lower, number), _post(upper, number), weight="1000", **_RULE)
 
 
-def _add_row(dot: graphviz.Digraph, row: Row, columns: Sequence[Sequence[str]], shown: Sequence[_Shown]) -> None:
+def _add_row(dot: graphviz.Digraph, row: DrawnRow, columns: Sequence[Sequence[str]], shown: Sequence[_Shown]) -> None:
     """Add nodes side by side, those of each column between its rules."""
     with dot.subgraph() as rank:
         rank.attr(rank="same")
@@ -256,7 +258,7 @@ def _add_between(rank: graphviz.Digraph, row: str, number: int, names: Sequence[
         rank.edge(source, target, **_BESIDE)
 
 
-def _add_headings(dot: graphviz.Digraph, below: Row, shown: Sequence[_Shown]) -> None:
+def _add_headings(dot: graphviz.Digraph, below: DrawnRow, shown: Sequence[_Shown]) -> None:
     with dot.subgraph() as rank:
         rank.attr(rank="same")
         for column in shown:

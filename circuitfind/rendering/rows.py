@@ -42,7 +42,7 @@ _BAR = {
 
 
 @dataclass(frozen=True)
-class Row:
+class DrawnRow:
     """The nodes of one sub-layer, side by side, and the text to their left."""
 
     name: str
@@ -80,17 +80,17 @@ def lay_out(picture: Picture, label: str) -> graphviz.Digraph:
     return dot
 
 
-def _spacing(picture: Picture, rows: Sequence[Row]) -> dict[str, str]:
+def _spacing(picture: Picture, rows: Sequence[DrawnRow]) -> dict[str, str]:
     if len(picture.strokes) > TANGLED:
         return {"ranksep": "0.5", "splines": "polyline"}
     return {"ranksep": "0.26" if len(rows) > TALL and not picture.crowded else "0.36"}
 
 
-def _rows(picture: Picture) -> Iterator[Row]:
+def _rows(picture: Picture) -> Iterator[DrawnRow]:
     nodes = {row: tuple(group) for row, group in groupby(picture.nodes, key=picture.row)}
     labels = row_labels((picture,), [group[0] for group in nodes.values()], [False] * len(nodes))
     for index, (group, label) in enumerate(zip(nodes.values(), labels, strict=True)):
-        yield Row(f"row {index}", label, group)
+        yield DrawnRow(f"row {index}", label, group)
 
 
 def row_labels(pictures: Sequence[Picture], firsts: Sequence[str], read_only: Sequence[bool]) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _left_out(below: int, above: int) -> str:
     return f"layer {first}: none" if first == last else f"layers {first}–{last}: none"
 
 
-def add_margin(dot: graphviz.Digraph, rows: Sequence[Row]) -> None:
+def add_margin(dot: graphviz.Digraph, rows: Sequence[DrawnRow]) -> None:
     """Add the labels to the left of the rows."""
     # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in order.
     with dot.subgraph(name="cluster_margin") as margin:
@@ -139,7 +139,7 @@ def add_margin(dot: graphviz.Digraph, rows: Sequence[Row]) -> None:
             margin.edge(lower.name, upper.name, style="invis", weight="100")
 
 
-def _add_row(dot: graphviz.Digraph, row: Row, picture: Picture) -> None:
+def _add_row(dot: graphviz.Digraph, row: DrawnRow, picture: Picture) -> None:
     with dot.subgraph() as rank:
         rank.attr(rank="same")
         for node in row.nodes:

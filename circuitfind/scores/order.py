@@ -1,6 +1,6 @@
 """The order of scores: a ranking, the best n, those above a threshold; by score or absolute score.
 
-Among edges of equal score, those that connect come first (:mod:`circuitfind.kernels.ties`): an edge between nodes of the
+Among edges of equal score, those that connect come first (:mod:`circuitfind.scores.ties`): an edge between nodes of the
 circuit of all better edges, or else a shortest path of equal edges, and those that connect nothing last; each by number.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.graph import ComputationGraph, Longs, Mask
+from circuitfind.scores.ties import connect_ties
 
 Numbers = np.ndarray[Any, Any]
 
@@ -31,13 +32,11 @@ def connected(ranked: Longs, tied: Mask, graph: ComputationGraph, from_input: bo
     Args:
         tied: whether an edge has the score of the one before it.
     """
-    from circuitfind import kernels
-
     if not tied.any():
         return ranked
     source, target, n_nodes = graph.with_links()
     source, target = (np.append(end[ranked], end[graph.n_edges :]) for end in (source, target))
-    return ranked[kernels.connect_ties(source, target, np.arange(len(ranked)), tied, n_nodes, from_input)]
+    return ranked[connect_ties(source, target, np.arange(len(ranked)), tied, n_nodes, from_input)]
 
 
 def ties(values: Numbers, ranked: Longs, absolute: bool) -> Mask:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from circuitfind import kernels
 from circuitfind.circuit import Layout
 from circuitfind.circuit.parts_as_graph import unrolled
 from circuitfind.graph import ComputationGraph, Longs, Mask
 from circuitfind.scores import order
+from circuitfind.scores.ties import connect_ties
 
 
 def ranking_of_pairs(
@@ -33,7 +33,7 @@ def ranking_of_pairs(
         np.append(end, np.where(given[links] == nowhere, n_nodes - 1, given[links])).astype(np.int32)
         for end, given in zip(ends, (sources, targets), strict=True)
     )
-    return kernels.connect_ties(source, target, ranked, tied, n_nodes, from_input)
+    return connect_ties(source, target, ranked, tied, n_nodes, from_input)
 
 
 def grown_to(graph: ComputationGraph, ranking: Longs, n: int) -> Mask:

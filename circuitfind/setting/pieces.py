@@ -13,7 +13,7 @@ from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_PROMPTS
 from circuitfind.setting.value import Setting
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 PIECES = tuple(field.name for field in fields(Setting) if field.init and field.name not in ("task", "model"))
 """The keywords that a call takes instead of a setting, in addition to the model and the task."""
 HOW = (
@@ -23,7 +23,7 @@ HOW = (
 )
 
 
-def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
+def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
     """Let a function whose first argument is a setting also be called with the pieces of one.
 
     ``call(setting, ...)`` and ``call(model, task, ..., n=64, ablation="zero")`` then do the same. The signature and the
@@ -33,12 +33,12 @@ def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Found]], Callable[
         n: the number of prompts if the pieces do not give it.
     """
 
-    def decorate(call: Callable[..., Found]) -> Callable[..., Found]:
+    def decorate(call: Callable[..., Returned]) -> Callable[..., Returned]:
         own = list(inspect.signature(call).parameters.values())[1:]
         one_split = any(parameter.name == "split" for parameter in own)
 
         @functools.wraps(call)
-        def called(*given: Any, **named: Any) -> Found:
+        def called(*given: Any, **named: Any) -> Returned:
             pieces = {name: named.pop(name) for name in ("setting", "model", "task", *PIECES) if name in named}
             rest = list(given)
             for name in ("setting",) if rest and isinstance(rest[0], Setting) else ("model", "task"):

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from circuitfind.errors import OptionError, PairsError
 from circuitfind.task.tables import Table
 
-NAMES: Mapping[str, tuple[str, ...]] = {
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "clean": ("clean",),
     "corrupted": ("corrupted", "corrupt"),
     "correct": ("correct", "answer", "answers", "correct_idx"),
@@ -48,11 +48,11 @@ def columns_of(table: Table) -> dict[str, str]:
     """
     found = {
         field: next(name for name in names if name in table.columns)
-        for field, names in NAMES.items()
+        for field, names in COLUMN_NAMES.items()
         if any(name in table.columns for name in names)
     }
     found |= {name: name for name in (LABELS, ANSWER_AT) if name in table.columns}
-    missing = [field for field in NAMES if field not in found]
+    missing = [field for field in COLUMN_NAMES if field not in found]
     advice = _advice(missing, found, table)
     if wanted := [field for field in missing if field in NEEDED or field in advice]:
         raise PairsError(_missing_columns(wanted, advice, table))
@@ -86,7 +86,7 @@ def _missing_columns(missing: list[str], advice: Mapping[str, str], table: Table
     wanted = " and ".join(repr(field) for field in missing)
     shown = ", ".join(repr(name if len(name) <= 40 else name[:37] + "...") for name in table.columns)
     message = (
-        f"{table.source} has no column {wanted}. Its columns: {shown or 'none'}; needed: {', '.join(NAMES)}"
+        f"{table.source} has no column {wanted}. Its columns: {shown or 'none'}; needed: {', '.join(COLUMN_NAMES)}"
         " (extra columns are ignored; corrupted and incorrect may be left out where nothing uses them)."
     )
     return message + "".join(f" Did you mean {field!r} by {column!r}?" for field, column in advice.items())
@@ -113,7 +113,7 @@ def meant_field(column: str) -> str | None:
         )
     if column in ALONE:
         return ALONE[column]
-    fields = {name: field for field, names in NAMES.items() for name in names}
+    fields = {name: field for field, names in COLUMN_NAMES.items() for name in names}
     near = get_close_matches(column, fields, n=1, cutoff=0.7)
     as_long = bool(near) and len(_words(column)) == len(_words(near[0]))  # a further word could turn its meaning round
     return fields[near[0]] if as_long and side in ("", _side(near[0])) else None

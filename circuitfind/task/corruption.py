@@ -23,7 +23,7 @@ from circuitfind.task.pairs import PromptPair, PromptPairs
 from circuitfind.task.tables import read_bytes
 from circuitfind.task.tokens import Tokenizer
 
-Made = Callable[[PromptPair], str]
+MakeCorrupted = Callable[[PromptPair], str]
 """From a pair to its corrupted prompt, or a PairsError that says why there is none."""
 FORMS = "swap:A,B (labelled spans), resample, or replace:WORDS (a list with commas, or a file)"
 
@@ -80,7 +80,7 @@ def with_corrupted(pairs: PromptPairs, rule: str, tokenizer: Tokenizer | None = 
     return replace(pairs, pairs=tuple(pair for pair, _ in made), notes=(*pairs.notes, *notes))
 
 
-def _tried(pair: PromptPair, make: Made) -> tuple[PromptPair, str]:
+def _tried(pair: PromptPair, make: MakeCorrupted) -> tuple[PromptPair, str]:
     """The pair with its corrupted prompt, and "" or why there is none."""
     try:
         return replace(pair, corrupted=make(pair)), ""

@@ -9,7 +9,7 @@ from typing import TypeVar
 from circuitfind.task.pairs import PromptPair
 
 Key = tuple[str, ...]
-Row = TypeVar("Row")
+Member = TypeVar("Member")
 
 
 def combination(pair: PromptPair) -> Key:
@@ -56,7 +56,7 @@ def groups_of(pairs: Iterable[PromptPair]) -> list[list[PromptPair]]:
     return sorted(groups, key=lambda group: min(_place(pair) for pair in group))
 
 
-def split_of_groups(groups: list[list[Row]], split: str) -> tuple[list[list[Row]], str]:
+def split_of_groups(groups: list[list[Member]], split: str) -> tuple[list[list[Member]], str]:
     """The groups of one split, and what to say of it: the first third is held out."""
     if len(groups) < 2:
         return groups, "one group of prompts: used for discovery and evaluation"

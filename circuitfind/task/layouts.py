@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from circuitfind.errors import PairsError
-from circuitfind.task.tables import AS_WRITTEN, Reads, Table
+from circuitfind.task.tables import AS_WRITTEN, HowRead, Table
 
-Row = Mapping[str, Any]
+FileRow = Mapping[str, Any]
 YEARS = tuple(f"{year:02d}" for year in range(100))
 MIB_COUNTERFACTUALS = ("s2_io_flip_counterfactual", "symbol_counterfactual", "random_counterfactual")
 """Of several counterfactual prompts in a row of MIB, those that its circuit track uses."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """A layout of pair files.
 
     Attributes:
@@ -37,11 +37,11 @@ class Layout:
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[Row], dict[str, Any]] | None = None
+    read: Callable[[FileRow], dict[str, Any]] | None = None
     fits: Callable[[Table], bool] = lambda table: True
     lacks: str = ""
     convert: str = ""
-    reads: Reads = AS_WRITTEN
+    reads: HowRead = AS_WRITTEN
 
 
 def in_our_columns(table: Table) -> Table:
@@ -91,7 +91,7 @@ def value_of(cell: Any) -> Any:
     return cell
 
 
-def _mappings(table: Table) -> Iterable[Row]:
+def _mappings(table: Table) -> Iterable[FileRow]:
     return (row for row in table.rows if isinstance(row, Mapping))
 
 
@@ -107,7 +107,7 @@ def _year_column(table: Table) -> str | None:
     return column if column and any(_is_year(row, column) for row in _mappings(table)) else None
 
 
-def _is_year(row: Row, column: str) -> bool:
+def _is_year(row: FileRow, column: str) -> bool:
     """Whether the prompt ends with a century, and the number has two digits or is a whole year."""
     digits = 4 if column == "year" else 2
     number = re.fullmatch(r"(\d+)(?:\.0)?", str(row.get(column)).strip())
@@ -120,7 +120,7 @@ def _century(clean: Any) -> str:
     return found[1] if found else ""
 
 
-def _greater_than(row: Row) -> dict[str, Any]:
+def _greater_than(row: FileRow) -> dict[str, Any]:
     """The years above the prompt's are correct, those up to it are not."""
     clean = row["clean"]
     column = next(name for name in ("correct_idx", "label", "year") if row.get(name) not in (None, ""))
@@ -133,7 +133,7 @@ def _greater_than(row: Row) -> dict[str, Any]:
     return {**_prompts(row), "correct": list(YEARS[given + 1 :]), "incorrect": list(YEARS[: given + 1])}
 
 
-def _prompts(row: Row) -> dict[str, Any]:
+def _prompts(row: FileRow) -> dict[str, Any]:
     return {name: row[name] for name in ("clean", "corrupted", "labels", "answer_at") if name in row}
 
 
@@ -148,7 +148,7 @@ def _answer_columns(columns: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def _with_answer_ids(row: Row) -> dict[str, Any]:
+def _with_answer_ids(row: FileRow) -> dict[str, Any]:
     columns = _answer_columns(row)
     if columns is None:
         raise ValueError("it has no two columns of token ids, such as country_idx and corrupted_country_idx")
@@ -164,7 +164,7 @@ def _with_answer_ids(row: Row) -> dict[str, Any]:
 # --- others ------------------------------------------------------------------------------------------------------------
 
 
-def _feature_circuits(row: Row) -> dict[str, Any]:
+def _feature_circuits(row: FileRow) -> dict[str, Any]:
     return {
         "clean": row["clean_prefix"],
         "corrupted": row["patch_prefix"],
@@ -173,13 +173,13 @@ def _feature_circuits(row: Row) -> dict[str, Any]:
     }
 
 
-def _counterfactual_column(row: Row) -> str | None:
+def _counterfactual_column(row: FileRow) -> str | None:
     names = [name for name in row if name.endswith("_counterfactual")]
     known = [name for name in MIB_COUNTERFACTUALS if name in names]
     return known[0] if known else names[0] if len(names) == 1 else None
 
 
-def _mib(row: Row) -> dict[str, Any]:
+def _mib(row: FileRow) -> dict[str, Any]:
     column = _counterfactual_column(row)
     if column is None:
         raise ValueError("none of its counterfactuals is the one of MIB's circuit track; keep one column of them")
@@ -191,7 +191,7 @@ def _mib(row: Row) -> dict[str, Any]:
     return {**ours, "correct": _mib_answer(row), "incorrect": _mib_answer(other)}
 
 
-def _mib_answer(row: Row) -> str:
+def _mib_answer(row: FileRow) -> str:
     """The answer of a question with choices, or of a sum."""
     if row.get("choices") is None:
         return str(row["label"])
@@ -200,7 +200,7 @@ def _mib_answer(row: Row) -> str:
     return str(answers[int(key)])
 
 
-def _causalgym(row: Row) -> dict[str, Any]:
+def _causalgym(row: FileRow) -> dict[str, Any]:
     clean, corrupted = (_joined(row[side]) for side in ("base", "src"))
     return {"clean": clean, "corrupted": corrupted, "correct": row["base_label"], "incorrect": row["src_label"]}
 
@@ -210,7 +210,7 @@ def _joined(cell: Any) -> str:
     return parts if isinstance(parts, str) else "".join(parts)
 
 
-def _blimp_one_prefix(row: Row) -> dict[str, Any]:
+def _blimp_one_prefix(row: FileRow) -> dict[str, Any]:
     if row.get("one_prefix_prefix"):
         return {
             "clean": row["one_prefix_prefix"],
@@ -224,7 +224,7 @@ def _blimp_one_prefix(row: Row) -> dict[str, Any]:
     return {"clean": " ".join(good[:at]), "correct": good[at].rstrip(".?!"), "incorrect": bad[at].rstrip(".?!")}
 
 
-def _blimp_two_prefixes(row: Row) -> dict[str, Any]:
+def _blimp_two_prefixes(row: FileRow) -> dict[str, Any]:
     return {
         "clean": row["two_prefix_prefix_good"],
         "corrupted": row["two_prefix_prefix_bad"],
@@ -243,7 +243,7 @@ def _one_prefix(table: Table) -> bool:
     )
 
 
-def _counterfact(row: Row) -> dict[str, Any]:
+def _counterfact(row: FileRow) -> dict[str, Any]:
     asked = value_of(row.get("requested_rewrite"))
     if isinstance(asked, Mapping):
         prompt, right, wrong = asked["prompt"], asked["target_true"]["str"], asked["target_new"]["str"]
@@ -258,29 +258,29 @@ def _subject_label(clean: str, subject: str) -> dict[str, str]:
     return {"subject": subject} if subject and subject in clean else {}
 
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout(
+LAYOUTS: tuple[FileLayout, ...] = (
+    FileLayout(
         "EAP-IG's greater-than file",
         ("clean",),
         _greater_than,
         fits=lambda table: _year_column(table) is not None,
-        reads=Reads("prob-diff", alone=True),
+        reads=HowRead("prob-diff", alone=True),
     ),
-    Layout(
+    FileLayout(
         "EAP-IG's IOI file",
         ("clean", "corrupted", "corrupted_hard", "correct_idx", "incorrect_idx"),
         dict,
         fits=lambda table: all(re.search(r" and .* to$", str(row.get("clean"))) for row in _mappings(table)),
-        reads=Reads(answers_in_prompt=True),
+        reads=HowRead(answers_in_prompt=True),
     ),
-    Layout(
+    FileLayout(
         "EAP-IG's files with answers for both prompts (gender-bias, fact-retrieval, hypernymy)",
         ("clean", "corrupted"),
         _with_answer_ids,
         fits=lambda table: _answer_columns(table.columns) is not None,
-        reads=Reads(ids_first=True),
+        reads=HowRead(ids_first=True),
     ),
-    Layout(
+    FileLayout(
         "EAP-IG's subject-verb agreement file",
         ("clean", "corrupted", "plural"),
         fits=lambda table: not {"correct", "answer", "answers", "correct_idx"} & set(table.columns),
@@ -291,32 +291,32 @@ LAYOUTS: tuple[Layout, ...] = (
             "incorrect=(1 - rows.plural).map(verbs)))"
         ),
     ),
-    Layout(
+    FileLayout(
         "a file of feature-circuits",
         ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer"),
         _feature_circuits,
     ),
-    Layout(
+    FileLayout(
         "a data set of MIB",
         ("prompt",),
         _mib,
         fits=lambda table: any(name.endswith("_counterfactual") for name in table.columns),
     ),
-    Layout("a data set of CausalGym", ("base", "src", "base_label", "src_label"), _causalgym),
-    Layout(
+    FileLayout("a data set of CausalGym", ("base", "src", "base_label", "src_label"), _causalgym),
+    FileLayout(
         "a BLiMP file of two prefixes and one word",
         ("two_prefix_prefix_good", "two_prefix_prefix_bad", "two_prefix_word"),
         _blimp_two_prefixes,
         fits=lambda table: not _one_prefix(table),
-        reads=Reads("nll"),
+        reads=HowRead("nll"),
     ),
-    Layout(
+    FileLayout(
         "a BLiMP file of one prefix and two words",
         ("sentence_good", "sentence_bad"),
         _blimp_one_prefix,
         fits=_one_prefix,
     ),
-    Layout(
+    FileLayout(
         "a BLiMP file of whole sentences",
         ("sentence_good", "sentence_bad"),
         lacks="it does not say at which word the sentences are to be told apart",
@@ -327,9 +327,9 @@ LAYOUTS: tuple[Layout, ...] = (
             "for at in [1 + next(n for n in range(len(good)) if good[n] != bad[n])]])"
         ),
     ),
-    Layout("CounterFact", ("requested_rewrite",), _counterfact),
-    Layout("CounterFact (tracing)", ("prompt", "subject", "target_true", "target_false"), _counterfact),
-    Layout(
+    FileLayout("CounterFact", ("requested_rewrite",), _counterfact),
+    FileLayout("CounterFact (tracing)", ("prompt", "subject", "target_true", "target_false"), _counterfact),
+    FileLayout(
         "a file of function vectors",
         ("input", "output"),
         fits=lambda table: not {"clean", "prompt"} & set(table.columns),

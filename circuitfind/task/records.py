@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitfind.errors import PairsError
 from circuitfind.task.chat import begins_turn, chat_text, messages_of
-from circuitfind.task.columns import ANSWER_AT, GROUP, LABELS, NAMES, columns_of, group_column
+from circuitfind.task.columns import ANSWER_AT, COLUMN_NAMES, GROUP, LABELS, columns_of, group_column
 from circuitfind.task.layouts import in_our_columns, value_of
 from circuitfind.task.pairs import Answer, PromptPair, PromptPairs
 from circuitfind.task.places import answer_at, is_missing, labelled_spans
@@ -20,7 +20,7 @@ from circuitfind.task.tables import Table
 from circuitfind.task.tokenization import following
 from circuitfind.task.tokens import Tokenizer
 
-PROMPTS = (*NAMES["clean"], *NAMES["corrupted"])
+PROMPTS = (*COLUMN_NAMES["clean"], *COLUMN_NAMES["corrupted"])
 OPENING = frozenset("([{<\"'`‘“«¿¡/\\_-@#$")
 CLOSING = frozenset(".,;:!?)]}>%’”»…")
 
@@ -157,7 +157,7 @@ def _cell(row: Any, column: str) -> Any:
 
 def _pair(row: Mapping[str, Any], reading: _Reading) -> PromptPair:
     columns = reading.columns
-    for column in (columns[name] for name in NAMES if name in columns):
+    for column in (columns[name] for name in COLUMN_NAMES if name in columns):
         if is_missing(value_of(_cell(row, column)) if column not in PROMPTS else _cell(row, column)):
             raise PairsError(f"the cell of column {column!r} is empty; fill it or drop the row")
     clean, corrupted = (

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ Record = Mapping[str, Any] | PromptPair
 
 
 @dataclass(frozen=True)
-class Reads:
+class HowRead:
     """How the rows of a layout are read.
 
     Attributes:
@@ -47,7 +48,7 @@ class Reads:
     alone: bool = False
 
 
-AS_WRITTEN = Reads()
+AS_WRITTEN = HowRead()
 """How our own columns are read."""
 
 
@@ -69,7 +70,7 @@ class Table:
     rows: tuple[Record, ...]
     places: tuple[str, ...]
     layout: str = ""
-    reads: Reads = AS_WRITTEN
+    reads: HowRead = AS_WRITTEN
 
 
 def table_from_file(path: Path) -> Table:
@@ -90,9 +91,16 @@ def table_from_file(path: Path) -> Table:
     text = _text_of(path)
     if not text.strip():
         raise PairsError(f"{path.name} is empty; it needs one row per prompt pair")
+    return _table_from_text(text, path.name, suffix)
+
+
+@lru_cache(
+    maxsize=2
+)  # a run asks for the same file several times: whether it has ids, corrupted prompts, then its pairs
+def _table_from_text(text: str, name: str, suffix: str) -> Table:
     if suffix in (".jsonl", ".json"):
-        return _table_from_json(text, path.name, by_line=suffix == ".jsonl")
-    return _table_from_csv(text, path.name, "\t" if suffix == ".tsv" else None)
+        return _table_from_json(text, name, by_line=suffix == ".jsonl")
+    return _table_from_csv(text, name, "\t" if suffix == ".tsv" else None)
 
 
 def table_from_records(records: object, source: str) -> Table:

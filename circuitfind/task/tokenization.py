@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from circuitfind.errors import PairsError
 from circuitfind.task.pairs import Answer, PromptPair, PromptPairs
-from circuitfind.task.tokens import Reading, Tokenizer, TokenPairs, from_readings
+from circuitfind.task.tokens import TokenizedPair, Tokenizer, TokenPairs, from_readings
 
 SPACE = "␣"
 """How a space is shown in a token."""
@@ -115,7 +115,7 @@ def _what_follows(
     )
 
 
-def read_pair(pair: PromptPair, tokenizer: Tokenizer) -> Reading:
+def read_pair(pair: PromptPair, tokenizer: Tokenizer) -> TokenizedPair:
     """One pair as ids.
 
     Raises:
@@ -127,7 +127,7 @@ def read_pair(pair: PromptPair, tokenizer: Tokenizer) -> Reading:
         raise PairsError(str(fault)) from None
 
 
-def _read(pair: PromptPair, tokenizer: Tokenizer, bare: bool) -> Reading:
+def _read(pair: PromptPair, tokenizer: Tokenizer, bare: bool) -> TokenizedPair:
     """One pair as ids; ``bare`` if no pair has a corrupted prompt."""
     for side, text in (("clean", pair.clean), ("corrupted", pair.corrupted)):
         if not text.strip() and not (bare and side == "corrupted"):
@@ -146,7 +146,7 @@ def _read(pair: PromptPair, tokenizer: Tokenizer, bare: bool) -> Reading:
     sides = [
         tuple(_ids(answer, follows, tokenizer) for answer in answers) for answers in (pair.correct, pair.incorrect)
     ]
-    reading = Reading(clean, corrupted, place, *(tuple(dict.fromkeys(side)) for side in sides))
+    reading = TokenizedPair(clean, corrupted, place, *(tuple(dict.fromkeys(side)) for side in sides))
     if shared := [ids for ids in reading.correct if ids in reading.incorrect]:
         raise _FaultError(
             "same-answer",
@@ -256,13 +256,13 @@ def _place(pair: PromptPair, clean: Sequence[int], tokenizer: Tokenizer) -> int:
 
 def read_pairs(
     pairs: Iterable[PromptPair], tokenizer: Tokenizer, longest: int | None = None
-) -> list[Reading | PairProblem]:
+) -> list[TokenizedPair | PairProblem]:
     """Every pair as ids, or why it cannot be read, in order.
 
     Args:
         longest: how many tokens the model reads at most; any number if None.
     """
-    found: list[Reading | PairProblem] = []
+    found: list[TokenizedPair | PairProblem] = []
     pairs = list(pairs)
     bare = not any(pair.corrupted for pair in pairs)
     for row, pair in enumerate(pairs):
@@ -275,7 +275,7 @@ def read_pairs(
     return found
 
 
-def _check_length(reading: Reading, longest: int | None) -> None:
+def _check_length(reading: TokenizedPair, longest: int | None) -> None:
     answer = max(len(ids) for ids in (*reading.correct, *reading.incorrect))
     tokens = max(len(reading.clean), reading.place + answer)
     if longest is not None and tokens > longest:
@@ -315,4 +315,4 @@ def tokenize(
             + "\n  ".join(lines)
             + "\n'circuitfind check-pairs' lists all of them; with --keep-good FILE it writes those that can be used"
         )
-    return from_readings([one for one in found if isinstance(one, Reading)], pairs, answers)
+    return from_readings([one for one in found if isinstance(one, TokenizedPair)], pairs, answers)

@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizedPair:
     """One pair as token ids.
 
     Attributes:
@@ -253,7 +253,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> Ids:
     return np.array([[*row, *[fill] * (width - len(row))] for row in rows], dtype=np.int64).reshape(len(rows), width)
 
 
-def from_readings(readings: Sequence[Reading], pairs: PromptPairs, answers: str = "all") -> TokenPairs:
+def from_readings(readings: Sequence[TokenizedPair], pairs: PromptPairs, answers: str = "all") -> TokenPairs:
     """Arrays of pairs that were read one by one.
 
     Args:
@@ -279,7 +279,7 @@ def from_readings(readings: Sequence[Reading], pairs: PromptPairs, answers: str 
     )
 
 
-def _first_tokens(row: int, reading: Reading) -> Reading:
+def _first_tokens(row: int, reading: TokenizedPair) -> TokenizedPair:
     """The pair with the first token of every answer alone, each token once."""
     correct, incorrect = (
         tuple(dict.fromkeys((ids[0],) for ids in side)) for side in (reading.correct, reading.incorrect)
@@ -292,7 +292,7 @@ def _first_tokens(row: int, reading: Reading) -> Reading:
     return replace(reading, correct=correct, incorrect=incorrect)
 
 
-def _by_steps(readings: Sequence[Reading], pairs: PromptPairs) -> TokenPairs:
+def _by_steps(readings: Sequence[TokenizedPair], pairs: PromptPairs) -> TokenPairs:
     """One row for every token of every answer."""
     columns: dict[str, list[Any]] = {
         name: [] for name in ("clean", "corrupted", "place", "right", "wrong", "pair", "answer")

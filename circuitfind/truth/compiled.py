@@ -36,7 +36,7 @@ YES_NO = {"True": "yes", "False": "no"}
 
 
 @dataclass(frozen=True)
-class Program:
+class RaspProgram:
     """A RASP program and what it is run on.
 
     Attributes:
@@ -60,16 +60,18 @@ def _sort(lib: Any, rasp: Any) -> Any:
     return lib.make_sort(digits, digits, max_seq_len=max(tracr_sort.LENGTHS), min_key=1)
 
 
-PROGRAMS: Mapping[str, Program] = {
-    "tracr-xproportion": Program(
+PROGRAMS: Mapping[str, RaspProgram] = {
+    "tracr-xproportion": RaspProgram(
         "the share of items so far that are x, read as a decision against a half",
         lambda lib, rasp: lib.make_frac_prevs(rasp.tokens == "x"),
         tracr_xproportion,
     ),
-    "tracr-reverse": Program("the sequence in reverse", lambda lib, rasp: lib.make_reverse(rasp.tokens), tracr_reverse),
-    "tracr-hist": Program("how often each item occurs", lambda lib, rasp: lib.make_hist(), tracr_hist),
-    "tracr-sort": Program("the digits in order, repeats included", _sort, tracr_sort),
-    "tracr-dyck": Program(
+    "tracr-reverse": RaspProgram(
+        "the sequence in reverse", lambda lib, rasp: lib.make_reverse(rasp.tokens), tracr_reverse
+    ),
+    "tracr-hist": RaspProgram("how often each item occurs", lambda lib, rasp: lib.make_hist(), tracr_hist),
+    "tracr-sort": RaspProgram("the digits in order, repeats included", _sort, tracr_sort),
+    "tracr-dyck": RaspProgram(
         "whether the brackets are balanced", lambda lib, rasp: lib.make_shuffle_dyck(["()"]), tracr_dyck
     ),
 }
@@ -172,7 +174,7 @@ def _unembedding(
     return {"W_U": W, "b_U": b} if b.any() else {"W_U": W}
 
 
-def _require_right(model: Transformer, program: Program, n: int = 300) -> None:
+def _require_right(model: Transformer, program: RaspProgram, n: int = 300) -> None:
     """Compare the model with the task's own function at every item of random sequences of all lengths."""
     rng = random.Random(0)
     for _ in range(n):

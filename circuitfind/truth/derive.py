@@ -50,7 +50,7 @@ def derive(model: Transformer, pairs: TokenPairs, metric: str | Metric, ablation
     """
     if model.config.norm != "none" or model.config.kv_ports != "head" or model.config.granularity != "heads":
         raise ModelError(f"the truth of model {model.name!r} cannot be read off its weights, because it has norms")
-    search = _Search(model, pairs, as_metric(metric), ablation)
+    search = _EffectSearch(model, pairs, as_metric(metric), ablation)
     needed, doubtful = search.needed()
     groups = search.alternatives(needed, doubtful) if search.kl([~needed])[0] > EXACT.still else []
     edges = needed.copy()
@@ -64,7 +64,7 @@ def derive(model: Transformer, pairs: TokenPairs, metric: str | Metric, ablation
     return Truth(model.graph, edges, ablation, source, alternatives=names)
 
 
-class _Search:
+class _EffectSearch:
     """The candidate edges, and the effects of cutting some of them."""
 
     def __init__(self, model: Transformer, pairs: TokenPairs, metric: Metric, ablation: str) -> None:

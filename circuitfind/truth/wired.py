@@ -26,7 +26,7 @@ CONFIDENCE = 10.0
 """The logit of the right word."""
 NOISE, HUM = 8, 0.02
 """Width of the idle heads' space, and how strongly the logits read it."""
-Reads = Sequence[tuple[str, Tensor]]
+SpaceWeights = Sequence[tuple[str, Tensor]]
 """Spaces with the matrices (width of the space, columns) that they are multiplied by."""
 
 
@@ -98,7 +98,9 @@ class Wiring:
         """Let every word write a 1 to the space ``one``."""
         self.weights["W_E"][:, self.spaces["one"]] = 1.0
 
-    def head(self, layer: int, head: int, query: Reads, key: Reads, value: Reads, writes: str) -> None:
+    def head(
+        self, layer: int, head: int, query: SpaceWeights, key: SpaceWeights, value: SpaceWeights, writes: str
+    ) -> None:
         """Wire a head; column i of its values goes to dimension i of the space it writes to."""
         self._busy.add((layer, head))
         first = head * self.config.d_head
@@ -109,7 +111,7 @@ class Wiring:
         width = place.stop - place.start
         self.weights[f"layers.{layer}.W_O"][first : first + width, place] = torch.eye(width)
 
-    def mlp(self, layer: int, reads: Reads, bias: Tensor, writes: Reads) -> None:
+    def mlp(self, layer: int, reads: SpaceWeights, bias: Tensor, writes: SpaceWeights) -> None:
         """Wire an MLP's first hidden values: relu(reads + bias), and what they write (hidden values, width of a space)."""
         n, key = len(bias), f"layers.{layer}."
         for space, matrix in reads:
@@ -183,7 +185,7 @@ def induction() -> Transformer:
     return wiring.finished()
 
 
-def _looks_for(wiring: Wiring, words: Sequence[str]) -> tuple[Reads, Reads]:
+def _looks_for(wiring: Wiring, words: Sequence[str]) -> tuple[SpaceWeights, SpaceWeights]:
     """Query and key of a head that attends to one of some words, and to ``BOS`` if there is none."""
     sought = wiring.rows([*words, BOS], torch.tensor([[1.0]] * len(words) + [[0.5]]))
     return [("one", torch.tensor([[2 * SHARP]]))], [("token", sought)]

@@ -25,7 +25,7 @@ from circuitfind.task import TASKS, PromptPair, is_held_out
 from circuitfind.task.words import COMMON_NOUNS, FEMALE_NAMES, MALE_NAMES
 from circuitfind.zoo import filler
 
-NAMES = (*FEMALE_NAMES, *MALE_NAMES)
+PEOPLE = (*FEMALE_NAMES, *MALE_NAMES)
 YEARS = tuple(f"{year:02d}" for year in range(100))
 CORRUPTED_SHARE = 0.2
 PREFIX_SHARE = 0.25
@@ -88,7 +88,7 @@ def _after_verb(rng: random.Random, pair: PromptPair, answer: str) -> str:
 
 def _three_names(rng: random.Random, pair: PromptPair) -> Document:
     """IOI with a third name instead of the repeated subject: either of the first two may receive."""
-    first, second, third = (word for word in re.findall(r"\w+", pair.corrupted) if word in NAMES)
+    first, second, third = (word for word in re.findall(r"\w+", pair.corrupted) if word in PEOPLE)
     held = tuple((min(a, b), max(a, b)) for a, b in ((first, second), (first, third), (second, third)))
     return Document("ioi/corrupted", pair.corrupted, f" {rng.choice((first, second))}.", held)
 
@@ -240,7 +240,7 @@ def draw(rng: random.Random) -> Document:
     while True:
         kind = rng.choices(kinds, [source.share for source in SOURCES.values()])[0]
         if kind == "filler":
-            return Document(kind, "", f"{filler.sentence(rng, NAMES)} {filler.sentence(rng)}")
+            return Document(kind, "", f"{filler.sentence(rng, PEOPLE)} {filler.sentence(rng)}")
         document = _from_task(rng, kind)
         if document.is_allowed:
             return _with_prefix(rng, document) if rng.random() < PREFIX_SHARE else document
@@ -252,4 +252,4 @@ def all_text(n: int = 60_000) -> str:
     documents = (draw(rng) for _ in range(n))
     groups = (word for source in SOURCES.values() for group in source.alike for word in group)
     texts = [f"{document.prompt} {document.rest}" for document in documents]
-    return " ".join([filler.all_text(), *NAMES, *COMMON_NOUNS, *YEARS, *"0123456789", *groups, *texts])
+    return " ".join([filler.all_text(), *PEOPLE, *COMMON_NOUNS, *YEARS, *"0123456789", *groups, *texts])

@@ -12,7 +12,7 @@ from circuitfind.transformer import Transformer, TransformerConfig
 from circuitfind.zoo import corpus
 from circuitfind.zoo.induction_heads import induction_heads_text
 from circuitfind.zoo.tokenizer import PATTERN, WordTokenizer
-from circuitfind.zoo.train import Schedule
+from circuitfind.zoo.train import TrainingPlan
 from circuitfind.zoo.training_batches import Documents, Repeats, Text
 
 
@@ -40,7 +40,7 @@ class Recipe:
     words: Callable[[], str]
     shape: Callable[[int], TransformerConfig]
     text: Callable[[WordTokenizer], Text]
-    schedule: Schedule
+    schedule: TrainingPlan
     findings: Callable[[Transformer], str] = lambda model: ""
     command: str = "python -m circuitfind.zoo train"
 
@@ -68,7 +68,7 @@ INDUCTION_2L = Recipe(
     words=lambda: " ".join(COMMON_NOUNS),
     shape=lambda d_vocab: TransformerConfig(2, 8, 128, 16, 0, d_vocab, 64),
     text=Repeats,
-    schedule=Schedule(steps=6000, rate=2e-3),
+    schedule=TrainingPlan(steps=6000, rate=2e-3),
     findings=induction_heads_text,
 )
 TASKS_4L = Recipe(
@@ -94,7 +94,7 @@ TASKS_4L = Recipe(
     words=corpus.all_text,
     shape=lambda d_vocab: TransformerConfig(4, 8, 128, 16, 512, d_vocab, 64),
     text=lambda tokenizer: Documents(tokenizer, documents_per_step=64),
-    schedule=Schedule(steps=12_000, weight_decay=0.1, bfloat16=True),
+    schedule=TrainingPlan(steps=12_000, weight_decay=0.1, bfloat16=True),
     findings=lambda model: VERBS,
 )
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (INDUCTION_2L, TASKS_4L)}

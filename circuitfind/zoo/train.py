@@ -21,13 +21,13 @@ from torch import Tensor
 from circuitfind.transformer import Transformer, TransformerConfig, weight_shapes
 from circuitfind.transformer.attention import Nodes
 from circuitfind.zoo.checkpoint import Tensors, Training
-from circuitfind.zoo.training_batches import STEPS_PER_CHUNK, Batch, Text
+from circuitfind.zoo.training_batches import STEPS_PER_CHUNK, Text, TrainingBatch
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingPlan:
     """How a model is trained.
 
     Attributes:
@@ -84,7 +84,7 @@ def initial_parameters(config: TransformerConfig, seed: int) -> Tensors:
     return parameters
 
 
-def new_training(config: TransformerConfig, schedule: Schedule, seed: int) -> Training:
+def new_training(config: TransformerConfig, schedule: TrainingPlan, seed: int) -> Training:
     """A training at step 0."""
     parameters = initial_parameters(config, seed)
     matrices = [tensor for tensor in parameters.values() if tensor.ndim > 1]
@@ -96,7 +96,7 @@ def new_training(config: TransformerConfig, schedule: Schedule, seed: int) -> Tr
     return Training(parameters, torch.optim.AdamW(groups, lr=schedule.rate, betas=schedule.betas, fused=True))
 
 
-def step_loss(model: Transformer, batches: list[Batch], bfloat16: bool) -> float:
+def step_loss(model: Transformer, batches: list[TrainingBatch], bfloat16: bool) -> float:
     """Weighted mean cross-entropy of one step's batches; its gradient is added to the parameters' ``grad``."""
     total = float(sum(batch.weight.sum() for batch in batches))
     value = 0.0
@@ -111,7 +111,7 @@ def step_loss(model: Transformer, batches: list[Batch], bfloat16: bool) -> float
     return value
 
 
-def steps_from(text: Text, seed: int, first: int) -> Iterator[list[Batch]]:
+def steps_from(text: Text, seed: int, first: int) -> Iterator[list[TrainingBatch]]:
     """The training text from step ``first`` on."""
     number, skipped = divmod(first, STEPS_PER_CHUNK)
     while True:
@@ -124,7 +124,7 @@ def steps_from(text: Text, seed: int, first: int) -> Iterator[list[Batch]]:
 def train(
     config: TransformerConfig,
     text: Text,
-    schedule: Schedule,
+    schedule: TrainingPlan,
     *,
     seed: int = 0,
     state: Path | None = None,
@@ -167,7 +167,7 @@ def train(
     return training
 
 
-def optimiser_step(training: Training, schedule: Schedule, backward: Callable[[], float]) -> float:
+def optimiser_step(training: Training, schedule: TrainingPlan, backward: Callable[[], float]) -> float:
     """Take one optimiser step; ``backward`` sets every parameter's gradient and returns the loss, which is returned."""
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate_at(training.step)

@@ -19,12 +19,12 @@ from circuitfind.zoo import corpus
 from circuitfind.zoo.tokenizer import WordTokenizer
 
 Array = np.ndarray[Any, Any]
-Document = tuple[list[int], int]  # the token ids of a document, and its answer's position (0: none)
+TokenizedDocument = tuple[list[int], int]  # the token ids of a document, and its answer's position (0: none)
 STEPS_PER_CHUNK = 100
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Documents of similar length.
 
     Attributes:
@@ -36,7 +36,7 @@ class Batch:
     weight: Array
 
 
-def _in_steps(rows: list[Document]) -> list[list[Document]]:
+def _in_steps(rows: list[TokenizedDocument]) -> list[list[TokenizedDocument]]:
     """``rows`` in order, split into :data:`STEPS_PER_CHUNK` parts of nearly equal size."""
     return [[rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), STEPS_PER_CHUNK)]
 
@@ -44,7 +44,7 @@ def _in_steps(rows: list[Document]) -> list[list[Document]]:
 class Text(Protocol):
     """An endless training text, in chunks that a seed and a number reproduce."""
 
-    def chunk(self, seed: int, number: int) -> Iterator[list[Batch]]:
+    def chunk(self, seed: int, number: int) -> Iterator[list[TrainingBatch]]:
         """:data:`STEPS_PER_CHUNK` steps."""
         ...
 
@@ -64,7 +64,7 @@ class Documents:
     answer_weight: float = 3.0
     edges: tuple[int, ...] = (15, 24, 64)
 
-    def chunk(self, seed: int, number: int) -> Iterator[list[Batch]]:
+    def chunk(self, seed: int, number: int) -> Iterator[list[TrainingBatch]]:
         """:data:`STEPS_PER_CHUNK` steps."""
         rng = random.Random(f"{seed}/{number}")
         documents = [corpus.draw(rng) for _ in range(STEPS_PER_CHUNK * self.documents_per_step)]
@@ -78,7 +78,7 @@ class Documents:
         for parts in zip(*groups, strict=True):
             yield [self._padded(part) for part in parts if part]
 
-    def _padded(self, rows: list[Document]) -> Batch:
+    def _padded(self, rows: list[TokenizedDocument]) -> TrainingBatch:
         width = max(len(ids) for ids, _ in rows)
         tokens = np.zeros((len(rows), width), dtype=np.int64)
         weight = np.zeros((len(rows), width), dtype=np.float32)
@@ -87,7 +87,7 @@ class Documents:
             weight[row, 1 : len(ids)] = 1.0
             if answer:
                 weight[row, answer] = self.answer_weight
-        return Batch(tokens, weight)
+        return TrainingBatch(tokens, weight)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Repeats:
     length: int = 64
     rows_per_step: int = 64
 
-    def chunk(self, seed: int, number: int) -> Iterator[list[Batch]]:
+    def chunk(self, seed: int, number: int) -> Iterator[list[TrainingBatch]]:
         """:data:`STEPS_PER_CHUNK` steps."""
         rng = np.random.default_rng((seed, number))
         words = np.array([self.tokenizer.encode(word)[0] for word in COMMON_NOUNS])
@@ -111,7 +111,7 @@ class Repeats:
         weight[:, 0] = 0.0
         for _ in range(STEPS_PER_CHUNK):
             tokens = np.stack([self._row(rng, words) for _ in range(self.rows_per_step)])
-            yield [Batch(tokens, weight)]
+            yield [TrainingBatch(tokens, weight)]
 
     def _row(self, rng: np.random.Generator, words: Array) -> Array:
         """Lists of 4 to 24 distinct words, each given twice, until the row is full; random words before half of them.

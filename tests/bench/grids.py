@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas
 
 from circuitfind.bench.benchmark import Crew
-from circuitfind.bench.cells import Cell, Shared
+from circuitfind.bench.cells import Cell, GridValues
 from circuitfind.bench.grid import Grid, Ground, grid_of
 from circuitfind.bench.plan import plan
 
@@ -60,8 +60,8 @@ def table(out: Path) -> pandas.DataFrame:
     return pandas.read_csv(out / "table.csv")
 
 
-def setting_of(**changes) -> Shared:
-    return Shared(
+def setting_of(**changes) -> GridValues:
+    return GridValues(
         **{"measures": ("curves",), "threads": 1, "memory": "1GB", "device": "cpu", "dtype": "float32"} | changes
     )
 

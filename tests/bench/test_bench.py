@@ -16,7 +16,7 @@ from circuitfind.bench import costs, workers
 from circuitfind.bench.benchmark import Crew, list_grid, run_grid
 from circuitfind.bench.cells import Subject, Subjects
 from circuitfind.bench.grid import Entry, grid_of
-from circuitfind.bench.measure import ROC_POINTS, Failure, Result, run_cell
+from circuitfind.bench.measure import ROC_POINTS, CellResult, Failure, run_cell
 from circuitfind.bench.plan import Filters, plan, refusal
 from circuitfind.bench.store import Store
 from circuitfind.bench.table import TABLE
@@ -52,7 +52,7 @@ def test_a_cells_rows_are_those_of_its_scores(alone, mortal):
     np.testing.assert_allclose(scores.values, again.values, rtol=1e-4, atol=1e-6)
     assert scores.provenance.n_prompts == 8
     outcome = run_cell(one.cell, Subjects())
-    assert isinstance(outcome, Result)
+    assert isinstance(outcome, CellResult)
     assert [list(row) for row in outcome.rows] == store.result(one.cell)["rows"]
     assert json.loads((store.folder(one.cell) / "cell.json").read_text()) == one.cell.to_json()
 

@@ -7,7 +7,7 @@ from grids import setting_of, table
 from circuitfind.bench import benchmark
 from circuitfind.bench.benchmark import Crew
 from circuitfind.bench.grid import DEFAULT
-from circuitfind.bench.plan import Named
+from circuitfind.bench.plan import CellNames
 from circuitfind.task.metrics import METRICS
 
 YAML = """
@@ -67,5 +67,5 @@ def test_as_many_processes_as_cores_unless_told_otherwise(monkeypatch):
 def test_names_and_metrics_are_those_of_the_registries(alone):
     rows = table(alone)
     assert set(rows.metric) <= {metric.name for metric in METRICS}
-    one = Named("m", "t", "a", "{}", "kl", "zero", 3)
+    one = CellNames("m", "t", "a", "{}", "kl", "zero", 3)
     assert one.path == "m/t/a/zero/3"

@@ -61,9 +61,10 @@ def test_the_file_of_a_users_algorithm_is_in_the_hash_of_its_own_cells_only(fold
 
 def test_code_that_is_left_out_of_the_hash_is_not_loaded_by_a_cell():
     code = (
-        "import json, sys\nfrom circuitfind.bench.measure import run_cell\nfrom circuitfind.bench.cells import Cell, Shared, "
-        "Subjects\nvalues = json.loads(sys.argv[1])\nshared = values.pop('shared')\n"
-        "cell = Cell(**values, shared=Shared(**{**shared, 'measures': tuple(shared['measures'])}))\n"
+        "import json, sys\nfrom circuitfind.bench.measure import run_cell\n"
+        "from circuitfind.bench.cells import Cell, GridValues, Subjects\n"
+        "values = json.loads(sys.argv[1])\nshared = values.pop('shared')\n"
+        "cell = Cell(**values, shared=GridValues(**{**shared, 'measures': tuple(shared['measures'])}))\n"
         "outcome = run_cell(cell, Subjects())\nassert outcome.rows, outcome\n"
         "print(*(name for name in sys.modules if name.startswith('circuitfind')))"
     )

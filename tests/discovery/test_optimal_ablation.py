@@ -10,7 +10,7 @@ from builders import TIGHT, few_shapes, random_pairs, small_model, some_architec
 import circuitfind as cf
 from circuitfind.execution import Ablation, make_batches, optimal, prepare_ablation, run_masked
 from circuitfind.execution.memory import memory_limit
-from circuitfind.execution.optimal import _ablated_logits, _Prompts, _Search, optimal_constants
+from circuitfind.execution.optimal import _ablated_logits, _ConstantSearch, _Prompts, optimal_constants
 from circuitfind.task.metrics import METRICS, Targets
 
 
@@ -133,9 +133,9 @@ def test_little_memory_means_fewer_senders_side_by_side_and_the_same_constants()
     model = small_model()
     prompts = _Prompts.of(make_batches(model, random_pairs(model, 11))).groups(4)
     with torch.no_grad():
-        together = _Search(model, prompts)
+        together = _ConstantSearch(model, prompts)
         with memory_limit(300_000):
-            apart = _Search(model, prompts)
+            apart = _ConstantSearch(model, prompts)
         assert len(together.chunks) == 1 < len(apart.chunks)
         torch.testing.assert_close(apart.constants(), together.constants(), rtol=1e-6, atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_constants_are_remembered_for_the_same_model_and_prompts_only(monkeypatc
     def searched(*arguments):
         raise LookupError
 
-    monkeypatch.setattr(optimal, "_Search", searched)
+    monkeypatch.setattr(optimal, "_ConstantSearch", searched)
     assert torch.equal(optimal_constants(small_model(), make_batches(model, random_pairs(model), 2)), expected)
     for other in others:
         with pytest.raises(LookupError):

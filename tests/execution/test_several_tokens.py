@@ -16,12 +16,12 @@ from circuitfind.execution import measure_circuits, prepare_ablation
 from circuitfind.execution.batches import make_batches
 from circuitfind.task import PromptPair, PromptPairs
 from circuitfind.task.metrics import METRICS
-from circuitfind.task.tokens import Reading, from_readings
+from circuitfind.task.tokens import TokenizedPair, from_readings
 
 READINGS = [
-    Reading((3, 4, 5), (6, 4, 7), 2, ((8, 2), (9,)), ((1, 10, 11),)),
-    Reading((2, 4), (6, 5), 1, ((12,),), ((13,), (8,))),
-    Reading((3, 3, 7, 1), (3, 3, 8, 2), 2, ((8, 9),), ((1, 4),)),  # read before the end of the prompt
+    TokenizedPair((3, 4, 5), (6, 4, 7), 2, ((8, 2), (9,)), ((1, 10, 11),)),
+    TokenizedPair((2, 4), (6, 5), 1, ((12,),), ((13,), (8,))),
+    TokenizedPair((3, 3, 7, 1), (3, 3, 8, 2), 2, ((8, 9),), ((1, 4),)),  # read before the end of the prompt
 ]
 TEXT = PromptPairs(tuple(PromptPair("clean", "corrupted", "answer") for _ in READINGS))
 ONE = [replace(reading, correct=reading.correct[:1]) for reading in READINGS]

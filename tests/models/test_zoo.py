@@ -19,7 +19,7 @@ from circuitfind.zoo.export import COLUMNS, SHARES
 from circuitfind.zoo.induction_heads import THRESHOLD, head_scores, second_mention_accuracy
 from circuitfind.zoo.recipes import RECIPES
 from circuitfind.zoo.tokenizer import END_OF_TEXT, WordTokenizer
-from circuitfind.zoo.train import Schedule, initial_parameters, train
+from circuitfind.zoo.train import TrainingPlan, initial_parameters, train
 from circuitfind.zoo.training_batches import STEPS_PER_CHUNK, Documents, Repeats
 
 OF_TASKS_4L = [task for task in TASKS if task.model == "tasks-4l"]
@@ -107,7 +107,7 @@ def test_documents_say_the_combinations_they_hold():
     rng = random.Random(1)
     for document in (corpus.draw(rng) for _ in range(3000)):
         text = document.prompt + document.rest
-        names = tuple(sorted({word for word in _words(text) if word in corpus.NAMES}))
+        names = tuple(sorted({word for word in _words(text) if word in corpus.PEOPLE}))
         if document.kind == "ioi":
             assert document.combinations == (names,)
         elif document.kind == "ioi/corrupted":
@@ -184,7 +184,7 @@ def _tiny_text() -> Repeats:
 
 def test_twenty_steps_reduce_the_loss(words):
     means = []
-    schedule = Schedule(steps=20, rate=1e-2, warm_up=2)
+    schedule = TrainingPlan(steps=20, rate=1e-2, warm_up=2)
     text, shape = Documents(words, documents_per_step=8), replace(TINY, d_vocab=len(words))
     train(shape, text, schedule, every=5, report=lambda model, training, loss: means.append(loss))
     assert len(means) == 4
@@ -192,7 +192,7 @@ def test_twenty_steps_reduce_the_loss(words):
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
-    schedule, state = Schedule(steps=20, rate=1e-2, warm_up=2), tmp_path / "state.safetensors"
+    schedule, state = TrainingPlan(steps=20, rate=1e-2, warm_up=2), tmp_path / "state.safetensors"
     whole = train(TINY, _tiny_text(), schedule, seed=1)
     train(TINY, _tiny_text(), schedule, seed=1, state=state, until=7)
     resumed = train(TINY, _tiny_text(), schedule, seed=1, state=state)
@@ -201,14 +201,14 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):
-    schedule, state = Schedule(steps=4), tmp_path / "state.safetensors"
+    schedule, state = TrainingPlan(steps=4), tmp_path / "state.safetensors"
     train(TINY, _tiny_text(), schedule, seed=1, state=state, until=2)
     with pytest.raises(ModelError, match="another training"):
         train(TINY, _tiny_text(), schedule, seed=2, state=state)
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
-    schedule = Schedule(steps=100, rate=1.0, warm_up=10, decay=0.5)
+    schedule = TrainingPlan(steps=100, rate=1.0, warm_up=10, decay=0.5)
     rates = [schedule.rate_at(step) for step in range(101)]
     assert rates[0] == 0.1
     assert rates[10:50] == [1.0] * 40

@@ -155,6 +155,15 @@ def test_files_are_short(path: Path) -> None:
     assert lines < MOST_LINES, f"{path} has {lines} lines; split it by what it is about"
 
 
+def test_a_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for module in OURS:
+        for item in module.tree.body:
+            if isinstance(item, ast.ClassDef):
+                places.setdefault(item.name, []).append(str(module))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_no_test_imports_another() -> None:
     names = {path.stem for path in TESTS if path.stem.startswith(("test_", "conftest"))}
     words = re.compile(rf"^ *(?:from|import) ({'|'.join(names)})\b", re.MULTILINE)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import circuitfind as cf
-from circuitfind import kernels
 from circuitfind.circuit import Layout, prune
 from circuitfind.discovery.edge_pruning import circuit_of
 from circuitfind.evaluation.rankings.curves import best_circuits
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
+from circuitfind.scores.ties import connect_ties
 from circuitfind.selection.prefixes import alive_counts, best_edges, smallest_prefix, top_edges
 from circuitfind.selection.ties import ranking_of_pairs
 
@@ -141,4 +141,4 @@ def test_pairs_of_parts_and_edges_follow_the_same_rule(seed, levels, from_input)
 def test_a_ranking_without_ties_is_returned_as_it_is():
     ranked = np.array([2, 0, 1])
     ends = np.array([0, 0, 1], np.int32), np.array([1, 2, 2], np.int32)
-    assert kernels.connect_ties(*ends, ranked, np.zeros(3, bool), 3, True).tolist() == [2, 0, 1]
+    assert connect_ties(*ends, ranked, np.zeros(3, bool), 3, True).tolist() == [2, 0, 1]

@@ -20,7 +20,7 @@ from circuitfind.truth.siit.steps import KnownEdges, draw_step
 from circuitfind.truth.siit.trained import recipe_of
 from circuitfind.truth.siit.training import Siit, model_weights, new_siit, one_step, step_loss, train
 from circuitfind.zoo import open_zoo
-from circuitfind.zoo.train import Schedule, TrainedTransformer
+from circuitfind.zoo.train import TrainedTransformer, TrainingPlan
 
 
 @pytest.fixture(params=[False, True], ids=["one after the other", "parallel"])
@@ -82,7 +82,7 @@ TINY = TransformerConfig(2, 4, 16, 8, 32, len(PROGRAMS["siit-induction"].tokeniz
 PROGRAM = PROGRAMS["siit-induction"]
 
 
-BRIEF = Siit(Schedule(steps=12, rate=1e-2, warm_up=2), groups=4, pairs_per_group=4)
+BRIEF = Siit(TrainingPlan(steps=12, rate=1e-2, warm_up=2), groups=4, pairs_per_group=4)
 
 
 def test_masks_cut_what_they_should():
@@ -132,7 +132,7 @@ def test_steps_lower_the_loss():
 
 
 def test_the_aids_come_to_an_end():
-    recipe = Siit(Schedule(steps=1000), circuit_only=0.3, guided=0.6)
+    recipe = Siit(TrainingPlan(steps=1000), circuit_only=0.3, guided=0.6)
     assert [recipe.difference_at(step) for step in (0, 150, 225, 300, 999)] == [0, 0, 0.5, 1, 1]
     assert [recipe.guidance_at(step) for step in (0, 300, 600, 999)] == [1, 0.5, 0, 0]
 

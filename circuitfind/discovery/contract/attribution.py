@@ -7,7 +7,7 @@ The template is ``discovery/eap.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,17 +77,26 @@ class Contrast:
         """
         return AttributionPass(self.model, self.batch, stream, start=start, projections=self.products.projections)
 
-    def dot(self, change: Writes, gradient_of: AttributionPass, senders: slice | None = None) -> Floats:
+    def dot(
+        self, change: Writes, gradient_of: AttributionPass | Iterable[AttributionPass], senders: slice | None = None
+    ) -> Floats:
         """The change of every sender times the gradient at the input of every receiver in a run: one backward pass.
 
         Args:
+            gradient_of: the run; or several from the same block on, whose gradients are added up before the product. Give them
+                one by one, as a generator does, so that one run at a time is held.
             senders: of one sublayer, where those of all others are to score 0.
 
         Returns:
             float64 (rows, edges), summed over d_model and whatever the scores do not keep apart.
         """
-        gradient_of.backward(self.objective)
-        return self.products.multiply(gradient_of, change, senders)
+        runs = iter((gradient_of,) if isinstance(gradient_of, AttributionPass) else gradient_of)
+        total = next(runs)
+        total.backward(self.objective)
+        for run in runs:
+            run.backward(self.objective)
+            total.add(run)
+        return self.products.multiply(total, change, senders)
 
     def dot_below(self, change: Writes, gradient_of: AttributionPass, senders: slice, arriving: Tensor) -> Floats:
         """The same with the gradient at the receivers below a sublayer that writes constants: one backward pass below it.

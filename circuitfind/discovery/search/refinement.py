@@ -40,7 +40,7 @@ WORTH_A_ROUND = 0.05
 """The share of the edges that must go at once for the costs of all to be measured again."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found.
 
     Attributes:
@@ -61,7 +61,7 @@ def circuit_of_size(
     forwards: float,
     faithfulness: float = 0.0,
     ranking: Floats | None = None,
-) -> Found:
+) -> SearchResult:
     """The circuit of one size.
 
     Args:
@@ -78,7 +78,7 @@ def circuit_of_size(
             kept = search.smallest(faithfulness) if size == SMALLEST else search.of_size(size)
         finally:
             search.meter.end()
-        found = Found(kept, search.costs(kept), search.spent())
+        found = SearchResult(kept, search.costs(kept), search.spent())
     problem.checkpoint.discard()
     return found
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, PairRow, judge_rows, row_read
 from circuitfind.task import TokenPairs
-from circuitfind.task.tokens import Reading
+from circuitfind.task.tokens import TokenizedPair
 from circuitfind.transformer import Transformer
 
 
@@ -25,13 +25,13 @@ def report_ids(pairs: TokenPairs, model: Transformer) -> PairReport:
     return PairReport(tuple(rows), good, CHANCE if (pairs.incorrect >= 0).any() else 0.0)
 
 
-def _reading(pairs: TokenPairs, row: int) -> Reading:
+def _reading(pairs: TokenPairs, row: int) -> TokenizedPair:
     length = int(pairs.length[row])
     clean, corrupted = (tuple(side[row, :length].tolist()) for side in (pairs.clean, pairs.corrupted))
     right, wrong = (
         tuple((one,) for one in side[row].tolist() if one >= 0) for side in (pairs.correct, pairs.incorrect)
     )
-    return Reading(clean, corrupted, int(pairs.answer_position[row]), right, wrong)
+    return TokenizedPair(clean, corrupted, int(pairs.answer_position[row]), right, wrong)
 
 
 def _shown(pairs: TokenPairs, row: int) -> str:

@@ -16,7 +16,7 @@ from circuitfind.execution.measuring import check_finite
 from circuitfind.task import PromptPair, PromptPairs, TokenPairs, tokenize
 from circuitfind.task.metrics import METRICS
 from circuitfind.task.tokenization import PairProblem, read_pairs, token_texts
-from circuitfind.task.tokens import Reading
+from circuitfind.task.tokens import TokenizedPair
 from circuitfind.transformer import Transformer
 
 CHANCE = 0.5
@@ -142,7 +142,7 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
     return PairReport(tuple(rows), good, CHANCE if any(pair.incorrect for pair in pairs) else 0.0)
 
 
-def _read_row(row: int, pair: PromptPair, reading: Reading, model: Transformer) -> PairRow:
+def _read_row(row: int, pair: PromptPair, reading: TokenizedPair, model: Transformer) -> PairRow:
     """What was read of one pair."""
     if reading.clean == reading.corrupted:
         reason = f"pair {row + 1}: both prompts are the same, so nothing is corrupted; change the corrupted one"
@@ -150,7 +150,7 @@ def _read_row(row: int, pair: PromptPair, reading: Reading, model: Transformer) 
     return row_read(row, pair.clean, reading, model)
 
 
-def row_read(row: int, shown: str, reading: Reading, model: Transformer) -> PairRow:
+def row_read(row: int, shown: str, reading: TokenizedPair, model: Transformer) -> PairRow:
     """A pair that can be used, with what was read of it. Tokens are shown as numbers where the model has no text."""
 
     def texts(ids: Sequence[int], after: Sequence[int] = ()) -> tuple[str, ...]:

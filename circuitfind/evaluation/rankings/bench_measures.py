@@ -32,7 +32,7 @@ from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
 SIGNED = "-signed"
-Quantity = tuple[str, float, float]
+MeasuredQuantity = tuple[str, float, float]
 
 
 def truth_measures(scores: EdgeScores, truth_mask: Mask) -> dict[str, float]:
@@ -95,7 +95,7 @@ def _masks_at(scores: EdgeScores, truth_mask: Mask, circuit: Mask, level: str) -
 
 def curve_measures(
     model: Transformer, pairs: TokenPairs, scores: EdgeScores, metric: Metric, ablation: str
-) -> list[Quantity]:
+) -> list[MeasuredQuantity]:
     """Measures of a ranking's circuits, as rows ``(quantity, at, value)``.
 
     ============================================  ==================  =======================================================
@@ -116,7 +116,7 @@ def curve_measures(
     """
     conditions = CircuitRunner(model, pairs, metric, ablation, also=(KL,))
     by_score, by_size = curves_under(conditions, scores, MIB_FRACTIONS, (False, True))
-    rows: list[Quantity] = [
+    rows: list[MeasuredQuantity] = [
         ("cpr", 1.0, by_score.cpr),
         ("cmd", 1.0, by_size.cmd),
         ("cpr-log", 1.0, by_score.cpr_log),
@@ -129,7 +129,7 @@ def curve_measures(
     return rows
 
 
-def _per_size(curve: Curve, suffix: str) -> Iterator[Quantity]:
+def _per_size(curve: Curve, suffix: str) -> Iterator[MeasuredQuantity]:
     for name, values in (("faithfulness", curve.faithfulness), ("kl", curve.kl), ("edges-kept", curve.kept)):
         for fraction, value in zip(curve.fractions.tolist(), values.tolist(), strict=True):
             yield f"{name}{suffix}", fraction, float(value)

@@ -81,6 +81,7 @@ class _LayerState:
             its scale is held constant.
         mlp_gradient: gradient at the MLP's input, (prompts, positions, d_model).
         arriving: gradient at the layer's output, (prompts, positions, d_model), if requested.
+        added: of runs whose gradients were added, their ``attention_stream`` and ``along``.
     """
 
     attention_stream: Tensor
@@ -91,6 +92,17 @@ class _LayerState:
     along: list[Tensor] = field(default_factory=list)
     mlp_gradient: Tensor | None = None
     arriving: Tensor | None = None
+    added: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
+
+    def add(self, other: _LayerState) -> None:
+        """Add the gradients of another run's layer. What depends on the run's own stream is kept beside."""
+        pairs = zip(self.port_gradients, other.port_gradients, strict=True)
+        self.port_gradients = [ours + theirs for ours, theirs in pairs]
+        if other.mlp_gradient is not None:
+            self.mlp_gradient = (
+                other.mlp_gradient if self.mlp_gradient is None else self.mlp_gradient + other.mlp_gradient
+            )
+        self.added.append((other.attention_stream, other.along))
 
 
 class AttributionPass:
@@ -303,10 +315,20 @@ class AttributionPass:
 
     # ---------------------------------------------------------------- gradients at receivers
 
+    def add(self, other: AttributionPass) -> None:
+        """Add the gradients at receivers of another run of the same prompts, from the same block on, after its backward pass.
+
+        Gradients are added in head space. So several runs cost one product with what senders write, see :meth:`receivers`.
+        """
+        self.logits_gradient = self.logits_gradient + other.logits_gradient
+        for layer, state in self.layers.items():
+            state.add(other.layers[layer])
+
     def receivers(self, block: Block, prompts: slice, positions: slice, out: Tensor) -> Tensor:
         """Gradients at a block's receivers for some prompts and positions: (receivers, prompts, positions, d_model).
 
-        They are taken before the norm. The logits' gradient is zero except at the answer positions.
+        They are the sum over this run and those that were added, and taken before the norm. The logits' gradient is zero except
+        at the answer positions.
 
         Args:
             out: buffer for an attention block's gradients, (receivers, prompts, positions, d_model); overwritten.
@@ -317,11 +339,11 @@ class AttributionPass:
         if block.kind == "mlp":
             assert state.mlp_gradient is not None
             return state.mlp_gradient[None, prompts, positions]
-        stream = state.attention_stream[prompts, positions]
         where, graph = f"layers.{block.layer}.ln1", self.model.graph
-        norm = self.model.norm_with_state(where, stream)[1]
+        runs = [(stream[prompts, positions], along) for stream, along in self._streams_of(state)]
+        norms = [(self.model.norm_with_state(where, stream)[1], along) for stream, along in runs]
         # The gradients of a few tokens are smaller than the projections that the norm would be folded into.
-        folded = self.projections.kept or stream[..., 0].numel() >= self.model.config.d_head
+        folded = self.projections.kept or runs[0][0][..., 0].numel() >= self.model.config.d_head
         shared = graph.n_kv_groups or graph.n_heads
         for number, (port, part) in enumerate(zip(PORTS, out.split((graph.n_heads, shared, shared)), strict=True)):
             W = self.projections(block.layer, port)[0] if folded else self.model.port_weights(block.layer, port)[0]
@@ -330,10 +352,14 @@ class AttributionPass:
             torch.bmm(gradient.flatten(1, 2), W.transpose(1, 2), out=part.flatten(1, 2))
             if not folded:
                 self.model.fold_into_gradient_(where, part)
-            if norm is not None and state.along:
-                along = _of_group(state.along[number][:, prompts, positions], len(part))
-                part.addcmul_(norm.unit, along, value=-1)
+            for norm, along in norms:
+                if norm is not None and along:
+                    part.addcmul_(norm.unit, _of_group(along[number][:, prompts, positions], len(part)), value=-1)
         return out
+
+    @staticmethod
+    def _streams_of(state: _LayerState) -> list[tuple[Tensor, list[Tensor]]]:
+        return [(state.attention_stream, state.along), *state.added]
 
 
 def _of_group(per_head: Tensor, n_groups: int) -> Tensor:

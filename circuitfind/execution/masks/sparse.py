@@ -5,6 +5,8 @@ edges, of a node inside the circuit, reads the stream of ablated senders, which 
 
 Ports with the same kept edges read the same: their input is summed and normed once, and projected in one product. What a head
 writes live minus ablated is one product of the difference of its mixed values, where the write is linear.
+
+The logits are read at the answer. So the MLPs, and the queries, of which nothing else is read are computed there only.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from circuitfind.execution.batches import Batch
 from circuitfind.execution.writes import Writes
-from circuitfind.graph import PORTS, Block
+from circuitfind.graph import PORTS, Block, ComputationGraph
 from circuitfind.transformer import Transformer
 
 
@@ -42,35 +44,66 @@ def run_circuit(
     graph = model.graph
     if parts is None:
         kept = graph.prune(kept, from_input=prune_from_input)[None]
+    if kept.all():
+        return model.logits(batch.clean, batch.answer)
     sending, _ = graph.ends(np.flatnonzero(kept.any(0)))
     senders = frozenset(np.unique(sending).tolist())
+    everywhere = _read_everywhere(graph, kept, senders)
     live = _LiveSenders(model, batch, ablated, len(senders), parts)
     for block, base in zip(graph.blocks, ablated.streams, strict=True):
         mask = block.matrix(kept)
+        nodes = [node for node in _nodes_of(graph, block) if node in senders]
         if block.kind == "logits":
-            return model.unembed(batch.at_answer(base) + live.at_answer(mask[:, 0], batch))
-        if block.kind == "mlp":
-            node = graph.mlp(block.layer)
-            if node in senders:
-                live.add(node, model.mlp_block(block.layer, live.inputs(mask, base)[0]))
+            return model.unembed(live.inputs_at_answer(mask, base)[0])
+        if not nodes:
+            continue
+        at_answer = everywhere.isdisjoint(nodes)
+        if block.kind == "attention":
+            _run_heads(model, block, mask, base, nodes, live, at_answer)
+        elif at_answer:
+            live.add_at_answer(nodes[0], model.mlp_block(block.layer, live.inputs_at_answer(mask, base)[0]))
         else:
-            _run_heads(model, block, mask, base, senders, live)
+            live.add(nodes[0], model.mlp_block(block.layer, live.inputs(mask, base)[0]))
     raise AssertionError("the last block is the logits")
+
+
+def _nodes_of(graph: ComputationGraph, block: Block) -> range:
+    """The senders that a block computes."""
+    if block.kind == "attention":
+        heads = graph.heads(block.layer)
+        return range(heads.start, heads.stop)
+    return range(graph.mlp(block.layer), graph.mlp(block.layer) + 1) if block.kind == "mlp" else range(0)
+
+
+def _read_everywhere(graph: ComputationGraph, kept: np.ndarray[Any, Any], senders: frozenset[int]) -> set[int]:
+    """The senders that something reads at more positions than the answer: keys, values, and what they need."""
+    found = set[int]()
+    for block in reversed(graph.blocks[:-1]):
+        nodes = [node for node in _nodes_of(graph, block) if node in senders]
+        if not nodes:
+            continue
+        mask = block.matrix(kept)
+        if block.kind == "attention" and found.isdisjoint(nodes):
+            mask = graph.by_head(mask).reshape(len(mask), 3, -1, mask.shape[-1])[:, 1:]
+        elif found.isdisjoint(nodes):
+            continue
+        found.update(np.flatnonzero(mask.reshape(-1, mask.shape[-1]).any(0)).tolist())
+    return found
 
 
 class _LiveSenders:
     """Live minus ablated outputs of the senders computed so far, in the order of computation.
 
     Tokens are flattened and grouped by part of their prompts. So each part, which has its own mask, is a slice. Without parts,
-    there is one slice, in the prompts' own order.
+    there is one slice, in the prompts' own order. At the answers, the outputs stand once more, for what is computed there only.
     """
 
     def __init__(
         self, model: Transformer, batch: Batch, ablated: Writes, most: int, parts: Tensor | None = None
     ) -> None:
         embedded = model.embed(batch.clean)
-        self.model, self.shape, self.ablated = model, embedded.shape, ablated
-        self.order = self.back = None
+        self.model, self.batch, self.shape, self.ablated = model, batch, embedded.shape, ablated
+        self.order = self.back = self.answer_part = None
         self.bounds = [0, batch.clean.numel()]
         if parts is not None:
             flat = parts.flatten()
@@ -78,28 +111,38 @@ class _LiveSenders:
             self.back = self.order.argsort()
             counts = flat.bincount(minlength=int(flat.max()) + 1).cumsum(0).tolist()
             self.bounds = [0, *counts]
+            self.answer_part = batch.at_answer(parts[..., None])[..., 0].cpu().numpy()
         self.delta = embedded.new_empty((most + 1, batch.clean.numel(), embedded.shape[-1]))
+        self.at_answer = embedded.new_empty((most + 1, len(batch), embedded.shape[-1]))
         self.place: dict[int, int] = {}
+        self.place_at_answer: dict[int, int] = {}
         self.add(0, embedded)
 
     def add(self, sender: int, output: Tensor) -> None:
-        """Record what ``sender`` writes in this run."""
-        row = self._rows_of([sender])[0]
+        """Record what ``sender`` writes in this run, (prompts, positions, d_model)."""
+        (row,) = self._rows_of([sender])
         torch.sub(output, self.ablated.of(sender), out=row.view(self.shape))
-        self._sort(row)
+        self._done([sender])
 
-    def add_heads(self, layer: int, heads: list[int], mixed: Tensor) -> None:
-        """Record what heads write in this run, given their mixed values (heads, prompts, positions, width)."""
+    def add_at_answer(self, sender: int, output: Tensor) -> None:
+        """Record what ``sender`` writes in this run at the answers, (prompts, d_model); nothing else is read."""
+        (row,) = self._rows_at_answer([sender])
+        torch.sub(output, self.batch.at_answer(self.ablated.of(sender)), out=row)
+
+    def add_heads(self, layer: int, nodes: list[int], mixed: Tensor, at_answer: bool) -> None:
+        """Record what heads write in this run, given their mixed values (heads, prompts, positions or 1, width)."""
         first, linear = self.model.graph.head(layer, 0), not self.model.config.post_norm
+        heads = [node - first for node in nodes]
         if self.ablated.constant is not None or not linear:
-            for head, output in zip(heads, self.model.node_writes(layer, mixed, heads), strict=True):
-                self.add(first + head, output)
+            for node, output in zip(nodes, self.model.node_writes(layer, mixed, heads), strict=True):
+                self.add_at_answer(node, output[:, 0]) if at_answer else self.add(node, output)
             return
-        change = mixed - self.ablated.mixed[layer][heads]
-        rows = self._rows_of([first + head for head in heads])
+        before = self.ablated.mixed[layer][heads]
+        change = mixed - (self.batch.at_answer(before)[:, :, None] if at_answer else before)
+        rows = self._rows_at_answer(nodes) if at_answer else self._rows_of(nodes)
         torch.bmm(change.flatten(1, 2), self.model.output_weights(layer)[heads], out=rows)
-        for row in rows:
-            self._sort(row)
+        if not at_answer:
+            self._done(nodes)
 
     def _rows_of(self, senders: list[int]) -> Tensor:
         """Rows of :attr:`delta` for senders that are computed next."""
@@ -107,29 +150,30 @@ class _LiveSenders:
         self.place.update((sender, start + number) for number, sender in enumerate(senders))
         return self.delta[start : start + len(senders)]
 
-    def _sort(self, row: Tensor) -> None:
-        """Group the tokens of a row by part."""
+    def _rows_at_answer(self, senders: list[int]) -> Tensor:
+        """Rows of :attr:`at_answer` for senders that are computed next."""
+        start = len(self.place_at_answer)
+        self.place_at_answer.update((sender, start + number) for number, sender in enumerate(senders))
+        return self.at_answer[start : start + len(senders)]
+
+    def _done(self, senders: list[int]) -> None:
+        """Take over to the answers what senders have written, and group its tokens by part."""
+        rows = self.delta[self.place[senders[0]] :][: len(senders)]
+        self._rows_at_answer(senders).copy_(self.batch.at_answer(rows.view(len(senders), *self.shape)))
         if self.order is not None:
-            row.copy_(row[self.order])
+            for row in rows:
+                row.copy_(row[self.order])
 
-    def places(self, feeding: np.ndarray[Any, Any]) -> list[int]:
-        """Rows of :attr:`delta` of the senders marked in ``feeding``."""
-        return [self.place[int(sender)] for sender in np.flatnonzero(feeding)]
-
-    def at_answer(self, mask: np.ndarray[Any, Any], batch: Batch) -> Tensor | float:
-        """What kept edges (parts, senders) into the logits add at the answer positions: (prompts, d_model)."""
-        feeding = np.asarray(mask.any(0))
-        if not feeding.any():
-            return 0.0
-        tokens = torch.arange(len(batch), device=self.delta.device) * self.shape[1] + batch.answer
-        tokens = tokens if self.back is None else self.back[tokens]
-        rows = torch.tensor(self.places(feeding), device=tokens.device)
-        delta = self.delta[rows[:, None], tokens]
-        if self.back is None:
-            return delta.sum(0)
-        part = torch.bucketize(tokens, torch.tensor(self.bounds[1:], device=tokens.device), right=True)
-        kept = torch.from_numpy(mask[:, feeding]).to(delta)
-        return (kept[part].T[:, :, None] * delta).sum(0)
+    def inputs_at_answer(self, mask: np.ndarray[Any, Any], base: Tensor) -> Tensor:
+        """Inputs at the answers, given kept edges (parts, receivers, senders): (receivers, prompts, d_model)."""
+        base = self.batch.at_answer(base)
+        if self.answer_part is None:
+            return self._sums(mask[0], self.place_at_answer, self.at_answer, base)
+        out = base.expand(mask.shape[1], *base.shape).clone()
+        for part in np.unique(self.answer_part).tolist():
+            rows = torch.from_numpy(np.flatnonzero(self.answer_part == part)).to(base.device)
+            out[:, rows] = self._sums(mask[part], self.place_at_answer, self.at_answer[:, rows], base[rows])
+        return out
 
     def inputs(self, mask: np.ndarray[Any, Any], base: Tensor) -> Tensor:
         """Inputs of receivers, given their kept edges (parts, receivers, senders): (receivers, prompts, positions, d_model)."""
@@ -138,22 +182,20 @@ class _LiveSenders:
             return base.expand(n_receivers, *base.shape)
         flat = base.flatten(0, 1) if self.order is None else base.flatten(0, 1)[self.order]
         if self.order is None:
-            return self._slice(mask[0], flat, slice(None)).view(n_receivers, *base.shape)
+            return self._sums(mask[0], self.place, self.delta, flat).view(n_receivers, *base.shape)
         slices = [slice(*ends) for ends in zip(self.bounds, self.bounds[1:], strict=False)]
-        out = torch.cat([self._slice(mask[part], flat[at], at) for part, at in enumerate(slices)], 1)
-        return out[:, self.back].view(n_receivers, *base.shape)
+        sums = [self._sums(mask[part], self.place, self.delta[:, at], flat[at]) for part, at in enumerate(slices)]
+        return torch.cat(sums, 1)[:, self.back].view(n_receivers, *base.shape)
 
-    def _slice(self, mask: np.ndarray[Any, Any], base: Tensor, tokens: slice) -> Tensor:
-        """Inputs (receivers, tokens, d_model) of some tokens, given the kept edges (receivers, senders) there."""
-        feeding = np.asarray(mask.any(0))
-        if not feeding.any():
+    def _sums(self, mask: np.ndarray[Any, Any], place: dict[int, int], delta: Tensor, base: Tensor) -> Tensor:
+        """Base (tokens, d_model) and what kept edges (receivers, senders) add to it: (receivers, tokens, d_model)."""
+        feeding = np.flatnonzero(mask.any(0)).tolist()
+        if not feeding:
             return base.expand(len(mask), *base.shape)
-        n_live = len(self.place)
-        weights = np.zeros((len(mask), n_live))
-        weights[:, self.places(feeding)] = mask[:, feeding]
+        weights = np.zeros((len(mask), len(place)))
+        weights[:, [place[sender] for sender in feeding]] = mask[:, feeding]
         weight = torch.from_numpy(weights).to(base)
-        delta = self.delta[:n_live, tokens]
-        return torch.addmm(base.reshape(1, -1), weight, delta.flatten(1)).view(len(mask), *base.shape)
+        return torch.addmm(base.reshape(1, -1), weight, delta[: len(place)].flatten(1)).view(len(mask), *base.shape)
 
 
 def _run_heads(
@@ -161,20 +203,27 @@ def _run_heads(
     block: Block,
     mask: np.ndarray[Any, Any],
     base: Tensor,
-    senders: frozenset[int],
+    nodes: list[int],
     live: _LiveSenders,
+    at_answer: bool,
 ) -> None:
-    """Compute the heads of a layer that are in the circuit."""
-    first = model.graph.head(block.layer, 0)
-    heads = [head for head in range(model.graph.n_heads) if first + head in senders]
-    if not heads:
-        return
-    n_parts, _, n_senders = mask.shape
+    """Compute the heads of a layer that are in the circuit; their queries at the answers only, if nothing else is read."""
+    first, layer, (n_parts, _, n_senders) = model.graph.head(block.layer, 0), block.layer, mask.shape
+    heads = [node - first for node in nodes]
     by_port = model.graph.by_head(mask).reshape(n_parts, 3, model.graph.n_heads, n_senders)[:, :, heads]
-    distinct, which = np.unique(by_port.reshape(n_parts, -1, n_senders), axis=1, return_inverse=True)
-    x = model.norm(f"layers.{block.layer}.ln1", live.inputs(distinct, base))
-    q, k, v = (
-        model.project_shared(block.layer, port, x, inputs.tolist(), heads)
-        for port, inputs in zip(PORTS, which.reshape(3, -1), strict=True)
-    )
-    live.add_heads(block.layer, heads, model.attend(block.layer, q, k, v, nodes=heads))
+
+    def projected(ports: tuple[str, ...], rows: np.ndarray[Any, Any], at_answer: bool) -> list[Tensor]:
+        edges = rows.reshape(n_parts, -1, n_senders)
+        distinct, which = np.unique(edges, axis=1, return_inverse=True)
+        inputs = live.inputs_at_answer(distinct, base)[:, :, None] if at_answer else live.inputs(distinct, base)
+        x = model.norm(f"layers.{layer}.ln1", inputs)
+        by_ports = zip(ports, which.reshape(len(ports), -1).tolist(), strict=True)
+        return [model.project_shared(layer, port, x, read, heads) for port, read in by_ports]
+
+    if at_answer:
+        (q,), (k, v) = projected(PORTS[:1], by_port[:, :1], True), projected(PORTS[1:], by_port[:, 1:], False)
+        mixed = model.attend_at(layer, q, k, v, live.batch.answer, heads)
+    else:
+        q, k, v = projected(PORTS, by_port, False)
+        mixed = model.attend(layer, q, k, v, nodes=heads)
+    live.add_heads(layer, nodes, mixed, at_answer)

@@ -37,7 +37,7 @@ from circuitfind.zoo.tokenizer import PATTERN, WordTokenizer
 NUMBERS = tuple(map(str, range(10)))
 
 
-class Ids(dict[str, int]):
+class WordIds(dict[str, int]):
     """The ids of a program's words."""
 
     def table(self, values: Mapping[str, int]) -> Ints:
@@ -68,7 +68,7 @@ class Program:
     summary: str
     words: str
     n_layers: int
-    steps: Callable[[Ids], tuple[Node, ...]]
+    steps: Callable[[WordIds], tuple[Node, ...]]
 
     @property
     def task(self) -> Task:
@@ -84,7 +84,7 @@ class Program:
     def high_level(self) -> HighLevel:
         """The graph, on token ids."""
         words = self.tokenizer.vocabulary
-        return HighLevel(self.steps(Ids(zip(words, range(1, len(words) + 1), strict=True))))
+        return HighLevel(self.steps(WordIds(zip(words, range(1, len(words) + 1), strict=True))))
 
     def training_pairs(self, n: int, seed: int) -> TokenPairs:
         """``n`` random pairs that are not held out; there may be duplicates."""
@@ -105,7 +105,7 @@ class Program:
 # ---------------------------------------------------------------- the programs
 
 
-def _hist(ids: Ids) -> tuple[Node, ...]:
+def _hist(ids: WordIds) -> tuple[Node, ...]:
     kind = ids.table({word: number for number, words in enumerate(siit_hist.KINDS) for word in words})
     return (
         Node("kind", "m0", "token", lambda token: kind[token]),
@@ -115,7 +115,7 @@ def _hist(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _xproportion(ids: Ids) -> tuple[Node, ...]:
+def _xproportion(ids: WordIds) -> tuple[Node, ...]:
     is_x = ids.table({word: int(word == "x") for word in ids})
     return (
         Node("is_x", "m0", "token", lambda token: is_x[token]),
@@ -125,7 +125,7 @@ def _xproportion(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _induction(ids: Ids) -> tuple[Node, ...]:
+def _induction(ids: WordIds) -> tuple[Node, ...]:
     def found(query: Ints, key: Ints, value: Ints) -> Ints:
         return value_at(matches(query, key) & before(query), value)
 
@@ -136,7 +136,7 @@ def _induction(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _balance(ids: Ids) -> tuple[Node, ...]:
+def _balance(ids: WordIds) -> tuple[Node, ...]:
     level = siit_balance.N_WORDS  # no bracket open: numbers of nodes are not negative
     steps = [ids.table(dict.fromkeys(ids, 0) | {t[0]: 1, t[1]: -1}) for t in siit_balance.TYPES]
     verdicts = ids.row(("early", "open", "good"))
@@ -163,7 +163,7 @@ def _at_second(token: Ints, n: int) -> Ints:
     return np.where((place % 2 == 1) & (place < n), earlier(token, 1), NONE)
 
 
-def _two_hop(ids: Ids) -> tuple[Node, ...]:
+def _two_hop(ids: WordIds) -> tuple[Node, ...]:
     n = 2 * len(siit_two_hop.LETTERS)
     return (
         Node("from", "a0.h1", "token<v>", lambda token: _at_second(token, n)),
@@ -173,7 +173,7 @@ def _two_hop(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _add(ids: Ids) -> tuple[Node, ...]:
+def _add(ids: WordIds) -> tuple[Node, ...]:
     n, number = 2 * len(siit_add.LETTERS), ids.table({word: int(word) for word in siit_add.NUMBERS})
 
     def total(first: Ints, second: Ints) -> Ints:
@@ -190,7 +190,7 @@ def _add(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _sum_tree(ids: Ids) -> tuple[Node, ...]:
+def _sum_tree(ids: WordIds) -> tuple[Node, ...]:
     number, modulus = ids.table({word: int(word) for word in NUMBERS[: siit_sum_tree.MODULUS]}), siit_sum_tree.MODULUS
 
     def apart(sums: Ints, before: Ints) -> Ints:
@@ -208,7 +208,7 @@ def _sum_tree(ids: Ids) -> tuple[Node, ...]:
     )
 
 
-def _ioi(ids: Ids) -> tuple[Node, ...]:
+def _ioi(ids: WordIds) -> tuple[Node, ...]:
     name = ids.table({word: ids[word] for word in siit_ioi.NAMES})
 
     def duplicate(query: Ints, key: Ints) -> Ints:

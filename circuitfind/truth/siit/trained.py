@@ -8,7 +8,7 @@ from circuitfind.errors import UnknownNameError
 from circuitfind.transformer import TransformerConfig
 from circuitfind.truth.siit.programs import PROGRAMS, Program
 from circuitfind.truth.siit.training import Siit
-from circuitfind.zoo.train import Schedule
+from circuitfind.zoo.train import TrainingPlan
 
 STEPS = {"siit-ioi": 3000}
 """Training steps of models for which the number is not 4000."""
@@ -45,7 +45,7 @@ def _shape(program: Program, d_model: int, n_heads: int, more_layers: int) -> Tr
 
 
 def _shipped(program: Program) -> SiitRecipe:
-    schedule = Schedule(steps=STEPS.get(program.name, 4000), rate=2e-3, weight_decay=0.01)
+    schedule = TrainingPlan(steps=STEPS.get(program.name, 4000), rate=2e-3, weight_decay=0.01)
     return SiitRecipe(
         program.name, program, _shape(program, 32 if program.name in NARROW else 64, 4, 0), Siit(schedule)
     )
@@ -53,7 +53,7 @@ def _shipped(program: Program) -> SiitRecipe:
 
 def _large(program: Program) -> SiitRecipe:
     """The same circuit among more idle heads and layers."""
-    schedule = Schedule(steps=2 * STEPS.get(program.name, 4000), rate=1e-3, weight_decay=0.01)
+    schedule = TrainingPlan(steps=2 * STEPS.get(program.name, 4000), rate=1e-3, weight_decay=0.01)
     return SiitRecipe(f"{program.name}-large", program, _shape(program, 128, 8, 1), Siit(schedule))
 
 

@@ -39,8 +39,8 @@ from circuitfind.truth.siit.steps import KnownEdges, Step, draw_step
 from circuitfind.zoo.checkpoint import Tensors, Training
 from circuitfind.zoo.train import (
     SECONDS_BETWEEN_CHECKPOINTS,
-    Schedule,
     TrainedTransformer,
+    TrainingPlan,
     new_training,
     optimiser_step,
     training_bar,
@@ -65,7 +65,7 @@ class Siit:
         guided: fraction of the steps over which the weight of the probes falls from 1 to 0.
     """
 
-    schedule: Schedule
+    schedule: TrainingPlan
     groups: int = 8
     pairs_per_group: int = 16
     smoothing: float = 0.02
@@ -81,7 +81,7 @@ class Siit:
         return max(0.0, 1 - step / (self.guided * self.schedule.steps))
 
 
-def new_siit(program: Program, config: TransformerConfig, schedule: Schedule, seed: int) -> Training:
+def new_siit(program: Program, config: TransformerConfig, schedule: TrainingPlan, seed: int) -> Training:
     """A training at step 0: the model's parameters, and a probe (d_model, values) per program node.
 
     Word and position embeddings start larger than in the zoo's other models, because they are all that a node knows at first.
