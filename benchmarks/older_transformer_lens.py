@@ -16,7 +16,7 @@ from pathlib import Path
 VERSIONS = ("2.18.0", "3.9.0")
 TESTS = "tests/models/test_hooked_transformers.py"
 ROOT = Path(__file__).parents[1]
-OURS = "typer rich numba networkx pandas jinja2 matplotlib scipy pyyaml graphviz safetensors tokenizers pytest".split()
+OURS = "typer rich numba networkx pandas jinja2 matplotlib scipy pyyaml graphviz safetensors tokenizers pytest hypothesis".split()
 PINS = ("torch<2.14", "pyarrow<19", "datasets<4")  # TransformerLens 2 needs NumPy 1, which later versions refuse
 
 
