@@ -16,7 +16,8 @@ from pathlib import Path
 VERSIONS = ("2.18.0", "3.9.0")
 TESTS = "tests/models/test_hooked_transformers.py"
 ROOT = Path(__file__).parents[1]
-OURS = "typer rich numba networkx pandas jinja2 matplotlib scipy pyyaml graphviz safetensors tokenizers pytest hypothesis".split()
+OURS = "typer rich numba networkx pandas jinja2 matplotlib scipy pyyaml graphviz safetensors tokenizers".split()
+TESTING = ("pytest", "hypothesis")
 PINS = ("torch<2.14", "pyarrow<19", "datasets<4")  # TransformerLens 2 needs NumPy 1, which later versions refuse
 
 
@@ -26,7 +27,7 @@ def environment(folder: Path, version: str) -> Path:
     python = place / "bin" / "python"
     if not python.exists():
         venv.create(place, with_pip=True)
-        wanted = [f"transformer_lens=={version}", *PINS, *OURS]
+        wanted = [f"transformer_lens=={version}", *PINS, *OURS, *TESTING]
         subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
     return python
 
