@@ -21,7 +21,7 @@ def tree(
     setting_of: Any,
     circuit: Annotated[Path, typer.Argument(help="circuit.json, a run folder, or an EAP-IG graph JSON.")],
     roles: Annotated[
-        bool, typer.Option("--roles/--no-roles", help="Write next to each head what it attends to.")
+        bool, typer.Option("--roles/--no-roles", help="Write next to each head what it attends to, and its checks.")
     ] = True,
     threshold: Threshold = 0.3,
     as_json: Json = False,
@@ -35,15 +35,15 @@ def tree(
     labels: dict[str, str] = {}
     if roles:
         setting = setting_of(circuit, loaded, run, " (or --no-roles)").like(loaded.provenance)
-        labels = calls.head_roles(setting, threshold=threshold).texts()
+        labels = calls.head_roles(setting, threshold=threshold, heads=loaded.nodes).texts()
     text = tree_text(loaded, labels)
     print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n")])
 
 
 @app.command("roles")
-@setting_options(without=("metric", "ablation", "reference_prompts"), prompts=N_PATCHED)
+@setting_options(prompts=N_PATCHED)
 def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = False) -> None:
-    """Label heads by what they attend to on a task's prompts."""
+    """Say what heads attend to on a task's prompts, whether they copy, and what is lost when they are cut."""
     from circuitfind.run import calls
 
     found = calls.head_roles(setting, threshold=threshold)
@@ -52,6 +52,7 @@ def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = Fal
 
 def _role_lines(found: Any) -> Iterable[str]:
     rows = found.by_head()
-    for name, roles in rows.items():
-        yield f"{name:10} {', '.join(map(str, roles))}"
+    for name, head in rows.items():
+        yield f"{name:10} {head.text()}"
     yield f"{len(rows)} heads with a share of attention of {found.threshold:g} or more on one of: {', '.join(found.labels)}"
+    yield f"copying: 1 ranks what it reads first of all outputs, -1 last; effect: lost without the head ({found.unit})"

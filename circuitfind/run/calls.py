@@ -6,7 +6,7 @@ Each takes a :class:`~circuitfind.setting.value.Setting`, or a model, a task and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -282,18 +282,30 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
 
 @in_setting(N_HELD_OUT)
 def head_roles(
-    setting: Setting, *, split: str = "train", threshold: float = head_roles_of_model.THRESHOLD
+    setting: Setting,
+    *,
+    split: str = "train",
+    threshold: float = head_roles_of_model.THRESHOLD,
+    heads: Collection[str] | None = None,
 ) -> HeadRoles:
-    """What every head attends to on a task's clean prompts; see :func:`circuitfind.evaluation.head_roles`.
+    """What every head attends to on a task's clean prompts, whether it copies, and what is lost without it.
+
+    See :func:`circuitfind.evaluation.head_roles`.
+
+    Args:
+        heads: the heads that are checked, such as ``a9.h6``; None checks all with a role.
 
     Example:
         >>> import circuitfind as cf
         >>> roles = cf.head_roles("induction-2l", "induction", n=8)
         >>> roles.of(0, 5)[0].label
         'previous token'
+        >>> roles.checked(1, 6).name
+        'induction head'
     """
-    pairs, batch_size = setting.prompts(split), setting.batch_size
-    return head_roles_of_model.head_roles(setting.transformer, pairs, threshold=threshold, batch_size=batch_size)
+    how: dict[str, Any] = {"ablation": setting.ablated_by, "batch_size": setting.batch_size}
+    how |= {"threshold": threshold, "heads": heads}
+    return head_roles_of_model.head_roles(setting.transformer, setting.prompts(split), setting.measure(), **how)
 
 
 def render(

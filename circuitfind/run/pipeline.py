@@ -34,7 +34,6 @@ from circuitfind.evaluation import (
     FEW_PROMPTS,
     Evaluation,
     clean_accuracy,
-    head_roles,
     verdict,
 )
 from circuitfind.formats.circuit_json import CIRCUITS
@@ -327,8 +326,8 @@ def _write(
         by_part[0].save(place / "positional.json")
         folder.write_json(CIRCUITS["positional.json"], by_part[1].to_json())
     write_tables(place, scores.decisions)
-    if scores.chosen is not None:  # with what heads attend to on the train prompts
-        roles = head_roles(setting.transformer, setting.train)
+    if scores.chosen is not None:  # with what its heads do on the train prompts
+        roles = calls.head_roles(setting, heads=circuit.nodes)
         (place / "tree.txt").write_text(tree_text(circuit, roles.texts()), encoding="utf-8")
     if setting.behaviour.fixed is not None:
         write_pairs(setting.behaviour.fixed, place / "pairs.jsonl")

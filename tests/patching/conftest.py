@@ -8,6 +8,7 @@ from builders import random_pairs
 import circuitfind as cf
 from circuitfind.evaluation import head_roles
 from circuitfind.task import TokenPairs
+from circuitfind.task.metrics import METRICS
 
 
 @pytest.fixture
@@ -20,4 +21,5 @@ def induction():
     model = cf.load_model("induction-2l")
     scores = cf.discover(model, "induction", algorithm="path-patching", n=32, share=0.05)
     pairs = cf.Setting("induction", model, n=32).train
-    return SimpleNamespace(model=model, circuit=cf.select(scores), pairs=pairs, roles=head_roles(model, pairs))
+    roles = head_roles(model, pairs, METRICS["logit-diff"])
+    return SimpleNamespace(model=model, circuit=cf.select(scores), pairs=pairs, roles=roles)

@@ -105,11 +105,11 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_it_finds_that_a_previous_token_head_feeds_the_keys_of_induction_heads(induction):
     roles = induction.roles.by_head()
-    assert "previous token" in [role.label for role in roles["a0.h5"]]
+    assert "previous token" in [role.label for role in roles["a0.h5"].attention]
     keys = [row for row in induction.circuit.edges if row["source"] == "a0.h5"]
     assert len(keys) >= 3
     assert all(row["port"] == "k" and row["score"] > 0 for row in keys)
-    assert all("induction" in [role.label for role in roles[row["target"]]] for row in keys)
+    assert all("induction" in [role.label for role in roles[row["target"]].attention] for row in keys)
     assert "a0.h5->a1.h6<k>" in induction.circuit
 
 
@@ -154,7 +154,7 @@ def test_a_head_below_the_threshold_has_no_role(induction):
     strict = replace(induction.roles, threshold=0.9999)
     assert set(strict.texts()) < set(induction.roles.texts())
     assert replace(induction.roles, threshold=1.0).by_head() == {}
-    assert induction.roles.texts(1)["a0.h5"].startswith("previous token 0.9")
+    assert induction.roles.texts(1)["a0.h5"].startswith("previous token head: previous token 0.9")
 
 
 def test_a_tree_lists_every_edge_once_and_the_strongest_first(induction):
@@ -218,7 +218,7 @@ def test_the_command_line_prints_paths_maps_trees_and_roles(command_line, tmp_pa
     assert (code, out) == (0, cf.tree_text(induction.circuit, induction.roles.texts()))
     code, out, _ = command_line("roles", "induction", *few)
     assert code == 0
-    assert out.startswith("a0.h5      previous token 0.9")
+    assert out.startswith("a0.h5      previous token head: previous token 0.9")
     code, _, err = command_line("path-patch", "induction", "a0.h5 -> a1.h6<k>", *few)
     assert code == 2
     assert "every path ends in 'logits'" in err

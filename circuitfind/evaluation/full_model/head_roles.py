@@ -1,4 +1,4 @@
-"""What heads do, by what they attend to on a task's clean prompts.
+"""What heads do: where they attend on a task's clean prompts, whether they copy, and what the task loses without them.
 
 Every share is a mean of attention probabilities over prompts, so it lies between 0 and 1:
 
@@ -7,16 +7,17 @@ Every share is a mean of attention probabilities over prompts, so it lies betwee
 * induction: from a repeated token to the tokens that followed its earlier occurrences (Olsson et al. 2022,
   arXiv:2209.11895);
 * ``END -> IO`` and the like: from one of the task's labelled tokens to an earlier one (to any other, if attention is not
-  causal). In IOI, ``END -> IO`` is the attention of the name movers of Wang et al. 2022 (arXiv:2211.00593, section 3),
-  ``END -> S2`` that of their S-inhibition heads, and ``S2 -> S1`` that of their duplicate token heads.
+  causal).
 
-Attention shows where a head looks, not what it does with what it reads: negative name movers attend to IO as well. A head
-whose largest share is below the threshold has no role.
+Attention shows where a head looks, not what it does with what it reads. So two checks stand beside it, see
+:mod:`circuitfind.evaluation.full_model.head_checks`: the copying score of its OV circuit, and the effect of cutting it. A head
+gets the name of a function (:data:`FUNCTIONS`: those of Wang et al. 2022, arXiv:2211.00593, section 3, and induction) only
+where all three agree. A head whose largest share is below the threshold has no role.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +26,31 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import OptionError
+from circuitfind.evaluation.full_model.head_checks import copying_scores, cut_effects
 from circuitfind.execution import Batch, make_batches
 from circuitfind.execution.memory import attribution_numbers
+from circuitfind.statistics import mean_intervals
 from circuitfind.task import TokenPairs, spans_of
+from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer, attention_patterns
 
 THRESHOLD = 0.3
 GENERAL = ("previous token", "duplicate token", "induction")
-LIKE = {("END", "IO"): "name mover", ("END", "S2"): "S-inhibition", ("S2", "S1"): "duplicate token"}
-"""Classes of heads in the IOI paper, by the labelled tokens they attend from and to."""
+COPIES = 0.5
+"""Copying score above which a head copies what it reads; below its negative, it suppresses it."""
+CLEARLY = 2
+"""How many times the attention from the same labelled token to any other a function's attention must be."""
+FUNCTIONS = (
+    ("name mover", "END -> IO", 1, 1),
+    ("negative name mover", "END -> IO", -1, -1),
+    ("S-inhibition head", "END -> S2", 0, 1),
+    ("duplicate token head", "S2 -> S1", None, 1),
+    ("duplicate token head", "duplicate token", None, 1),
+    ("induction head", "induction", 1, 1),
+    ("previous token head", "previous token", None, 1),
+)
+"""Names of functions, with what they need: attention; copying (1 copies, -1 suppresses, 0 neither, None any); and whether the
+head helps (1) or hurts (-1), with 95 % confidence."""
 Shares = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -48,59 +65,144 @@ class Role:
         return f"{self.label} {self.share:.2f}"
 
 
+@dataclass(frozen=True)
+class CheckedHead:
+    """What a head attends to, and what its checks say.
+
+    Attributes:
+        attention: its roles: general ones first, then those of the task's labelled tokens; each kind sorted by share.
+        copying: 1 copies what it reads, -1 suppresses it, about 0 is chance; NaN if not measured.
+        effect: what the metric loses when the head is cut, and the ends of its 95 % interval over prompts; NaN if not measured.
+        name: the name of a function, if attention, copying and effect agree on one; else empty.
+    """
+
+    attention: tuple[Role, ...]
+    copying: float
+    effect: tuple[float, float, float]
+    name: str
+
+    def text(self, most: int = 2) -> str:
+        """In one line, with the first ``most`` roles."""
+        said = [", ".join(map(str, self.attention[:most]))]
+        said += [f"copying {self.copying:+.2f}"] if np.isfinite(self.copying) else []
+        said += [f"effect {self.effect[0]:+.3g}"] if np.isfinite(self.effect[0]) else []
+        return (f"{self.name}: " if self.name else "") + "; ".join(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        mean, low, high = (value if np.isfinite(value) else None for value in self.effect)
+        return {
+            "name": self.name,
+            "attention": {role.label: role.share for role in self.attention},
+            "copying": self.copying if np.isfinite(self.copying) else None,
+            "effect": {"mean": mean, "low": low, "high": high},
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class HeadRoles:
-    """Attention shares of every head.
+    """Attention shares of every head, and checks of those that have a role.
 
     Attributes:
         labels: what was measured, in order; what occurs in no prompt is left out.
         shares: float64 (labels, layers, heads).
         threshold: below this share, a head does not have the role.
+        copying: float64 (layers, heads), NaN where not measured.
+        effects: what the metric loses without the head, and the ends of its interval, float64 (layers, heads, 3).
+        unit: unit of the effects.
     """
 
     labels: tuple[str, ...]
     shares: Shares
-    threshold: float = THRESHOLD
+    threshold: float
+    copying: Shares
+    effects: Shares
+    unit: str = ""
 
     def of(self, layer: int, head: int) -> list[Role]:
-        """A head's roles: general ones first, then those of the task's labelled tokens; each kind sorted by share."""
+        """A head's roles by attention: general ones first, then those of labelled tokens; each kind sorted by share."""
         mine = self.shares[:, layer, head]
         order = sorted(range(len(mine)), key=lambda n: (self.labels[n] not in GENERAL, -mine[n]))
         return [Role(self.labels[n], float(mine[n])) for n in order if mine[n] >= self.threshold]
 
-    def by_head(self) -> dict[str, list[Role]]:
+    def checked(self, layer: int, head: int) -> CheckedHead:
+        """A head's roles by attention, with its checks."""
+        roles, copying = tuple(self.of(layer, head)), float(self.copying[layer, head])
+        mean, low, high = self.effects[layer, head].tolist()
+        copies = (copying >= COPIES) - (copying <= -COPIES) if np.isfinite(copying) else None
+        helps = int(low > 0) - int(high < 0)
+        seen = {
+            role.label for role in roles if all(role.share >= CLEARLY * other.share for other in _rivals(role, roles))
+        }
+        fits = [f for f in FUNCTIONS if f[1] in seen and f[2] in (copies, None) and f[3] == helps]
+        return CheckedHead(roles, copying, (mean, low, high), fits[0][0] if fits else "")
+
+    def by_head(self) -> dict[str, CheckedHead]:
         """All heads with a role, by name."""
         _, layers, heads = self.shares.shape
-        named = {f"a{layer}.h{head}": self.of(layer, head) for layer in range(layers) for head in range(heads)}
-        return {name: roles for name, roles in named.items() if roles}
+        places = ((layer, head) for layer in range(layers) for head in range(heads))
+        return {f"a{layer}.h{head}": self.checked(layer, head) for layer, head in places if self.of(layer, head)}
 
     def texts(self, most: int = 2) -> dict[str, str]:
-        """The first ``most`` roles of every head that has any, as text."""
-        return {name: ", ".join(map(str, roles[:most])) for name, roles in self.by_head().items()}
+        """Every head with a role as text: the first ``most`` roles by attention, copying and effect."""
+        return {name: head.text(most) for name, head in self.by_head().items()}
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
-        heads = {name: {role.label: role.share for role in roles} for name, roles in self.by_head().items()}
-        return {"threshold": self.threshold, "measured": list(self.labels), "heads": heads}
+        heads = {name: head.to_json() for name, head in self.by_head().items()}
+        return {"threshold": self.threshold, "measured": list(self.labels), "unit": self.unit, "heads": heads}
+
+
+def _rivals(role: Role, roles: Sequence[Role]) -> list[Role]:
+    """The roles of attention from the same labelled token to others."""
+    query = role.label.partition(" -> ")
+    return [other for other in roles if query[1] and other != role and other.label.startswith(f"{query[0]} -> ")]
 
 
 def head_roles(
-    model: Transformer, pairs: TokenPairs, *, threshold: float = THRESHOLD, batch_size: int | None = None
+    model: Transformer,
+    pairs: TokenPairs,
+    metric: Metric | None = None,
+    *,
+    ablation: str = "corrupted",
+    threshold: float = THRESHOLD,
+    batch_size: int | None = None,
+    heads: Collection[str] | None = None,
 ) -> HeadRoles:
-    """Measure where every head attends on the clean prompts.
+    """Measure where every head attends on the clean prompts, and check those that attend to something named.
 
     Args:
         pairs: the prompts; if they have labels (``PromptPair.labels``), pairs of labelled tokens are measured too.
+        metric: what a head's effect is measured in; None measures no effects, and no head gets the name of a function.
+        ablation: what the head's cut edges carry.
         threshold: share of attention, 0 to 1.
+        heads: the heads that are checked, such as ``a9.h6``; None checks all with a role.
 
     Raises:
         OptionError: the threshold is outside 0 to 1.
     """
     if not 0 <= threshold <= 1:
         raise OptionError(f"threshold {threshold}: give a share of attention, 0 to 1")
+    labels, shares = _shares(model, pairs, batch_size)
+    shape = shares.shape[1:]
+    copying, effects = np.full(shape, np.nan), np.full((*shape, 3), np.nan)
+    chosen = [(layer, head) for layer, head in np.argwhere((shares >= threshold).any(0)).tolist()]
+    if heads is not None:
+        chosen = [(layer, head) for layer, head in chosen if f"a{layer}.h{head}" in heads]
+    if chosen:
+        where = tuple(np.array(chosen).T)
+        copying[where] = copying_scores(model, pairs, chosen)
+        if metric is not None:
+            lost = cut_effects(model, pairs, metric, ablation, chosen, batch_size)
+            effects[where] = np.column_stack([lost.mean(-1), mean_intervals(lost)])
+    return HeadRoles(labels, shares, threshold, copying, effects, "" if metric is None else metric.unit)
+
+
+def _shares(model: Transformer, pairs: TokenPairs, batch_size: int | None) -> tuple[tuple[str, ...], Shares]:
+    """What was measured, and the shares of attention (labels, layers, heads)."""
     names, places = _labelled(model, pairs)
     spots = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
-    labels = (*GENERAL, *(_label(names[a], names[b]) for a, b in spots))
+    labels = (*GENERAL, *(f"{names[a]} -> {names[b]}" for a, b in spots))
     shape = len(labels), model.config.n_layers, model.config.n_heads
     sums, counts = np.zeros(shape), np.zeros(len(labels))
     with torch.inference_mode():
@@ -112,13 +214,7 @@ def head_roles(
                 for number, part in enumerate(wanted):
                     sums[number, layer] += attention[:, part].double().sum(-1).cpu().numpy()
     seen = np.flatnonzero(counts)
-    shares = sums[seen] / counts[seen, None, None]
-    return HeadRoles(tuple(labels[number] for number in seen), shares, threshold)
-
-
-def _label(query: str, key: str) -> str:
-    name = LIKE.get((query, key))
-    return f"{query} -> {key}" + (f" (as {name} heads)" if name else "")
+    return tuple(labels[number] for number in seen), sums[seen] / counts[seen, None, None]
 
 
 def _labelled(model: Transformer, pairs: TokenPairs) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
