@@ -82,6 +82,13 @@ class Meter:
         self._bar = None
 
 
+def with_usual_mode(path: str | Path) -> None:
+    """Give a file the mode that new files have here; safetensors writes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
 @dataclass
 class Checkpoint:
     """Where a loop keeps its sums, so that an interrupted run can resume.
@@ -147,6 +154,7 @@ class Checkpoint:
         self._saved = time.monotonic()
         whole = self.path.with_suffix(".part")
         save_file({"sums": sums}, str(whole), {"key": self.key, "done": str(done), "at_a_time": str(self.at_a_time)})
+        with_usual_mode(whole)
         os.replace(whole, self.path)
 
     def discard(self) -> None:

@@ -178,8 +178,10 @@ def evaluate(
     from circuitfind.run import calls
 
     loaded, run = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
-    measured = calls.evaluate(setting_of(circuit, loaded, run), loaded, split=split, n_random=random)
-    print_result(measured.to_json(), as_json, verdict(loaded, measured))
+    setting = setting_of(circuit, loaded, run)
+    measured = calls.evaluate(setting, loaded, split=split, n_random=random)
+    about = f"model {setting.transformer.name}, task {setting.behaviour.name}, {measured.ablation} ablation"
+    print_result(measured.to_json(), as_json, [about, *verdict(loaded, measured)])
 
 
 @app.command()

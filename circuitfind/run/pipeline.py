@@ -24,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
@@ -49,6 +51,7 @@ from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
+from circuitfind.statistics import share_interval
 from circuitfind.task import Task, spans_of, write_id_pairs
 from circuitfind.task.write_pairs import write_pairs
 
@@ -186,15 +189,23 @@ def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -
 
 
 def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], None]) -> None:
-    """Stop before discovery if the model is no better than chance on the prompts."""
+    """Stop before discovery if the model is no better than chance on the prompts; say so where few prompts leave it open."""
     model, train = setting.transformer, setting.train
     share = clean_accuracy(model, train, setting.batch_size)
-    if not share <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
+    if np.isnan(share):  # no incorrect answers are given: nothing to compare with
         return
-    message = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts, which is "
-        "no better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
+    low, high = share_interval(share, train.n_pairs)
+    if low > CHANCE:
+        return
+    found = (
+        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts "
+        f"(95 % interval {low:.0%} to {high:.0%})"
     )
+    advice = "'circuitfind check-pairs' shows it pair by pair"
+    if high > CHANCE and (share > CHANCE or train.n_pairs < FEW_PROMPTS):
+        say(f"Weak: {found}, which may be chance; {advice}.")
+        return
+    message = f"{found}, which is no better than chance; there is no behaviour to find. {advice}"
     if not config.anyway:
         raise PairsError(message + "; --anyway continues regardless")
     say(f"Weak: {message}.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.graph import ComputationGraph, Floats, Mask, prunes_from_input
+from circuitfind.progress import with_usual_mode
 from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
@@ -141,6 +142,13 @@ class EdgeScores:
         """The ``n`` most important edges as boolean (edges,): the first of :meth:`ranking`, unsorted."""
         return order.best(self.values, n, absolute, self.graph, prunes_from_input(self.provenance.ablation))
 
+    def __repr__(self) -> str:
+        """Sizes, where they are from, and the strongest edge."""
+        p, best = self.provenance, int(np.argmax(np.abs(self.values))) if len(self.values) else 0
+        strongest = f"; strongest {self.graph.edge_name(best)} {self.values[best]:+.3g}" if len(self.values) else ""
+        parts = f", by {self.parts_axis}" if self.parts is not None else ""
+        return f"EdgeScores({len(self.values):,} edges{parts}; {p.algorithm} on {p.task}, {p.model}{strongest})"
+
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` most important edges as a table, best first, equal ones by number.
 
@@ -176,6 +184,7 @@ class EdgeScores:
         if self.spans is not None:
             about["spans"] = list(self.spans.labels)
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
+        with_usual_mode(path)
 
     def about(self, schema: str) -> dict[str, Any]:
         """What a file says about the scores in it."""
