@@ -53,6 +53,7 @@ from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
 from circuitfind.statistics import share_interval
 from circuitfind.task import Task, spans_of, write_id_pairs
+from circuitfind.task.groups import about_split
 from circuitfind.task.write_pairs import write_pairs
 
 MOST_ROWS = 100_000
@@ -167,7 +168,8 @@ def _notes(setting: Setting) -> list[str]:
     task = setting.behaviour
     bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
     means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
-    return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
+    of_file = [] if task.fixed is None or setting.pairs is not None else [about_split(task.fixed), *task.fixed.notes]
+    return [*of_file, *[means] * bare]
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
