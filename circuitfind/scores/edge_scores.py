@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from circuitfind.task.spans import PARTS_AXES
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 SCHEMA = "circuitfind-scores/1"
 SIGN = "score > 0: the edge helps the clean behaviour; it estimates metric(clean) - metric(that edge cut)"
@@ -148,6 +150,18 @@ class EdgeScores:
         strongest = f"; strongest {self.graph.edge_name(best)} {self.values[best]:+.3g}" if len(self.values) else ""
         parts = f", by {self.parts_axis}" if self.parts is not None else ""
         return f"EdgeScores({len(self.values):,} edges{parts}; {p.algorithm} on {p.task}, {p.model}{strongest})"
+
+    def _repr_html_(self) -> str:
+        """The strongest edges as a table that can be sorted, and a plot of all sizes, for a notebook."""
+        show = import_module("circuitfind.rendering.notebook")  # drawing is a room of a higher rank
+        rows = self.to_frame(200).to_dict("records")
+        html: str = show.table_html(rows, repr(self), show.sizes_html(self.values, self.provenance.unit))
+        return html
+
+    def plot(self) -> Figure:
+        """The sizes of all scores, from the largest to the smallest, as a figure of matplotlib."""
+        figure: Figure = import_module("circuitfind.rendering.plots").plot_sizes(self.values, self.provenance.unit)
+        return figure
 
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` most important edges as a table, best first, equal ones by number.
