@@ -32,20 +32,22 @@ def circuit_html(circuit: Circuit) -> str:
     return svg[svg.index("<svg") :]
 
 
-def table_html(rows: Sequence[Mapping[Any, Any]], caption: str = "", below: str = "") -> str:
+def table_html(rows: Sequence[Mapping[Any, Any]], caption: str = "", below: str = "", total: int = 0) -> str:
     """A table whose columns sort by a click.
 
     Args:
         rows: one mapping from the columns to values each; the first :data:`ROWS` are shown, and how many more there are.
         caption: text above it.
         below: HTML after it.
+        total: how many rows there are in all, where not all are given.
     """
     shown = rows[:ROWS]
     head = "".join(
         f'<th style="cursor:pointer" onclick="{SORT}">{escape(str(name))}</th>' for name in (rows[0] if rows else ())
     )
     body = "".join("<tr>" + "".join(map(_cell, row.values())) + "</tr>" for row in shown)
-    more = f"<p>... and {len(rows) - len(shown):,} more</p>" if len(rows) > len(shown) else ""
+    left = max(total, len(rows)) - len(shown)
+    more = f"<p>... and {left:,} more</p>" if left else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<div><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}{below}</div>"
 

@@ -154,8 +154,8 @@ class EdgeScores:
     def _repr_html_(self) -> str:
         """The strongest edges as a table that can be sorted, and a plot of all sizes, for a notebook."""
         show = import_module("circuitfind.rendering.notebook")  # drawing is a room of a higher rank
-        rows = self.to_frame(200).to_dict("records")
-        html: str = show.table_html(rows, repr(self), show.sizes_html(self.values, self.provenance.unit))
+        rows, plot = self.to_frame(show.ROWS).to_dict("records"), show.sizes_html(self.values, self.provenance.unit)
+        html: str = show.table_html(rows, repr(self), plot, total=len(self.values))
         return html
 
     def plot(self) -> Figure:
