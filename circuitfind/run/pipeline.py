@@ -43,7 +43,7 @@ from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.run import calls
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
-from circuitfind.run.folder import RunFolder
+from circuitfind.run.folder import RunFolder, folder_for
 from circuitfind.run.folder import versions as versions
 from circuitfind.run.request import POSITIONAL
 from circuitfind.run.request import RunConfig as RunConfig
@@ -148,7 +148,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     train, held_out = setting.train, setting.held_out
     if config.rule in ("top", "greedy"):
         check_size(model.graph, config.value)
-    folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
+    folder = folder or RunFolder(_folder_of(setting, config, force, say), force=force)
     say(f"{model!r}")
     train_only = f"{train.n_pairs} given"
     both = f"{train.n_pairs} train and {held_out.n_pairs} held-out" if setting.pairs is None else train_only
@@ -161,6 +161,15 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
     return _Begun(setting, config, options, folder, say, seconds)
+
+
+def _folder_of(setting: Setting, config: RunConfig, force: bool, say: Callable[[str], None]) -> Path:
+    """The folder of a run for which none was named; a run with other settings that is there stays."""
+    usual = default_folder(setting.behaviour.name, setting.transformer.name, config.algorithm or "")
+    found = usual if force else folder_for(usual, _resolved_values(setting, config))
+    if found != usual:
+        say(f"{usual} holds a run with other settings, so this one goes into {found}")
+    return found
 
 
 def _notes(setting: Setting) -> list[str]:
