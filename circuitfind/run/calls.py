@@ -135,7 +135,7 @@ def select(
     layout = layout_of(scores, sets, network.tokenizer, network.config.causal) if parts else None
     how: dict[str, Any] = {"absolute": absolute, "layout": layout}
     if top is not None:
-        return top_edges(scores, top, **how)
+        return (best_edges if refill else top_edges)(scores, top, **how)
     if threshold is not None:
         return edges_above(scores, threshold, **how)
     target = FAITHFULNESS if faithfulness is None else faithfulness
