@@ -4,6 +4,8 @@
     scores.safetensors a score for every edge                evaluation.json   held-out measurements and controls
     circuit.json       the kept edges and their provenance   circuit.dot, .svg, .png
     versions.json      libraries, machine, seconds           summary.txt       the verdict in sentences
+    curve.csv          faithfulness, KL and the task's metric against size, from the evaluations of the selection, with the
+                       intervals over prompts                curve.svg, .png
 
 An algorithm that decides edge by edge (ACDC) also writes ``decisions.csv``: every decision in order, which ``circuitfind
 replay`` checks again. A sweep writes ``thresholds.csv``: edges kept and tests made at each threshold. If the algorithm finds a
@@ -28,7 +30,7 @@ from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
 from circuitfind.discovery.contract import ALGORITHMS
-from circuitfind.errors import CircuitfindError, PairsError
+from circuitfind.errors import CircuitfindError, OptionError, PairsError
 from circuitfind.evaluation import (
     CHANCE,
     FEW_PROMPTS,
@@ -39,7 +41,7 @@ from circuitfind.evaluation import (
 )
 from circuitfind.formats.circuit_json import CIRCUITS
 from circuitfind.graph import prunes_from_input, rule_of
-from circuitfind.run import calls
+from circuitfind.run import calls, selecting
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder
@@ -48,6 +50,7 @@ from circuitfind.run.request import POSITIONAL
 from circuitfind.run.request import RunConfig as RunConfig
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
+from circuitfind.selection import Chosen, SizeCurve
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
 from circuitfind.task import Task, spans_of, write_id_pairs
@@ -56,7 +59,8 @@ from circuitfind.task.write_pairs import write_pairs
 MOST_ROWS = 100_000
 """The most rows in ``edges.csv``; of a larger circuit, it holds the edges with the largest scores. Only ``scores.safetensors``
 has a score for every edge of the graph: as text, the scores of a large model would take gigabytes."""
-
+LEAST_CURVE = 32
+"""A curve of a circuit chosen by another rule goes up to at least this many edges, and to twice the circuit's."""
 
 Evaluated = tuple[Circuit, Evaluation]
 """A circuit and its evaluation."""
@@ -68,6 +72,7 @@ class Run:
 
     Attributes:
         by_part: the circuit of (part, edge) and its evaluation, if scores are stored separately by parts of prompts.
+        curve: faithfulness against size, from the evaluations of the selection; None if it is undefined on the train prompts.
     """
 
     folder: Path
@@ -79,6 +84,7 @@ class Run:
     sentences: list[str]
     seconds: Mapping[str, float]
     by_part: Evaluated | None = None
+    curve: SizeCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,15 @@ def run(
     with setting.memory_limit():
         begun = _load(setting, config, out, force, say)
         scores = _discover(begun)
-        circuit = _select(begun, scores)
+        circuit, curve = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
         by_part = _by_part(begun, scores) if begun.config.parts in POSITIONAL else None
-        sentences = _sentences(begun, scores, circuit, evaluation, by_part)
-        _draw(begun, circuit, evaluation, by_part)
+        curve = curve or _curve(begun, scores, circuit)
+        sentences = _sentences(begun, scores, circuit, evaluation, by_part, curve)
+        _draw(begun, circuit, evaluation, by_part, curve)
         _write(begun, scores, circuit, evaluation, by_part, sentences)
-    return Run(begun.folder.out, setting, begun.config, scores, circuit, evaluation, sentences, begun.seconds, by_part)
+    found = scores, circuit, evaluation, sentences
+    return Run(begun.folder.out, setting, begun.config, *found, begun.seconds, by_part, curve)
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -205,7 +213,7 @@ def _refuse_unknown_parts(setting: Setting, parts: str) -> None:
     """Stop before discovery if other prompts have parts that the scores cannot cover, or if labels are missing."""
     model, train = setting.transformer, setting.train
     found = Layout.of(spans_of(train, parts, model.tokenizer), train, model.config.causal)
-    for pairs in (*setting.choosing, setting.held_out):
+    for pairs in (*setting.with_fresh(setting.n), setting.held_out):
         found.places(spans_of(pairs, parts, model.tokenizer))
 
 
@@ -229,15 +237,25 @@ def _discover(begun: _Begun) -> EdgeScores:
     return scores
 
 
-def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
-    """The circuit chosen by the run's rule."""
+def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Chosen:
+    """The circuit chosen by the run's rule, and the curve if its size was chosen from one."""
     config = begun.config
     name = "faithfulness" if config.rule == "default" else config.rule
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
     with _timed(begun.seconds, "select by part" if parts else "select"):
-        return calls.select(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
+        return selecting.select_in(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
+
+
+def _curve(begun: _Begun, scores: EdgeScores, circuit: Circuit) -> SizeCurve | None:
+    """The curve up to about twice a circuit's size, where the circuit was chosen without one."""
+    most = max(LEAST_CURVE, 2 * circuit.n_edges)
+    with _timed(begun.seconds, "curve"):
+        try:
+            return selecting.curve(begun.setting, scores, most=most, absolute=begun.config.absolute)
+        except OptionError:  # full and empty model score the same: the evaluation says so
+            return None
 
 
 def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
@@ -248,7 +266,7 @@ def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
 
 def _by_part(begun: _Begun, scores: EdgeScores) -> Evaluated:
     """The circuit of (part, edge) chosen by the run's rule, and its evaluation."""
-    circuit = _select(begun, scores, parts=True)
+    circuit = _select(begun, scores, parts=True).circuit
     return circuit, _evaluate(begun, circuit)
 
 
@@ -256,7 +274,12 @@ def _by_part(begun: _Begun, scores: EdgeScores) -> Evaluated:
 
 
 def _sentences(
-    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None
+    begun: _Begun,
+    scores: EdgeScores,
+    circuit: Circuit,
+    evaluation: Evaluation,
+    by_part: Evaluated | None,
+    curve: SizeCurve | None,
 ) -> list[str]:
     """The verdict."""
     train, held_out = begun.setting.train, begun.setting.held_out
@@ -266,6 +289,7 @@ def _sentences(
         sentences.append(f"Weak: there {there}, so the circuit was measured on the {own} it was found on.")
     elif train.n_pairs < FEW_PROMPTS:
         sentences.append(f"Weak: found on only {train.n_pairs} train prompts; use {FEW_PROMPTS} or more.")
+    sentences += [curve.sentence] if curve else []
     sentences += _about_decisions(scores, circuit) + _about_table(circuit)
     return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
 
@@ -294,13 +318,19 @@ def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
     return sentences
 
 
-def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None) -> None:
-    """The pictures of the run's circuits."""
+def _draw(
+    begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None, curve: SizeCurve | None
+) -> None:
+    """The pictures of the run's circuits, and the curve as pictures and as a table."""
     place, task = begun.folder.partial, begun.setting.behaviour
     with _timed(begun.seconds, "draw"):
         _draw_one(circuit, evaluation, task, place / "circuit")
         if by_part:
             _draw_one(*by_part, task, place / "positional")
+        if curve:
+            title = f"{task.name} on {begun.setting.transformer.name}, {begun.config.algorithm}"
+            rendering.write_figure(curve.plot(title=title), place / "curve.svg", place / "curve.png")
+            curve.to_frame().to_csv(place / "curve.csv", index=False)
 
 
 def _draw_one(circuit: Circuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
