@@ -32,8 +32,9 @@ from circuitfind.circuit import Circuit
 from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.run.selecting import select_in
 from circuitfind.scores import EdgeScores
+from circuitfind.selection import smallest_faithful
 from circuitfind.selection.size_rule import grid_of
-from circuitfind.selection.smallest_faithful import Prefixes, smallest_faithful
+from circuitfind.selection.size_runs import Prefixes
 from circuitfind.setting.defaults import FAITHFULNESS
 from circuitfind.statistics import bootstrap, quantiles
 from circuitfind.task import TASKS, TokenPairs

@@ -117,7 +117,7 @@ class SizeCurve:
         where = f"{self.n_prompts} {self.prompts} prompts"
         if math.isinf(low):
             return f"No size up to {most:,} edges is sure to reach {self.target:.1%} of faithfulness on {where}."
-        to = f"to {high:,}" if math.isfinite(high) else f"or more than {most:,}"
+        to = f"to {high:,}" if math.isfinite(high) else f"to more than {most:,}"
         reached = f"{low:,}" if low == high else f"{low:,} {to}"
         return (
             f"{reached} edges of this ranking reach {self.target:.1%} of faithfulness, depending on the prompts drawn (95 % of "

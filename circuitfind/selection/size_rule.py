@@ -1,7 +1,8 @@
 """The size at which a curve of faithfulness reaches a target: one number that other prompts hardly change.
 
-A curve is measured at four sizes per doubling. Where it first exceeds the target depends on chance, and so does where a lower
-confidence bound does: the bound falls with the number of prompts, and a curve that falls again may pass the target twice. So
+A curve is measured at four sizes per doubling near the target, and at one per doubling below. Where it first exceeds the target
+depends on chance, and so does where a lower confidence bound does: the bound falls with the number of prompts, and a curve that
+falls again may pass the target twice. So
 
 1. each value is averaged with its neighbours, 1/4 : 1/2 : 1/4;
 2. the curve is replaced by the nearest one that never falls (isotonic regression; Barlow, Bartholomew, Bremner & Brunk 1972,
@@ -25,7 +26,9 @@ MARGIN, LARGEST_MARGIN = 0.2, 0.02
 """The margin as a share of what the target leaves to the whole model's 1, and the most that it is."""
 PER_DOUBLING = 4
 """Sizes measured per doubling."""
-STAYS = 3
+BEFORE = 2 ** (1 / PER_DOUBLING)
+"""Around the first doubling that exceeds the target, sizes begin this factor below the one before: smoothing needs it."""
+STAYS = 2
 """How many sizes in a row must exceed target and margin before larger ones are left out."""
 
 
@@ -33,6 +36,11 @@ def grid_of(n: int) -> list[int]:
     """1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, ...: four sizes per doubling, and ``n``, the whole."""
     sizes = {round(2 ** (step / PER_DOUBLING)) for step in range(PER_DOUBLING * n.bit_length())}
     return [*sorted(size for size in sizes if size < n), n]
+
+
+def doublings_of(n: int) -> list[int]:
+    """1, 2, 4, 8, ..., and ``n``, the whole: part of :func:`grid_of`."""
+    return [*(2**step for step in range(n.bit_length()) if 2**step < n), n]
 
 
 def with_margin(target: float) -> float:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
-from circuitfind.execution.batches import without_incorrect
-from circuitfind.execution.circuit_runner import CircuitRunner
-from circuitfind.graph import Mask
-from circuitfind.progress import track
 from circuitfind.scores import EdgeScores
-from circuitfind.selection.prefixes import ranking_of, top_edges
-from circuitfind.selection.size_curve import MeasuredBySize, SizeCurve
-from circuitfind.selection.size_rule import STAYS, grid_of, sizes_reaching, with_margin
-from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
+from circuitfind.selection.size_curve import SizeCurve
+from circuitfind.selection.size_rule import grid_of, sizes_reaching
+from circuitfind.selection.size_runs import Prefixes, SizeRuns
+from circuitfind.statistics import bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
-from circuitfind.task.metrics import METRICS, Metric
+from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
 
 CONFIDENCE = 0.95
-KL = METRICS["kl"]
 
 
 class Chosen(NamedTuple):
@@ -34,25 +27,6 @@ class Chosen(NamedTuple):
 
     circuit: Circuit
     curve: SizeCurve | None
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """The prefixes of a ranking: the number of ranked items, and the pruned circuit of the best n of them."""
-
-    n: int
-    best: Callable[[int], Circuit]
-
-    @classmethod
-    def of(cls, scores: EdgeScores, absolute: bool = True, layout: Layout | None = None) -> Prefixes:
-        """The prefixes of the ranking of edges, or with a layout, of (part, edge) pairs."""
-        ranking = ranking_of(scores, layout, absolute)
-        how: dict[str, Any] = {"absolute": absolute, "ranking": ranking}
-        return cls(len(ranking), lambda n: top_edges(scores, n, layout=layout, **how))
-
-    def with_at_least(self, kept: float) -> int:
-        """The shortest prefix that has this many edges after pruning."""
-        return bisect_left(range(self.n), kept, key=lambda n: self.best(n).n_edges)
 
 
 def smallest_faithful(
@@ -68,9 +42,10 @@ def smallest_faithful(
 ) -> Circuit:
     """The smallest prefix of the ranking from which on pruned circuits reach faithfulness ``target`` on ``pairs``.
 
-    Circuits of four sizes per doubling run on all prompts, until a few in a row exceed the target. The size is where their
-    smoothed curve, which never falls, passes it with a small margin (:mod:`circuitfind.selection.size_rule`). If the circuit
-    there falls short itself, the smallest one between it and the next that was measured is found by bisection.
+    Circuits run on all prompts: one size per doubling until one exceeds the target, then four around it until two in a row do.
+    The size is where the smoothed curve, which never falls, passes it with a small margin
+    (:mod:`circuitfind.selection.size_rule`). If the circuit there falls short itself, the smallest one between it and the next
+    that was measured is found by bisection.
 
     Args:
         pairs: the prompts, or several sets of them, which are pooled.
@@ -136,7 +111,7 @@ def curve_of(
     prompts: str = "train",
     seed: int = 0,
 ) -> SizeCurve:
-    """Measure prefixes of some sizes, or of four sizes per doubling as :func:`choose_size` does.
+    """Measure prefixes of some sizes, or of four sizes per doubling until two in a row exceed the target.
 
     Args:
         sizes: numbers of ranked edges.
@@ -153,7 +128,7 @@ def curve_of(
         )
     runs = SizeRuns.of(model, pairs, prefixes, metric, batch_size, task_metric)
     if sizes is None:
-        runs.until(target, prefixes.n if most is None else most)
+        runs.every(target, grid_of(prefixes.n), most)
     else:
         runs.regular.extend(n for n in sorted(set(sizes)) if runs.kept(n))
         if not runs.regular:
@@ -183,119 +158,3 @@ def _size(runs: SizeRuns, target: float) -> int:
         middle = (too_small + reaching) // 2
         too_small, reaching = (too_small, middle) if runs.faithfulness(middle) >= target else (middle, reaching)
     return reaching
-
-
-@dataclass(frozen=True, eq=False)
-class SizeRuns:
-    """Prefixes of one ranking on several sets of prompts, pooled; each circuit runs once.
-
-    Attributes:
-        prefixes, runners: what runs, and on which prompts.
-        rows: a circuit's edges in the order of the parts of a set of prompts, by the set's number.
-        regular, extra: the sizes that have run at four per doubling, and others, as numbers of ranked items.
-    """
-
-    prefixes: Prefixes
-    runners: Sequence[CircuitRunner]
-    rows: Callable[[Circuit, int], Mask]
-    regular: list[int] = field(default_factory=list)
-    extra: list[int] = field(default_factory=list)
-    _kept: dict[int, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        model: Transformer,
-        pairs: TokenPairs | Sequence[TokenPairs],
-        prefixes: Prefixes,
-        metric: Metric,
-        batch_size: int | None = None,
-        task_metric: Metric | None = None,
-    ) -> SizeRuns:
-        """Ready to run.
-
-        Raises:
-            OptionError: full and empty model score the same.
-        """
-        sets = [pairs] if isinstance(pairs, TokenPairs) else list(pairs)
-        nothing = prefixes.best(0)
-        spans = [nothing.spans(part, model.tokenizer) for part in sets]
-        lacking = any(len(without_incorrect(part)) for part in sets)
-        wanted = task_metric if task_metric and not (lacking and task_metric.needs_incorrect) else KL
-        also = [KL, *([wanted] if wanted.name != KL.name else [])]
-        ablation = nothing.provenance.ablation
-        runners = [
-            CircuitRunner(model, part, metric, ablation, batch_size, also, span)
-            for part, span in zip(sets, spans, strict=True)
-        ]
-        runs = cls(prefixes, runners, lambda circuit, number: circuit.rows(spans[number]))
-        if np.isnan(faithfulness(runs.full, runs.empty, runs.full)):
-            raise OptionError(
-                f"the full model and the model with every edge cut have the same {metric.name} ({runs.full.mean():.4g}), so "
-                "faithfulness is undefined; these prompts do not show the behaviour"
-            )
-        return runs
-
-    def _pooled(self, masks: Callable[[int], Mask], metric: str = "") -> Values:
-        return np.concatenate([runner.run(masks(i)[None], metric)[0] for i, runner in enumerate(self.runners)])
-
-    @cached_property
-    def full(self) -> Values:
-        """The metric of the whole model on every prompt."""
-        return self._pooled(lambda i: self.runners[i].whole)
-
-    @cached_property
-    def empty(self) -> Values:
-        """The metric with every edge cut."""
-        return self._pooled(lambda i: self.runners[i].nothing)
-
-    def values(self, n: int, metric: str = "") -> Values:
-        """A metric of the best n on every prompt."""
-        circuit = self.prefixes.best(n)
-        return self._pooled(lambda i: self.rows(circuit, i), metric)
-
-    def kept(self, n: int) -> int:
-        """Edges of the best n after pruning."""
-        if n not in self._kept:
-            self._kept[n] = self.prefixes.best(n).n_edges
-        return self._kept[n]
-
-    def faithfulness(self, n: int) -> float:
-        """Faithfulness of the best n, which is then part of the curve."""
-        if n not in self.regular and n not in self.extra:
-            self.extra.append(n)
-        return float(faithfulness(self.values(n), self.empty, self.full))
-
-    def until(self, target: float, most: int | None = None) -> None:
-        """Run sizes of the regular grid until a few in a row exceed the target and its margin, or one has ``most`` edges."""
-        good = 0
-        for n in track(grid_of(self.prefixes.n), "growing the circuit"):
-            if (kept := self.kept(n)) and (not self.regular or kept > self.kept(self.regular[-1])):
-                self.regular.append(n)
-                good = good + 1 if self.faithfulness(n) >= with_margin(target) else 0
-            if good >= STAYS or (most is not None and kept >= most):
-                break
-
-    def curve(self, target: float, absolute: bool, prompts: str, chosen: int | None = None) -> SizeCurve:
-        """Everything measured so far."""
-        sizes = {self.kept(n): n for n in sorted({*self.regular, *self.extra}, reverse=True)}
-        asked = [sizes[kept] for kept in sorted(sizes)]
-        first = self.runners[0]
-        metrics = {metric.name: metric for metric in (first.metric, *first.also)}
-        return SizeCurve(
-            ablation=first.ablation,
-            absolute=absolute,
-            prompts=prompts,
-            asked=np.array(asked),
-            kept=np.array(sorted(sizes)),
-            regular=np.isin(sorted(sizes), [self.kept(n) for n in self.regular]),
-            measured={name: self._measured(metric, asked) for name, metric in metrics.items()},
-            target=target,
-            chosen=chosen,
-        )
-
-    def _measured(self, metric: Metric, asked: Sequence[int]) -> MeasuredBySize:
-        name = metric.name
-        full = self._pooled(lambda i: self.runners[i].whole, name)
-        empty = self._pooled(lambda i: self.runners[i].nothing, name)
-        return MeasuredBySize(name, metric.unit, np.stack([self.values(n, name) for n in asked]), full, empty)

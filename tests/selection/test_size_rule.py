@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from circuitfind.selection.size_rule import grid_of, monotone, sizes_on_resamples, sizes_reaching, with_margin
+from circuitfind.selection.size_rule import (
+    doublings_of,
+    grid_of,
+    monotone,
+    sizes_on_resamples,
+    sizes_reaching,
+    with_margin,
+)
 
 SIZES = np.array([4, 8, 16, 32, 64, 128], dtype=float)
 
@@ -56,7 +63,9 @@ def test_the_margin_is_small_and_none_where_nothing_is_left():
 
 def test_four_sizes_per_doubling_and_the_whole():
     assert grid_of(20) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 20]
-    assert grid_of(1) == [1]
+    assert grid_of(1) == doublings_of(1) == [1]
+    assert doublings_of(20) == [1, 2, 4, 8, 16, 20]
+    assert doublings_of(16) == [1, 2, 4, 8, 16]
 
 
 def test_the_range_holds_the_size_and_grows_with_the_noise():
