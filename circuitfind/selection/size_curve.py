@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitfind.graph import Longs, Mask
+from circuitfind.graph import Longs
 from circuitfind.selection.size_rule import sizes_on_resamples
 from circuitfind.statistics import Values, faithfulness, mean_intervals, resampled
 
@@ -54,8 +54,6 @@ class SizeCurve:
         ablation, absolute, prompts: how edges were cut, how they were ranked, and what the prompts are called.
         asked, kept: ranked edges in each circuit, and those left after pruning, rising, (sizes,). With parts of prompts, (part,
             edge) pairs.
-        regular: the circuits at four sizes per doubling, from which the size is chosen; the others were tried when choosing,
-            (sizes,).
         measured: the metric asked for, KL(full || circuit) in nats, and the task's metric if it is another one.
         target: the faithfulness that the size is chosen by.
         chosen: edges of the circuit chosen, None if none was.
@@ -67,7 +65,6 @@ class SizeCurve:
     prompts: str
     asked: Longs
     kept: Longs
-    regular: Mask
     measured: Mapping[str, MeasuredBySize]
     target: float
     chosen: int | None = None
@@ -106,7 +103,7 @@ class SizeCurve:
         The ranking stays as it is: prompts that change it may change the size further. Infinite where the target was not
         reached at any size measured.
         """
-        low, high = sizes_on_resamples(self.kept.astype(np.float64), self._resampled, self.regular, self.target)
+        low, high = sizes_on_resamples(self.kept.astype(np.float64), self._resampled, self.target)
         low, high = (math.ceil(size) if math.isfinite(size) else size for size in (low, high))
         return (low, high) if self.chosen is None else (min(low, self.chosen), max(high, self.chosen))
 
@@ -129,12 +126,12 @@ class SizeCurve:
     def to_frame(self) -> pandas.DataFrame:
         """A row for every size, with 95 % intervals.
 
-        Columns: ``edges`` (after pruning), ``ranked`` (before), ``regular``, ``faithfulness``, ``faithfulness_low``,
+        Columns: ``edges`` (after pruning), ``ranked`` (before), ``faithfulness``, ``faithfulness_low``,
         ``faithfulness_high``, and the same three for every metric's mean by its name, such as ``kl``; ``chosen``.
         """
         import pandas
 
-        columns: dict[str, Any] = {"edges": self.kept, "ranked": self.asked, "regular": self.regular}
+        columns: dict[str, Any] = {"edges": self.kept, "ranked": self.asked}
         columns |= _with_ends("faithfulness", self.faithfulness, self.interval)
         for name, one in self.measured.items():
             columns |= _with_ends(name, one.mean, one.interval)

@@ -19,7 +19,7 @@ from circuitfind.progress import track
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import ranking_of, top_edges
 from circuitfind.selection.size_curve import MeasuredBySize, SizeCurve
-from circuitfind.selection.size_rule import BEFORE, STAYS, doublings_of, grid_of, with_margin
+from circuitfind.selection.size_rule import STAYS, doublings_of, grid_of, with_margin
 from circuitfind.statistics import Values, faithfulness
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
@@ -143,7 +143,7 @@ class SizeRuns:
         for last in track(doublings_of(self.prefixes.n), "growing the circuit"):
             if self._try(last) >= goal:
                 break
-        self.every(target, [n for n in grid_of(self.prefixes.n) if n > last / 2 / BEFORE])
+        self.every(target, [n for n in grid_of(self.prefixes.n) if n > last / 2])
 
     def every(self, target: float, sizes: Sequence[int], most: int | None = None) -> None:
         """Run sizes, rising, until a few in a row exceed target and margin, or one has ``most`` edges."""
@@ -175,7 +175,6 @@ class SizeRuns:
             prompts=prompts,
             asked=np.array(asked),
             kept=np.array(sorted(sizes)),
-            regular=np.isin(sorted(sizes), [self.kept(n) for n in self.regular]),
             measured={name: self._measured(metric, asked) for name, metric in self.metrics.items()},
             target=target,
             chosen=chosen,

@@ -12,9 +12,9 @@ from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
 from circuitfind.scores import EdgeScores
 from circuitfind.selection.size_curve import SizeCurve
-from circuitfind.selection.size_rule import grid_of, sizes_reaching
+from circuitfind.selection.size_rule import CLOSE, first_reaching, grid_of, sizes_reaching, with_margin
 from circuitfind.selection.size_runs import Prefixes, SizeRuns
-from circuitfind.statistics import bootstrap, faithfulness, quantiles
+from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
@@ -43,9 +43,8 @@ def smallest_faithful(
     """The smallest prefix of the ranking from which on pruned circuits reach faithfulness ``target`` on ``pairs``.
 
     Circuits run on all prompts: one size per doubling until one exceeds the target, then four around it until two in a row do.
-    The size is where the smoothed curve, which never falls, passes it with a small margin
-    (:mod:`circuitfind.selection.size_rule`). If the circuit there falls short itself, the smallest one between it and the next
-    that was measured is found by bisection.
+    The size is where the nearest curve that never falls passes the target with a small margin, found by bisection between the
+    sizes measured (:mod:`circuitfind.selection.size_rule`).
 
     Args:
         pairs: the prompts, or several sets of them, which are pooled.
@@ -144,17 +143,29 @@ def refuse_target(target: float) -> None:
 
 def _size(runs: SizeRuns, target: float) -> int:
     """The number of ranked items that the rule chooses."""
-    tried = list(runs.regular)
-    kept, curve = np.array([runs.kept(n) for n in tried]), np.array([runs.faithfulness(n) for n in tried])
-    enough = [n for n, value in zip(tried, curve, strict=True) if value >= target]
-    if not enough:
-        raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
-    size = float(sizes_reaching(kept, curve, target))
-    first = runs.prefixes.with_at_least(np.ceil(size - 1e-9)) if np.isfinite(size) else enough[0]
-    if runs.faithfulness(first) >= target:
-        return first
-    too_small, reaching = first, next((n for n in enough if n > first), enough[-1])
-    while reaching - too_small > 1:
-        middle = (too_small + reaching) // 2
-        too_small, reaching = (too_small, middle) if runs.faithfulness(middle) >= target else (middle, reaching)
-    return reaching
+    tried, goal = list(runs.regular), with_margin(target)
+    curve = np.array([runs.faithfulness(n) for n in tried])
+    at = first_reaching(curve, goal)
+    if at is None:  # the margin is more than there is
+        enough = [n for n, value in zip(tried, curve.tolist(), strict=True) if value >= target]
+        if not enough:
+            raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
+        return enough[0]
+    too_small, enough_for = (tried[at - 1] if at else 0), tried[at]
+    trial = _between(runs, tried, curve, at, goal)
+    while enough_for - too_small > 1 and runs.faithfulness(enough_for) > goal + CLOSE:
+        if runs.kept(too_small) == runs.kept(enough_for) - 1:
+            break
+        reaches = runs.kept(trial) > 0 and runs.faithfulness(trial) >= goal
+        too_small, enough_for = (too_small, trial) if reaches else (trial, enough_for)
+        trial = (too_small + enough_for) // 2
+    return enough_for
+
+
+def _between(runs: SizeRuns, tried: Sequence[int], curve: Values, at: int, goal: float) -> int:
+    """Where the curve is likely to reach the goal, between two prefixes that were measured; or in the middle."""
+    if not at or tried[at] - tried[at - 1] < 2:
+        return tried[at] // 2
+    kept = np.array([runs.kept(n) for n in tried], dtype=np.float64)
+    size = float(sizes_reaching(kept, curve, goal))
+    return min(max(runs.prefixes.with_at_least(np.ceil(size)), tried[at - 1] + 1), tried[at] - 1)
