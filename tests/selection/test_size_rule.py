@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from circuitfind.selection.size_rule import (
     doublings_of,
+    first_reaching,
     grid_of,
     monotone,
     sizes_on_resamples,
