@@ -118,7 +118,7 @@ class SizeCurve:
         reached = f"{low:,}" if low == high else f"{low:,} {to}"
         return (
             f"{reached} edges of this ranking reach {self.target:.1%} of faithfulness, depending on the prompts drawn (95 % of "
-            f"resamples of the {where} that choose the size)."
+            f"resamples of {where})."
         )
 
     # ---------------------------------------------------------------- other forms
