@@ -102,6 +102,15 @@ def test_parts_example_finds_measures_and_draws(folder):
     assert "</svg>" in (folder / "ioi-by-span.svg").read_text(encoding="utf-8")
 
 
+def test_sizes_example_says_shows_and_draws(folder):
+    out = run([sys.executable, "-c", example("example: sizes")], folder)
+    assert re.search(
+        r"\d+ (to \d+ )?edges of this ranking reach 85\.0% of faithfulness, depending on the prompts drawn", out
+    )
+    assert "faithfulness_low" in out
+    assert "target 85%" in (folder / "curve.svg").read_text(encoding="utf-8")
+
+
 def test_patching_example_patches_maps_ablates_and_prints_a_tree(folder):
     out = run([sys.executable, "-c", example("example: patching")], folder)
     assert re.search(r"effect \+[\d.]+ \(95 % interval", out)
