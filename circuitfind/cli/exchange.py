@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Json, Signed, app, print_result
+from circuitfind.cli.options import Json, Signed, app, print_result, warned
 from circuitfind.errors import OptionError
 
 if TYPE_CHECKING:
@@ -59,25 +59,13 @@ def export(
         raise OptionError(f"--to {to}: use one of {', '.join(writers())}")
     if to == "mib":
         how: dict[str, Any] = {"circuits": circuit_files, "level": level or "edge", "force": force}
-        written, said = _with_warnings(lambda: _submit(circuits, out, pair or [], **how))
+        with warned() as said:
+            written = _submit(circuits, out, pair or [], **how)
         print_result({"folders": list(map(str, written)), "warnings": said}, as_json, map(str, written))
         return
     if pair or circuit_files or level:
         raise OptionError("--pair, --circuits and --level are for --to mib")
     print_result({"file": (file := _write_one(circuits, out, to))}, as_json, [file])
-
-
-def _with_warnings(call: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
-    """What a call gives, and its warnings, which are printed as well."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = call()
-    said = [str(one.message) for one in caught]
-    for text in said:
-        typer.echo(f"warning: {text}", err=True)
-    return result, said
 
 
 def _write_one(circuits: list[Path], out: Path | None, to: str | None) -> str:

@@ -155,7 +155,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     train_only = f"{train.n_pairs} given"
     both = f"{train.n_pairs} train and {held_out.n_pairs} held-out" if setting.pairs is None else train_only
     say(f"task {task.name}: {both} pairs{rows_of(train)}")
-    for note in notes_on(setting):
+    for note in notes_on(setting, config.parts):
         say(note)
     if config.parts in POSITIONAL:
         refuse_unknown_parts(setting, config.parts)
