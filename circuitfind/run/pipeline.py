@@ -201,7 +201,11 @@ def _discover(begun: _Begun) -> EdgeScores:
     with _timed(begun.seconds, "discover"):
         try:
             if (scores := folder.stored_scores()) is None:
-                begun.say(estimate(setting, config.algorithm or "", begun.options))
+                rest: dict[str, Any] = {
+                    "choosing": config.rule in ("default", "faithfulness"),
+                    "n_random": config.n_random,
+                }
+                begun.say(estimate(setting, config.algorithm or "", begun.options, **rest))
                 how = {"parts": config.parts, "workers": config.workers, **begun.options}
                 checkpoint = folder.checkpoint()
                 scores = calls.discover(setting, algorithm=config.algorithm, checkpoint=checkpoint, **how)
