@@ -24,7 +24,10 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         "replay": ("replay runs/acdc", "replay runs/acdc --threshold 0.01"),
     },
     "Look at it": {
-        "render": ("render runs/mine circuit.pdf", "render runs/mine heads.svg --detail heads"),
+        "render": (
+            "render runs/mine circuit.pdf",
+            "render runs/mine figure.pdf --no-caption --title '' --strongest 40",
+        ),
         "tree": ("tree runs/mine", "tree runs/mine --no-roles"),
         "roles": ("roles ioi", "roles induction --model induction-2l --threshold 0.5"),
         "activation-patch": ("activation-patch ioi", "activation-patch ioi --by span --out heads.svg"),
