@@ -34,7 +34,16 @@ APART = (
     *("cli", "rendering", "patching", "__main__.py"),
     *(
         f"run/{name}.py"
-        for name in ("pipeline", "request", "estimate", "replay", "sensitivity", "comparison", "comparison_files")
+        for name in (
+            "pipeline",
+            "request",
+            "estimate",
+            "replay",
+            "sensitivity",
+            "comparison",
+            "comparison_files",
+            "overlap",
+        )
     ),
     *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import combinations
@@ -240,7 +240,7 @@ def compare_algorithms(
         methods=methods,
         agreement=tuple(_agreements(methods, agree_at, absolute)),
         left_out=left_out,
-        notes=tuple(_notes(setting)),
+        notes=(*_notes(setting), *_overridden(found, setting.measure().name)),
     )
 
 
@@ -397,6 +397,14 @@ def _about(setting: Setting, absolute: bool) -> dict[str, Any]:
         "ranked_by": "absolute score" if absolute else "score",
         "task_options": json.loads(json.dumps(dict(setting.task_options or {}))),
     }
+
+
+def _overridden(names: Iterable[str], metric: str) -> Iterator[str]:
+    """Whose own metric was overridden."""
+    for name in names:
+        own = algorithm_named(name, {}).metric
+        if own and own != metric:
+            yield f"{name} uses {own} where no metric is asked for; here it was run with {metric}, as all are."
 
 
 def _notes(setting: Setting) -> Iterator[str]:
