@@ -48,7 +48,7 @@ APART = (
     *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
     *("bench/table.py", "bench/benchmark.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
-    *("bench/methods.py", "bench/method_files.py", "bench/method_pictures.py"),
+    *("bench/methods.py", "bench/method_values.py", "bench/method_files.py", "bench/method_pictures.py"),
 )
 """Source files and folders that do not affect a cell's numbers; all others are in its hash."""
 LETTERS = 16

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from circuitfind.bench.method_pictures import caption, draw_methods
-from circuitfind.bench.methods import Interval, Method, MethodComparison, SizePoint
-from circuitfind.bench.page import inline, number
+from circuitfind.bench.method_values import Interval, Method, MethodComparison, SizePoint
+from circuitfind.bench.page import inline, number, plain_words
 from circuitfind.bench.pictures import to_svg
 from circuitfind.run.folder import versions
 
@@ -216,7 +216,4 @@ def _facts(found: MethodComparison) -> Iterator[tuple[str, str]]:
     """How the page was made."""
     yield "command", " ".join((Path(sys.argv[0]).name, *sys.argv[1:]))
     for name, value in {**found.about, **versions()}.items():
-        yield (
-            name.replace("_", " "),
-            ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value),
-        )
+        yield name.replace("_", " "), plain_words(value)

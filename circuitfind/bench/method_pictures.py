@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from circuitfind.bench.pictures import CONTROL, GREY, INK, LOOKS, label_axes, legend_below, new_figure
 
 if TYPE_CHECKING:
-    from circuitfind.bench.methods import Method, MethodComparison, SizePoint
+    from circuitfind.bench.method_values import Method, MethodComparison, SizePoint
 
 CAPTION = (
     "Circuits of equal sizes on held-out prompts: faithfulness (left; 1 is the whole model) and KL(full || circuit) (right; 0 "

@@ -13,11 +13,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +24,12 @@ from circuitfind.bench.cells import GridValues, Subject, weights_of
 from circuitfind.bench.costs import plain_forward
 from circuitfind.bench.grid import Entry, Ground
 from circuitfind.bench.measure import Failure, run_on
+from circuitfind.bench.method_values import Method, MethodComparison, PairAgreement, SizePoint
 from circuitfind.bench.own import algorithm_named
 from circuitfind.bench.plan import Planned, Skipped, plan_cell
 from circuitfind.bench.store import DONE, Store
 from circuitfind.circuit import Circuit
-from circuitfind.errors import OptionError
+from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.evaluation.full_model.pair_report import CHANCE, clean_accuracy
 from circuitfind.evaluation.verdict import FEW_PROMPTS
 from circuitfind.execution.circuit_runner import CircuitRunner
@@ -44,144 +43,9 @@ from circuitfind.setting.value import Setting
 from circuitfind.statistics import Values, bootstrap, faithfulness, mean_intervals, quantiles, share_interval
 from circuitfind.task.metrics import METRICS
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
-
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Sizes of the circuits as shares of all edges, where none are asked for."""
 KL = METRICS["kl"]
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SizePoint:
-    """One circuit of an algorithm, on the held-out prompts.
-
-    Attributes:
-        asked, edges: edges asked for (None: the algorithm's own circuit), and alive edges of the circuit.
-        faithfulness, kl: a ratio of means, and the mean KL(full || circuit) in nats; each with its 95 % interval.
-    """
-
-    asked: int | None
-    edges: int
-    faithfulness: float
-    faithfulness_95: Interval
-    kl: float
-    kl_95: Interval
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """One algorithm in a comparison.
-
-    Attributes:
-        points: a circuit of each size, then its own circuit if it has one.
-        seconds, forwards, megabytes: cost of its scores; ``forwards`` counts plain forward passes of all train prompts.
-    """
-
-    name: str
-    scores: EdgeScores
-    points: tuple[SizePoint, ...]
-    seconds: float
-    forwards: float
-    megabytes: float
-
-
-@dataclass(frozen=True)
-class PairAgreement:
-    """How far two algorithms agree.
-
-    Attributes:
-        spearman: rank correlation of the scores of all edges; None where one ranking is flat.
-        jaccard, by_chance: of the circuits of one size, and the mean of two random sets of these sizes.
-    """
-
-    a: str
-    b: str
-    spearman: float | None
-    jaccard: float | None
-    by_chance: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class MethodComparison:
-    """What was measured for several algorithms on one behaviour.
-
-    Attributes:
-        about: model, task, metric, unit, ablation, seed, numbers of prompts and edges, and how circuits were ranked.
-        sizes: edges asked for.
-        agree_at: the size whose circuits ``agreement`` compares.
-        methods: one for each algorithm, in the order asked for.
-        left_out: algorithms that could not take part, with the reason.
-        notes: what weakens the comparison.
-    """
-
-    about: Mapping[str, Any]
-    sizes: tuple[int, ...]
-    agree_at: int
-    methods: tuple[Method, ...]
-    agreement: tuple[PairAgreement, ...]
-    left_out: Mapping[str, str]
-    notes: tuple[str, ...]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row for each algorithm and circuit."""
-        return [
-            {
-                "algorithm": method.name,
-                "circuit": "own" if point.asked is None else "best",
-                "asked": point.edges if point.asked is None else point.asked,
-                "edges": point.edges,
-                "faithfulness": point.faithfulness,
-                "faithfulness_low": point.faithfulness_95[0],
-                "faithfulness_high": point.faithfulness_95[1],
-                "kl": point.kl,
-                "kl_low": point.kl_95[0],
-                "kl_high": point.kl_95[1],
-                "seconds": method.seconds,
-                "forwards": method.forwards,
-            }
-            for method in self.methods
-            for point in method.points
-        ]
-
-    def to_frame(self) -> pandas.DataFrame:
-        """:meth:`rows` as a DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
-    def plot(self) -> Figure:
-        """Faithfulness and KL against size, with 95 % bands, as a figure of matplotlib."""
-        figure: Figure = import_module("circuitfind.bench.method_pictures").draw_methods(self)
-        return figure
-
-    def _repr_html_(self) -> str:
-        """The circuits' table, for a notebook."""
-        about = f"{self.about['task']} on {self.about['model']}: faithfulness in {self.about['metric']}, held out"
-        html: str = import_module("circuitfind.rendering.notebook").table_html(self.rows(), about)
-        return html
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready values; numbers that are undefined are null."""
-        cost = {
-            one.name: {key: getattr(one, key) for key in ("seconds", "forwards", "megabytes")} for one in self.methods
-        }
-        return {
-            **self.about,
-            "sizes": list(self.sizes),
-            "circuits": [{key: _plain(value) for key, value in row.items()} for row in self.rows()],
-            "cost": cost,
-            "agree_at": self.agree_at,
-            "agreement": [asdict(pair) for pair in self.agreement],
-            "left_out": dict(self.left_out),
-            "notes": list(self.notes),
-        }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 @in_setting()
@@ -189,6 +53,7 @@ def compare_algorithms(
     setting: Setting,
     algorithms: Sequence[str],
     *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     edges: Sequence[int] | None = None,
     agree_at: int | None = None,
     absolute: bool = True,
@@ -202,6 +67,7 @@ def compare_algorithms(
 
     Args:
         algorithms: names, two or more; see ``circuitfind algorithms``.
+        options: options of single algorithms, such as ``{"acdc": {"threshold": 0.1}}``; the others keep their defaults.
         edges: sizes of the circuits; if None, 1, 2, 5, 10 and 20 % of all edges.
         agree_at: the size whose circuits are compared with each other; if None, the middle one of ``edges``.
         absolute: rank by absolute score or, if False, by score.
@@ -220,21 +86,21 @@ def compare_algorithms(
         >>> best > control
         True
     """
-    _refuse_names(algorithms)
+    chosen = _resolved(algorithms, options or {})
     setting = setting.without_corrupted()
     setting.refuse_early()
     graph = setting.transformer.graph
     sizes = _sizes(graph, edges)
     agree_at = sizes[len(sizes) // 2] if agree_at is None else _sizes(graph, [agree_at])[0]
     with tempfile.TemporaryDirectory() as folder:
-        found, left_out = _scored(setting, algorithms, len(sizes), Store(Path(out or folder)), say)
+        found, left_out = _scored(setting, chosen, len(sizes), Store(Path(out or folder)), say)
     if not found:
         raise OptionError("no algorithm could be run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     how: dict[str, Any] = {"sizes": sizes, "absolute": absolute}
     with torch.inference_mode():
         methods = tuple(_measured(setting, found, **how))
     return MethodComparison(
-        about=_about(setting, absolute),
+        about={**_about(setting, absolute), "options": {name: dict(chosen[name]) for name in found}},
         sizes=sizes,
         agree_at=agree_at,
         methods=methods,
@@ -244,11 +110,15 @@ def compare_algorithms(
     )
 
 
-def _refuse_names(algorithms: Sequence[str]) -> None:
+def _resolved(algorithms: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """All options of each algorithm, by name."""
     if isinstance(algorithms, str) or len(set(algorithms)) < max(2, len(algorithms)):
         raise OptionError(f"algorithms {algorithms!r}: give two or more different names, such as eap and acdc")
-    for name in algorithms:
-        algorithm_named(name, {})
+    chosen = {name: algorithm_named(name, {}) for name in algorithms}
+    for name in options:
+        if name not in chosen:
+            raise UnknownNameError("algorithm with options", name, chosen)
+    return {name: algorithm.resolve(options.get(name, {})) for name, algorithm in chosen.items()}
 
 
 def _sizes(graph: ComputationGraph, edges: Sequence[int] | None) -> tuple[int, ...]:
@@ -269,12 +139,12 @@ def _sizes(graph: ComputationGraph, edges: Sequence[int] | None) -> tuple[int, .
 
 
 def _scored(
-    setting: Setting, algorithms: Sequence[str], n_sizes: int, store: Store, say: Callable[[str], None]
+    setting: Setting, chosen: Mapping[str, Mapping[str, Any]], n_sizes: int, store: Store, say: Callable[[str], None]
 ) -> tuple[dict[str, tuple[EdgeScores, dict[str, Any]]], dict[str, str]]:
     """Scores and costs of each algorithm; and the reasons of those that could not be run."""
     subject = Subject(setting, weights_of(setting.transformer))
     forward = plain_forward(setting.transformer, setting.train, 1) / len(setting.train)
-    planned = {name: _planned(subject, name, forward) for name in algorithms}
+    planned = {name: _planned(subject, name, given, forward) for name, given in chosen.items()}
     left_out = {name: one.reason for name, one in planned.items() if isinstance(one, Skipped)}
     todo = {name: one for name, one in planned.items() if isinstance(one, Planned)}
     measuring = forward * len(setting.held_out) * 2 * n_sizes * len(todo)
@@ -299,7 +169,7 @@ def _scored(
     return found, left_out
 
 
-def _planned(subject: Subject, name: str, forward: float) -> Planned | Skipped:
+def _planned(subject: Subject, name: str, options: Mapping[str, Any], forward: float) -> Planned | Skipped:
     """An algorithm's cell, or why it is not defined for this setting."""
     setting, ablation = subject.setting, subject.setting.ablated_by
     about = setting.to_json()
@@ -307,7 +177,7 @@ def _planned(subject: Subject, name: str, forward: float) -> Planned | Skipped:
     limits = GridValues(
         (), torch.get_num_threads(), setting.memory or "", str(setting.transformer.device), setting.dtype
     )
-    entry = Entry(name, name, algorithm_named(name, {}).resolve({}), _metric_again(setting))
+    entry = Entry(name, name, options, _metric_again(setting))
     return plan_cell(ground, subject, entry, ablation, limits, forward)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Json, Signed, app, print_result
+from circuitfind.cli.options import Json, Signed, app, print_result, read_settings
 from circuitfind.cli.settings import Setting, setting_options
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_HELD_OUT
@@ -98,6 +98,10 @@ Sizes = Annotated[
 def compare_algorithms(
     setting: Setting,
     algorithms: Algorithms = "eap,eap-ig-inputs,acdc",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="ALGORITHM.NAME=VALUE, such as eap-ig-inputs.steps=20; repeatable."),
+    ] = None,
     held_out: Annotated[int, typer.Option(help="Pairs for measuring.")] = N_HELD_OUT,
     edges: Sizes = None,
     agree_at: Annotated[
@@ -126,6 +130,7 @@ def compare_algorithms(
     found = compared(
         setting,
         names,
+        options=_options(option),
         edges=sizes,
         agree_at=agree_at,
         absolute=not signed,
@@ -145,3 +150,14 @@ def _numbers(listed: str) -> list[int]:
         return [int(part) for part in _names(listed)]
     except ValueError:
         raise OptionError(f"--edges {listed}: give whole numbers with commas, such as 50,100,200") from None
+
+
+def _options(given: list[str] | None) -> dict[str, dict[str, str]]:
+    """Options of each algorithm."""
+    out: dict[str, dict[str, str]] = {}
+    for name, value in read_settings(given, "--option").items():
+        algorithm, dot, own = name.partition(".")
+        if not dot:
+            raise OptionError(f"--option {name}={value}: name the algorithm too, such as eap-ig-inputs.{name}={value}")
+        out.setdefault(algorithm, {})[own] = value
+    return out

@@ -93,7 +93,8 @@ def test_each_run_shows_the_faithfulness_measured_for_its_own_circuit(tmp_path):
     assert text[1] == "B: bb, 20 edges, faithfulness 87.5% (25.0% to 75.0%) in kl, held-out"
     assert text[2] == "C: ccc, 30 edges"
     assert (
-        list(lines(cf.compare(*runs[:2])))[0] == "A: a, 30 edges, faithfulness 50.0% (25.0% to 75.0%) in kl, held-out"
+        next(iter(lines(cf.compare(*runs[:2]))))
+        == "A: a, 30 edges, faithfulness 50.0% (25.0% to 75.0%) in kl, held-out"
     )
 
 
