@@ -183,8 +183,10 @@ def check(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="A circuit, a run folder, an EAP-IG graph JSON, or a file of scores.")],
-    b: Annotated[Path, typer.Argument(help="Another one, of the same graph.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two or more of one model: run folders, circuits, EAP-IG graphs, or files of scores."),
+    ],
     edges: Annotated[
         int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
     ] = None,
@@ -193,11 +195,18 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two circuits: what they share, what they would share by chance, and how well their scores agree."""
+    """Compare circuits: what they share, what they would share by chance, and how well their scores agree.
+
+    circuitfind compare runs/eap runs/eap-ig runs/acdc
+
+    Runs of different models are refused; different tasks, metrics and ablations are named.
+    """
     from circuitfind.run import comparison
     from circuitfind.run.comparison_files import lines, write_comparison
 
-    found = comparison.compare(a, b, top=edges, absolute=not signed)
+    if len(runs) < 2:
+        raise OptionError(f"compare takes two or more runs, and was given {runs[0]} alone")
+    found = comparison.compare(*runs, top=edges, absolute=not signed)
     written = [] if out is None else write_comparison(found, out, detail=detail)
     paths = [str(path) for path in written]
     print_result({**found.to_json(), "files": paths}, as_json, [*lines(found), *paths])
