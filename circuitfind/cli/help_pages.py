@@ -36,7 +36,11 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         "path-map": ("path-map ioi logits", 'path-map ioi "a3.h0<q>" --out map.svg'),
     },
     "Compare, and ask whether it is certain": {
-        "compare": ("compare runs/a runs/b", "compare runs/a runs/b --edges 50 --out difference.svg"),
+        "compare": ("compare runs/a runs/b", "compare runs/a runs/b runs/c --edges 50 --out difference"),
+        "compare-algorithms": (
+            "compare-algorithms ioi --algorithms eap,eap-ig-inputs,acdc",
+            "compare-algorithms pairs.csv --algorithms eap,refine --prompts 64 --out runs/methods",
+        ),
         "hypotheses": ("hypotheses runs/mine", "hypotheses runs/mine --alpha 0.01"),
         "stability": ("stability ioi", "stability pairs.csv --edges 60 --resamples 20"),
         "certify": ("certify ioi", "certify pairs.csv --edges 60"),

@@ -125,9 +125,7 @@ def selection_words(circuit: Circuit) -> str:
     s = circuit.selection
     by = "|score|" if s.get("absolute", True) else "score"
     if s.get("rule") == "faithfulness":
-        return (
-            f"smallest prefix by {by} that should keep a faithfulness of {s['target']:g} on other prompts"
-        )
+        return f"smallest prefix by {by} that should keep a faithfulness of {s['target']:g} on other prompts"
     if s.get("rule") in ("top", "greedy"):
         return f"{s['rule']} {s['n']} by {by}"
     if s.get("rule") == "threshold":
