@@ -40,7 +40,7 @@ def wheel(built) -> Path:
     return found
 
 
-def test_the_wheel_has_every_module_and_every_file_of_data(wheel, capsys):
+def test_the_wheel_has_every_module_and_every_file_of_data(wheel, record_property):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         f"circuitfind/{'tasks/' if top == 'tasks' else ''}{path.relative_to(ROOT / top).as_posix()}"
@@ -53,8 +53,7 @@ def test_the_wheel_has_every_module_and_every_file_of_data(wheel, capsys):
     assert expected - names == set()
     assert {name for name in names - expected if ".dist-info/" not in name} == set()
     size = wheel.stat().st_size / 1e6
-    with capsys.disabled():
-        print(f" [{wheel.name}: {size:.1f} MB]", end="")
+    record_property("size of the wheel", f"{wheel.name}, {size:.1f} MB")
     assert size < MOST_MEGABYTES
 
 
