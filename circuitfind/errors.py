@@ -21,15 +21,29 @@ class CircuitfindError(Exception):
     """Base of all errors raised on purpose."""
 
 
+MOST_NAMES = 8
+"""The most names that an error lists; of more, it lists the nearest :data:`NEAREST`."""
+NEAREST = 5
+LISTED_BY = {kind: f"circuitfind {kind}s" for kind in ("task", "model", "algorithm", "metric", "format")}
+"""The command that lists all names of a kind."""
+
+
 class UnknownNameError(CircuitfindError, LookupError):
-    """A name that is not registered."""
+    """A name that is not registered. Suggestions ignore case."""
 
     def __init__(self, kind: str, given: str, allowed: Iterable[str], advice: str = "") -> None:
         allowed = sorted(allowed)
-        near = get_close_matches(given, allowed, n=3, cutoff=0.5)
-        rest = [name for name in allowed if name not in near]
+        lower = {name.lower(): name for name in reversed(allowed)}
+        near = [lower[name] for name in get_close_matches(given.lower(), lower, n=3, cutoff=0.5)]
+        if near and near[0].lower() == given.lower():
+            near = near[:1]
         hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        listing = ", ".join(near + rest) or "none"
+        listing = ", ".join(near + [name for name in allowed if name not in near]) or "none"
+        if len(allowed) > MOST_NAMES:
+            nearest = get_close_matches(given.lower(), lower, n=NEAREST, cutoff=0.0)
+            more, command = len(allowed) - len(nearest), LISTED_BY.get(kind)
+            listing = f"{', '.join(lower[name] for name in nearest)} and {more} more"
+            listing += f" ({command!r} lists them)" if command else ""
         super().__init__(f"unknown {kind} {given!r}.{hint} Available: {listing}.{' ' + advice if advice else ''}")
 
 

@@ -18,11 +18,53 @@ from circuitfind.errors import CircuitfindError
 Item = TypeVar("Item")
 SECONDS_BEFORE_A_BAR = 2.0
 SECONDS_BETWEEN_SAVES = 5.0
+SECONDS_BETWEEN_LINES = 30.0
+"""How often a line tells how far a loop is, where no bar can be drawn (a log file)."""
+
+
+def _place() -> str:
+    """Where progress is shown: ``bar`` on a terminal or in a notebook, ``log`` in a file, ``""`` nowhere."""
+    if os.environ.get("CIRCUITFIND_QUIET"):
+        return ""
+    return "bar" if sys.stderr.isatty() or _in_notebook() else "log"
+
+
+def _in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    shell = sys.modules.get("IPython")
+    current = shell.get_ipython() if shell is not None else None
+    return "ipykernel" in sys.modules and current is not None and hasattr(current, "kernel")
+
+
+class _Lines:
+    """Lines in a log, one now and then: how far a loop is, and how long it will take."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self._label, self._total, self._from = label, total, done
+        self._begun = self._said = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Write a line if the last one is long ago."""
+        now = time.monotonic()
+        if now - self._said < SECONDS_BETWEEN_LINES or done <= self._from:
+            return
+        self._said, spent = now, now - self._begun
+        left = spent / (done - self._from) * (self._total - done)
+        print(
+            f"{self._label}: {done:,} of {self._total:,}, {spent:.0f} s, about {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, force_jupyter=_in_notebook() or None)
 
 
 @contextmanager
 def _bar(label: str, total: int) -> Iterator[Any]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -33,20 +75,23 @@ def _bar(label: str, total: int) -> Iterator[Any]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:")
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=_console(), transient=True) as progress:
         yield progress, progress.add_task(label, total=total)
 
 
 def track(items: Sequence[Item], label: str, *, start: int = 0) -> Iterator[Item]:
-    """Yield ``items[start:]``; after two seconds, show a bar with the time left on a terminal.
+    """Yield ``items[start:]``; after two seconds, show a bar with the time left.
 
-    Set ``CIRCUITFIND_QUIET=1`` to hide all bars. No bar is drawn if standard error is not a terminal.
+    The bar is drawn on a terminal or in a notebook. In a log file, a line now and then tells how far it is. Set
+    ``CIRCUITFIND_QUIET=1`` to hide both.
     """
-    wanted = sys.stderr.isatty() and not os.environ.get("CIRCUITFIND_QUIET")
-    begun, done = time.monotonic(), start
-    while done < len(items) and (not wanted or time.monotonic() - begun < SECONDS_BEFORE_A_BAR):
+    place = _place()
+    begun, done, lines = time.monotonic(), start, _Lines(label, len(items), start)
+    while done < len(items) and (place != "bar" or time.monotonic() - begun < SECONDS_BEFORE_A_BAR):
         yield items[done]
         done += 1
+        if place == "log":
+            lines.tell(done)
     if done == len(items):
         return
     with _bar(label, len(items)) as (progress, task):
@@ -57,18 +102,21 @@ def track(items: Sequence[Item], label: str, *, start: int = 0) -> Iterator[Item
 
 
 class Meter:
-    """A bar for work whose pieces differ in size: shown on a terminal after two seconds, with the time left."""
+    """A bar for work whose pieces differ in size, after two seconds, with the time left; in a log file, a line now and then."""
 
     def __init__(self, total: int, label: str, done: int = 0) -> None:
         self.total, self._label, self._done = total, label, done
-        self._wanted = sys.stderr.isatty() and not os.environ.get("CIRCUITFIND_QUIET")
+        self._place = _place()
+        self._lines = _Lines(label, total, done)
         self._begun = time.monotonic()
         self._stack = ExitStack()
         self._bar: Any = None
 
     def show(self, done: int, label: Callable[[], str]) -> None:
         """Show that ``done`` of the total is done, with this label."""
-        if not self._wanted or (self._bar is None and time.monotonic() - self._begun < SECONDS_BEFORE_A_BAR):
+        if self._place == "log":
+            self._lines.tell(done)
+        if self._place != "bar" or (self._bar is None and time.monotonic() - self._begun < SECONDS_BEFORE_A_BAR):
             return
         if self._bar is None:
             self._bar = self._stack.enter_context(_bar(self._label, self.total))
@@ -80,6 +128,13 @@ class Meter:
         """Remove the bar."""
         self._stack.close()
         self._bar = None
+
+
+def with_usual_mode(path: str | Path) -> None:
+    """Give a file the mode that new files have here; safetensors writes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
 
 
 @dataclass
@@ -147,6 +202,7 @@ class Checkpoint:
         self._saved = time.monotonic()
         whole = self.path.with_suffix(".part")
         save_file({"sums": sums}, str(whole), {"key": self.key, "done": str(done), "at_a_time": str(self.at_a_time)})
+        with_usual_mode(whole)
         os.replace(whole, self.path)
 
     def discard(self) -> None:

@@ -72,3 +72,10 @@ def mean_of_counted(values: Values) -> Values:
     counted = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(counted, values, 0.0).sum(-1) / counted.sum(-1))
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``n`` cases (Wilson 1927, Probable inference, the law of succession)."""
+    z = 1.959963984540054
+    centre, spread = share + z * z / (2 * n), z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)

@@ -11,11 +11,14 @@ Exit codes:
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
 
+from circuitfind.cli.help_pages import arrange
 from circuitfind.cli.options import app
 from circuitfind.errors import CircuitfindError
 
@@ -24,6 +27,7 @@ from circuitfind.cli import exchange, robustness, heads  # noqa: F401  # isort: 
 from circuitfind.cli import truths, bench, check, lists  # noqa: F401  # isort: skip
 
 
+arrange(app)
 INTERRUPTED = 130
 """Exit code after Ctrl-C. Newer versions of typer return this code; older ones raise an exception."""
 
@@ -35,6 +39,8 @@ def main() -> None:
             app(prog_name="circuitfind", standalone_mode=False) or 0
         )  # the code of typer.Exit is returned, not raised
     except CircuitfindError as error:
+        if os.environ.get("CIRCUITFIND_VERBOSE"):
+            traceback.print_exc()
         _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from circuitfind.formats import Contents
 
 
+DEFAULT_FORMAT = "eap-ig"
+"""What a JSON file is written as where no format is named."""
 Level = Annotated[str | None, typer.Option(help="mib: importances of edges or nodes: edge, node (default: edge).")]
 
 
@@ -26,9 +28,12 @@ def export(
         typer.Argument(help="circuit.json, a run folder, scores, or another tool's file; then the file to write."),
     ],
     to: Annotated[
-        str,
-        typer.Option(help="A writable format of 'circuitfind formats'. mib: a folder with a sub-folder for each run."),
-    ] = "eap-ig",
+        str | None,
+        typer.Option(
+            help="A writable format of 'circuitfind formats' (default: by the file's name; .json is eap-ig). "
+            "mib: a folder with a sub-folder for each run."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write, or the submission's folder.")] = None,
     pair: Annotated[
         list[str] | None,
@@ -50,7 +55,7 @@ def export(
     """
     from circuitfind.formats import writers
 
-    if to not in writers():
+    if to is not None and to not in writers():
         raise OptionError(f"--to {to}: use one of {', '.join(writers())}")
     if to == "mib":
         how: dict[str, Any] = {"circuits": circuit_files, "level": level or "edge", "force": force}
@@ -59,11 +64,7 @@ def export(
         return
     if pair or circuit_files or level:
         raise OptionError("--pair, --circuits and --level are for --to mib")
-    sources, file = (circuits, out) if out is not None else (circuits[:-1], circuits[-1])
-    if len(sources) != 1:
-        raise OptionError(f"--to {to} writes one circuit into one file: circuitfind export CIRCUIT FILE{_suffix(to)}")
-    _convert(sources[0], file, to)
-    print_result({"file": str(file)}, as_json, [str(file)])
+    print_result({"file": (file := _write_one(circuits, out, to))}, as_json, [file])
 
 
 def _with_warnings(call: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
@@ -77,6 +78,33 @@ def _with_warnings(call: Callable[[], list[Path]]) -> tuple[list[Path], list[str
     for text in said:
         typer.echo(f"warning: {text}", err=True)
     return result, said
+
+
+def _write_one(circuits: list[Path], out: Path | None, to: str | None) -> str:
+    """Write one circuit into one file; the file's name."""
+    sources, file = (circuits, out) if out is not None else (circuits[:-1], circuits[-1])
+    if len(sources) != 1:
+        suffix = _suffix(to or DEFAULT_FORMAT)
+        raise OptionError(f"export writes one circuit into one file: circuitfind export CIRCUIT FILE{suffix}")
+    _convert(sources[0], file, _format_of(file, to))
+    return str(file)
+
+
+def _format_of(file: Path, to: str | None) -> str:
+    """The format that a file's name ends in; refuse a format that another format's file would be taken for."""
+    from circuitfind.formats import FORMATS, writers
+
+    fits = [name for name in writers() if file.suffix.lower() in FORMATS[name].suffixes]
+    if to is None:
+        if not fits:
+            known = sorted({suffix for name in writers() for suffix in FORMATS[name].suffixes})
+            raise OptionError(f"{file.name}: the name must end in {', '.join(known)}, or give --to")
+        return next((name for name in (DEFAULT_FORMAT, "scores") if name in fits), fits[0])
+    if fits and to not in fits:
+        raise OptionError(
+            f"{file.name} is the name of a {fits[0]} file, not of {to}; end it in {_suffix(to)}, or leave --to away"
+        )
+    return to
 
 
 def _suffix(to: str) -> str:

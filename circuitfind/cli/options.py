@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ app = typer.Typer(
     name="circuitfind",
     help="Automated circuit discovery for transformers: from a behaviour to a drawn, measured circuit.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -31,7 +32,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, metavar="", help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -73,7 +74,7 @@ Corrupt = Annotated[
 ]
 GroupBy = Annotated[str, typer.Option(help="A column of your pairs; rows with the same text in it stay in one split.")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
-Prompts = Annotated[int, typer.Option(help="How many pairs.")]
+Prompts = Annotated[int, typer.Option("--prompts", "-n", help="How many pairs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]
 BatchSize = Annotated[int | None, typer.Option(help="Prompts at a time (default: what memory allows).")]
 Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by score, or by its size.")]
@@ -106,6 +107,11 @@ def about(
     if not spec or not chosen:
         raise OptionError(f"{path} does not say its model and task; give --model and --task{otherwise}")
     return spec, chosen
+
+
+def quiet() -> bool:
+    """Whether ``-q`` was given: the result alone is printed."""
+    return bool(os.environ.get("CIRCUITFIND_QUIET"))
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from circuitfind.cli.options import (
     Split,
     app,
     print_result,
+    quiet,
     read_settings,
 )
 from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
@@ -60,7 +61,7 @@ Parts = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each [0: this process].")
+    int, typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each; 0: this process.")
 ]
 
 
@@ -68,16 +69,18 @@ Workers = Annotated[
 @setting_options()
 def discover(
     setting: Setting,
-    task: Annotated[str | None, typer.Argument(help="A task's name; see 'circuitfind tasks' (default: ioi).")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="A task's name (see 'circuitfind tasks'), or a file of pairs (default: ioi).")
+    ] = None,
     data: Data = None,
     algorithm: AlgorithmName = None,
     option: AlgorithmOption = None,
     faithfulness: Faithfulness = None,
-    edges: Annotated[int | None, typer.Option(help="Keep the best N edges instead.")] = None,
+    edges: Annotated[int | None, typer.Option("--edges", "--top", help="Keep the best N edges instead.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep edges at least this important instead.")] = None,
     greedy: Annotated[int | None, typer.Option(help="Grow N edges from the logits instead.")] = None,
     signed: Signed = False,
-    held_out: Annotated[int, typer.Option(help="Pairs for evaluation.")] = N_HELD_OUT,
+    held_out: Annotated[int, typer.Option("--held-out", "--n-held-out", help="Pairs for evaluation.")] = N_HELD_OUT,
     random: Random = N_RANDOM,
     parts: Parts = "",
     workers: Workers = 0,
@@ -92,7 +95,7 @@ def discover(
     options, rule = read_settings(option, "--option"), _rule(faithfulness, edges, threshold, greedy)
     config = RunConfig(algorithm, options, *rule, not signed, random, parts, anyway, workers)
     setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
-    result = run(setting, config, out, force=force, say=lambda line: None if as_json else typer.echo(line))
+    result = run(setting, config, out, force=force, say=lambda line: None if as_json or quiet() else typer.echo(line))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
     summary.pop("per_example")
     if result.by_part is not None:
@@ -178,8 +181,10 @@ def evaluate(
     from circuitfind.run import calls
 
     loaded, run = _open(circuit, edges, threshold, greedy, nodes, signed, ablation)
-    measured = calls.evaluate(setting_of(circuit, loaded, run), loaded, split=split, n_random=random)
-    print_result(measured.to_json(), as_json, verdict(loaded, measured))
+    setting = setting_of(circuit, loaded, run)
+    measured = calls.evaluate(setting, loaded, split=split, n_random=random)
+    about = f"model {setting.transformer.name}, task {setting.behaviour.name}, {measured.ablation} ablation"
+    print_result(measured.to_json(), as_json, [about, *verdict(loaded, measured)])
 
 
 @app.command()

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARES = ("accuracy", "top1")
 """Metrics whose mean is a share of prompts."""
@@ -114,6 +118,31 @@ class Evaluation:
         """95 % bootstrap interval of the faithfulness over prompts (percentile method)."""
         low, high = quantiles(bootstrap(self.circuit, self.empty, self.full, self.seed), 0.025, 0.975)
         return low, high
+
+    def __repr__(self) -> str:
+        """Size, faithfulness and its interval."""
+        low, high = self.interval
+        return (
+            f"Evaluation({self.n_edges:,} of {self.n_edges_total:,} edges; faithfulness in {self.metric} "
+            f"{self.faithfulness:.1%} ({low:.0%} to {high:.0%}) on {len(self.full)} {self.split} prompts)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Full model, circuit and empty circuit as a table, and a plot beside random circuits, for a notebook."""
+        show = import_module("circuitfind.rendering.notebook")  # cells of a benchmark measure without drawing
+        means = {"full model": self.full, "circuit": self.circuit, "every edge cut": self.empty}
+        rows = [{"": name, f"{self.metric} ({self.unit})": float(values.mean())} for name, values in means.items()]
+        for row, accuracy, kl in zip(rows, (self.accuracy_full, self.accuracy), (0.0, self.kl.mean()), strict=False):
+            row.update({"accuracy": accuracy, "KL (nats)": float(kl)})
+        below = show.chances_html(self.faithfulness, self.interval, self.random)
+        html: str = show.table_html(rows, repr(self), below)
+        return html
+
+    def plot(self) -> Figure:
+        """The circuit's faithfulness with its interval, beside random circuits of equal size, as a figure of matplotlib."""
+        draw = import_module("circuitfind.rendering.plots").plot_chances
+        figure: Figure = draw(self.faithfulness, self.interval, self.random, self.metric)
+        return figure
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; numbers that are undefined are null."""

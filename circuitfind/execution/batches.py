@@ -78,7 +78,7 @@ def require_answers(metric: Metric, pairs: TokenPairs) -> None:
         _require_over_tokens(metric, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == pairs.n_pairs else f"pair {without[0] + 1} has none"
+        which = "these pairs have none" if len(without) == pairs.n_pairs else f"{pairs.called(without[0])} has none"
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
         )
@@ -101,7 +101,7 @@ def require_ids(model: Transformer, pairs: TokenPairs) -> None:
             row, *_, found = next((int(at[0]), int(ids[tuple(at)])) for at in np.argwhere((ids < least) | (ids >= n)))
             does = "reads ids" if "prompt" in what else "has outputs"
             raise PairsError(
-                f"pair {row + 1}: the {what} has the id {found}, but model {model.name!r} {does} from 0 to {n - 1}"
+                f"{pairs.called(row)}: the {what} has the id {found}, but model {model.name!r} {does} from 0 to {n - 1}"
             )
 
 

@@ -28,6 +28,7 @@ from circuitfind.formats.contract import FORMATS, Contents, Format, OnDisk
 from circuitfind.formats.importances import Importances
 from circuitfind.graph import PORTS, ComputationGraph, Floats
 from circuitfind.graph.blocks import Block
+from circuitfind.progress import with_usual_mode
 from circuitfind.scores import EdgeScores
 
 MASK = re.compile(r"blocks\.(\d+)\.hook_([qkv]_input|mlp_in|resid_post|attn_in)")
@@ -130,6 +131,7 @@ def write(contents: Contents, path: Path, *, n_heads: int | None = None) -> None
         for name, mask in zip(names, rows, strict=True):
             tensors[name] = np.ascontiguousarray(mask if block.kind == "attention" else mask[0])
     save_file(tensors, str(path))
+    with_usual_mode(path)
 
 
 FORMATS.add(

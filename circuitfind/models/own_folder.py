@@ -22,6 +22,7 @@ from circuitfind.models.logits_check import LogitsCheck, known_logits, require_l
 from circuitfind.models.own import model_from_weights, read_safetensors
 from circuitfind.models.quiet import quietly
 from circuitfind.models.text import HuggingFaceTokenizer
+from circuitfind.progress import with_usual_mode
 from circuitfind.transformer import Transformer, is_tied
 from circuitfind.zoo import WordTokenizer
 
@@ -56,11 +57,13 @@ def save_model(model: Transformer, folder: str | Path, *, logits_check: LogitsCh
         del weights["W_U"]
     said = {"format": FORMAT, "name": model.name, "tied": tied, **_written_tokenizer(model.tokenizer, folder)}
     save_file(weights, folder / WEIGHTS)
+    with_usual_mode(folder / WEIGHTS)
     (folder / CHECK).unlink(missing_ok=True)
     if logits_check is not None:
         tokens, logits, at = known_logits(model, logits_check)
         given = {"tokens": tokens, "logits": logits, "at": torch.tensor(at)}
         save_file({key: tensor.cpu().contiguous() for key, tensor in given.items()}, folder / CHECK)
+        with_usual_mode(folder / CHECK)
     (folder / CONFIG).write_text(json.dumps(said | model.config_dict(), indent=1) + "\n", encoding="utf-8")
     return folder
 

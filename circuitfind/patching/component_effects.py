@@ -111,6 +111,12 @@ class PatchingEffects:
     def __repr__(self) -> str:
         return f"PatchingEffects({self.direction}, {len(self.rows)} components x {len(self.columns)} parts)"
 
+    def _repr_html_(self) -> str:
+        """The effects as a table that can be sorted, for a notebook."""
+        from circuitfind.rendering.notebook import table_html
+
+        return table_html(self.to_frame().to_dict("records"), f"{self!r}: {self.meaning}")
+
     @property
     def meaning(self) -> str:
         """The meaning of an effect's sign, in a sentence."""

@@ -10,6 +10,7 @@ receiver's value, and put it into a run in which everything is recomputed. Devia
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,6 +131,12 @@ class PathHeatMap:
         rows = [str(layer) for layer in range(self.graph.n_layers)]
         title = f"{self.provenance.task}: senders through {self.receiver} ({self.through}); input {self.input:+.3g}"
         return heat_map(self._layers, rows, columns, path, title=title, unit=f"effect: {self.provenance.unit}")
+
+    def _repr_html_(self) -> str:
+        """The heat map as SVG, for a notebook."""
+        with tempfile.TemporaryDirectory() as folder:
+            svg = self.render(Path(folder) / "map.svg").read_text(encoding="utf-8")
+        return svg[svg.index("<svg") :]
 
     def __str__(self) -> str:
         return self.text()

@@ -34,6 +34,7 @@ from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection import smallest_faithful
 from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
 from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
+from circuitfind.setting.mistakes import refuse_wrong_kinds
 from circuitfind.setting.naming import load_task
 from circuitfind.setting.pieces import in_setting, setting_of
 from circuitfind.setting.value import Setting
@@ -96,8 +97,9 @@ def select(
 ) -> Circuit:
     """A circuit from scores, by one rule.
 
-    Without a rule, the result is the circuit that the algorithm itself decided on (ACDC at one threshold). If the algorithm
-    only ranks edges, it is the smallest prefix with faithfulness 0.85 on train prompts.
+    Without a rule, the result is the circuit that the algorithm itself decided on (ACDC at one threshold), or the edges above
+    the threshold that it names (information flow routes). Otherwise it is the smallest prefix with faithfulness 0.85 on train
+    prompts.
 
     Args:
         model, task: a setting, or a model and a task. The faithfulness rule needs them: it runs the model on the prompts of
@@ -119,7 +121,9 @@ def select(
         >>> 1 <= cf.select(scores, setting, faithfulness=0.5).n_edges < 257
         True
     """
-    _refuse_rules(parts, top=top, threshold=threshold, greedy=greedy, faithfulness=faithfulness)
+    _refuse_rules(scores, parts, top=top, threshold=threshold, greedy=greedy, faithfulness=faithfulness)
+    if top is threshold is greedy is faithfulness is None:
+        threshold = _usual_threshold(scores)
     if not parts:
         if top is not None:
             return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
@@ -143,8 +147,9 @@ def select(
     return smallest_faithful(network, sets, scores, resolved, target, batch_size=setting.batch_size, **how)
 
 
-def _refuse_rules(parts: bool, **rules: float | None) -> None:
-    """Refuse more than one rule, and greedy growth with parts."""
+def _refuse_rules(scores: EdgeScores, parts: bool, **rules: float | None) -> None:
+    """Refuse what are no scores, more than one rule, and greedy growth with parts."""
+    refuse_wrong_kinds("select", {"scores": scores})
     given = [name for name, value in rules.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"give one selection rule, not {' and '.join(given)}")
@@ -152,6 +157,12 @@ def _refuse_rules(parts: bool, **rules: float | None) -> None:
         raise OptionError(
             "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
         )
+
+
+def _usual_threshold(scores: EdgeScores) -> float | None:
+    """The score from which the algorithm's edges are kept where no size is asked for."""
+    name = scores.provenance.algorithm
+    return ALGORITHMS[name].usual_threshold if name in ALGORITHMS else None
 
 
 def _setting_to_choose_in(
@@ -330,6 +341,7 @@ def render(
         ...     cf.render(circuit, pathlib.Path(folder) / "circuit.svg").name
         'circuit.svg'
     """
+    refuse_wrong_kinds("render", {"circuit": circuit})
     resolved = load_task(task) if task is not None else None
     measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
     return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))

@@ -135,6 +135,17 @@ class Comparison:
         where = [CLASSES[number] for number in classes[numbers]]
         return pandas.DataFrame({"name": self.a.graph.edge_names(numbers.tolist()), "in": where, **scores})
 
+    def _repr_html_(self) -> str:
+        """The edges in only one circuit, for a notebook; of two rankings, how well they agree."""
+        from circuitfind.rendering.notebook import table_html
+
+        about = f"{self.a.name} (a) and {self.b.name} (b)"
+        if self.edges is None:
+            rows = [{"edges": name, **vars(found)} for name, found in self.agreement.items()]
+            return table_html(rows, f"{about}: agreement of their scores")
+        shared = int(np.count_nonzero(self.classes() == 0))
+        return table_html(self.to_frame().to_dict("records"), f"{about}: {shared:,} shared edges; edges in only one")
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {

@@ -120,6 +120,21 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def folder_for(usual: Path, config: Mapping[str, Any]) -> Path:
+    """The folder of a run for which none was named: the usual one, or one beside it where that holds a run with other settings.
+
+    The same settings give the same folder again.
+    """
+    now = json.loads(json.dumps(config))
+    resolved = usual.resolve()
+    for place in (resolved, resolved.with_name(resolved.name + ".partial")):
+        stored = object_or_nothing(place / "config.json")
+        if stored and {**stored, "circuitfind": ""} != {**now, "circuitfind": ""}:
+            text = json.dumps({**now, "circuitfind": ""}, sort_keys=True)
+            return usual.with_name(f"{usual.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}")
+    return usual
+
+
 @cache
 def code_hash(apart: tuple[str, ...] = ()) -> str:
     """SHA-256 of circuitfind's own source files.

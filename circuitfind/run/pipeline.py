@@ -24,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuitfind import rendering
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.circuit.tree import tree_text
@@ -41,7 +43,7 @@ from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.run import calls
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
-from circuitfind.run.folder import RunFolder
+from circuitfind.run.folder import RunFolder, folder_for
 from circuitfind.run.folder import versions as versions
 from circuitfind.run.request import POSITIONAL
 from circuitfind.run.request import RunConfig as RunConfig
@@ -49,7 +51,9 @@ from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
+from circuitfind.statistics import share_interval
 from circuitfind.task import Task, spans_of, write_id_pairs
+from circuitfind.task.groups import about_split
 from circuitfind.task.write_pairs import write_pairs
 
 MOST_ROWS = 100_000
@@ -144,7 +148,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     train, held_out = setting.train, setting.held_out
     if config.rule in ("top", "greedy"):
         check_size(model.graph, config.value)
-    folder = folder or RunFolder(default_folder(task.name, model.name, config.algorithm or ""), force=force)
+    folder = folder or RunFolder(_folder_of(setting, config, force, say), force=force)
     say(f"{model!r}")
     train_only = f"{train.n_pairs} given"
     both = f"{train.n_pairs} train and {held_out.n_pairs} held-out" if setting.pairs is None else train_only
@@ -159,12 +163,22 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     return _Begun(setting, config, options, folder, say, seconds)
 
 
+def _folder_of(setting: Setting, config: RunConfig, force: bool, say: Callable[[str], None]) -> Path:
+    """The folder of a run for which none was named; a run with other settings that is there stays."""
+    usual = default_folder(setting.behaviour.name, setting.transformer.name, config.algorithm or "")
+    found = usual if force else folder_for(usual, _resolved_values(setting, config))
+    if found != usual:
+        say(f"{usual} holds a run with other settings, so this one goes into {found}")
+    return found
+
+
 def _notes(setting: Setting) -> list[str]:
     """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
     task = setting.behaviour
     bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
     means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
-    return [*(task.fixed.notes if task.fixed is not None else ()), *[means] * bare]
+    of_file = [] if task.fixed is None or setting.pairs is not None else [about_split(task.fixed), *task.fixed.notes]
+    return [*of_file, *[means] * bare]
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
@@ -186,15 +200,23 @@ def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -
 
 
 def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], None]) -> None:
-    """Stop before discovery if the model is no better than chance on the prompts."""
+    """Stop before discovery if the model is no better than chance on the prompts; say so where few prompts leave it open."""
     model, train = setting.transformer, setting.train
     share = clean_accuracy(model, train, setting.batch_size)
-    if not share <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
+    if np.isnan(share):  # no incorrect answers are given: nothing to compare with
         return
-    message = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts, which is "
-        "no better than chance; there is no behaviour to find. 'circuitfind check-pairs' shows it pair by pair"
+    low, high = share_interval(share, train.n_pairs)
+    if low > CHANCE:
+        return
+    found = (
+        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts "
+        f"(95 % interval {low:.0%} to {high:.0%})"
     )
+    advice = "'circuitfind check-pairs' shows it pair by pair"
+    if high > CHANCE and (share > CHANCE or train.n_pairs < FEW_PROMPTS):
+        say(f"Weak: {found}, which may be chance; {advice}.")
+        return
+    message = f"{found}, which is no better than chance; there is no behaviour to find. {advice}"
     if not config.anyway:
         raise PairsError(message + "; --anyway continues regardless")
     say(f"Weak: {message}.")

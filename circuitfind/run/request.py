@@ -51,6 +51,8 @@ class RunConfig:
         """
         named = replace(self, algorithm=self.algorithm or default_algorithm(setting.ablated_by))
         algorithm = ALGORITHMS[named.algorithm or ""]
+        if self.rule == "default" and algorithm.usual_threshold is not None:
+            named = replace(named, rule="threshold", value=algorithm.usual_threshold)
         told = algorithm.rules.get(self.rule)  # the option that gives the algorithm the rule's number
         options = algorithm.resolve({told: self.value} | dict(self.options) if told else self.options)
         algorithm.refuse(setting.ablated_by, self.parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from circuitfind.errors import CircuitError, NumericalError, OptionError
 from circuitfind.graph import ComputationGraph, Floats, Mask, prunes_from_input
+from circuitfind.progress import with_usual_mode
 from circuitfind.scores import order
 from circuitfind.scores.decisions import DecisionLog, as_tensors, from_tensors
 from circuitfind.task import Spans
@@ -19,6 +21,7 @@ from circuitfind.task.spans import PARTS_AXES
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 SCHEMA = "circuitfind-scores/1"
 SIGN = "score > 0: the edge helps the clean behaviour; it estimates metric(clean) - metric(that edge cut)"
@@ -141,6 +144,25 @@ class EdgeScores:
         """The ``n`` most important edges as boolean (edges,): the first of :meth:`ranking`, unsorted."""
         return order.best(self.values, n, absolute, self.graph, prunes_from_input(self.provenance.ablation))
 
+    def __repr__(self) -> str:
+        """Sizes, where they are from, and the strongest edge."""
+        p, best = self.provenance, int(np.argmax(np.abs(self.values))) if len(self.values) else 0
+        strongest = f"; strongest {self.graph.edge_name(best)} {self.values[best]:+.3g}" if len(self.values) else ""
+        parts = f", by {self.parts_axis}" if self.parts is not None else ""
+        return f"EdgeScores({len(self.values):,} edges{parts}; {p.algorithm} on {p.task}, {p.model}{strongest})"
+
+    def _repr_html_(self) -> str:
+        """The strongest edges as a table that can be sorted, and a plot of all sizes, for a notebook."""
+        show = import_module("circuitfind.rendering.notebook")  # drawing is a room of a higher rank
+        rows, plot = self.to_frame(show.ROWS).to_dict("records"), show.sizes_html(self.values, self.provenance.unit)
+        html: str = show.table_html(rows, repr(self), plot, total=len(self.values))
+        return html
+
+    def plot(self) -> Figure:
+        """The sizes of all scores, from the largest to the smallest, as a figure of matplotlib."""
+        figure: Figure = import_module("circuitfind.rendering.plots").plot_sizes(self.values, self.provenance.unit)
+        return figure
+
     def to_frame(self, n: int = 1000, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` most important edges as a table, best first, equal ones by number.
 
@@ -176,6 +198,7 @@ class EdgeScores:
         if self.spans is not None:
             about["spans"] = list(self.spans.labels)
         save_file(tensors, str(path), {"circuitfind": json.dumps(about)})
+        with_usual_mode(path)
 
     def about(self, schema: str) -> dict[str, Any]:
         """What a file says about the scores in it."""

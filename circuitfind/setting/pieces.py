@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_PROMPTS
+from circuitfind.setting.mistakes import refuse_other_names, refuse_turned, refuse_wrong_kinds
 from circuitfind.setting.value import Setting
 
 Returned = TypeVar("Returned")
@@ -35,6 +36,7 @@ def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Returned]], Callab
 
     def decorate(call: Callable[..., Returned]) -> Callable[..., Returned]:
         own = list(inspect.signature(call).parameters.values())[1:]
+        further = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own)
         one_split = any(parameter.name == "split" for parameter in own)
 
         @functools.wraps(call)
@@ -44,6 +46,10 @@ def in_setting(n: int = N_PROMPTS) -> Callable[[Callable[..., Returned]], Callab
             for name in ("setting",) if rest and isinstance(rest[0], Setting) else ("model", "task"):
                 if rest and not pieces.keys() & {name, "setting"}:
                     pieces[name] = rest.pop(0)
+            names = [parameter.name for parameter in own]
+            refuse_other_names(call.__name__, named.keys(), names, further)
+            refuse_turned(call.__name__, pieces)
+            refuse_wrong_kinds(call.__name__, {**dict(zip(names, rest, strict=False)), **named})
             setting = setting_of(pieces, call.__name__, n, one_split)
             with setting.memory_limit():
                 return call(setting, *rest, **named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
@@ -28,6 +29,14 @@ def is_held_out(combination: tuple[str, ...]) -> bool:
     and of the circuit at the same time.
     """
     return fixed_number(combination) % 100 < HELD_OUT_PERCENT
+
+
+SIDES = ("clean", "corrupted", "correct", "incorrect")
+
+
+def _plainly(value: object) -> str:
+    """A prompt, or answers with ``|`` between them."""
+    return value if isinstance(value, str) else " | ".join(map(str, value))  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,20 @@ class Task:
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.propose, self.fixed, self.tokens)) != 1:
             raise OptionError(f"task {self.name!r} needs either propose=... or fixed=... (or tokens=...), and not both")
+
+    def _repr_html_(self) -> str:
+        """What it is, and ten pairs, for a notebook. A task of ids shows its first ten rows."""
+        table = import_module("circuitfind.rendering.notebook").table_html  # drawing is a room of a higher rank
+        about = f"{self.name}: {self.description} Measured by {self.metric}."
+        if self.tokens is not None:
+            rows = [
+                {name: getattr(self.tokens, name)[row].tolist() for name in SIDES}
+                for row in range(min(10, len(self.tokens)))
+            ]
+        else:
+            rows = [{name: _plainly(getattr(pair, name)) for name in SIDES} for pair in self.up_to(10)]
+        html: str = table(rows, about)
+        return html
 
     @property
     def is_given(self) -> bool:

@@ -64,6 +64,17 @@ def split_of_groups(groups: list[list[Member]], split: str) -> tuple[list[list[M
     return groups[:held_out] if split == "held-out" else groups[held_out:], f"{split} split"
 
 
+def about_split(pairs: Sequence[PromptPair]) -> str:
+    """How many rows there are, how many of them each split has, and how many are left out because they stand there twice."""
+    groups = groups_of(pairs)
+    to_find, held_out = (sum(map(len, split_of_groups(groups, split)[0])) for split in ("train", "held-out"))
+    twice = len(pairs) - sum(map(len, groups))
+    repeats = f", {twice} of them repeats that are left out" if twice else ""
+    if len(groups) < 2:
+        return f"{len(pairs)} row{'s' * (len(pairs) > 1)}{repeats}, all of one group"
+    return f"{len(pairs)} rows{repeats}: {to_find} to find on, {held_out} held out"
+
+
 def _keys(pair: PromptPair) -> list[object]:
     keys: list[object] = [("combination", combination(pair)), ("clean", pair.clean)]
     return [*keys, ("prompts", frozenset((pair.clean, pair.corrupted)))] if pair.corrupted else keys

@@ -32,6 +32,7 @@ class PromptPair:
             token the logits are read. 0 is the last token.
         alone: an answer that the tokenizer would join with the end of the prompt is read on its own instead of being refused.
             For parts of a number: GPT-2 has one token for ``1600``, yet after ``16`` the answer ``00`` is the token ``00``.
+        place: where its file has it, for messages (``row 3 (line 4)``); empty where it is from no file.
         label_starts: where labelled words begin, for those of which that is known (words of a file's column ``labels``).
     """
 
@@ -44,6 +45,11 @@ class PromptPair:
     answer_at: int = 0
     label_starts: Mapping[str, int] = field(default_factory=dict, compare=False)
     alone: bool = field(default=False, compare=False)
+    place: str = field(default="", compare=False)
+
+    def called(self, row: int) -> str:
+        """What messages call it: its place in its file, or else its number."""
+        return self.place or f"pair {row + 1}"
 
     def __post_init__(self) -> None:
         # Users write one answer as plain text, or a list. Split into letters, plain text would fail far from here.

@@ -57,7 +57,7 @@ def pairs_from_table(table: Table, tokenizer: Tokenizer | None, group_by: str = 
     pairs, problems = [], []
     for row, place in zip(table.rows, table.places, strict=True):
         try:
-            pairs.append(row if isinstance(row, PromptPair) else _pair(row, reading))
+            pairs.append(row if isinstance(row, PromptPair) else replace(_pair(row, reading), place=place))
         except PairsError as error:
             problems.append(f"{place}: {error}")
     if problems:

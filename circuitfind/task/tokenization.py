@@ -271,7 +271,7 @@ def read_pairs(
             _check_length(reading, longest)
             found.append(reading)
         except _FaultError as fault:
-            found.append(PairProblem(row, fault.fault, f"pair {row + 1}: {fault}"))
+            found.append(PairProblem(row, fault.fault, f"{pair.called(row)}: {fault}"))
     return found
 
 

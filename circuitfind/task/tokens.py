@@ -120,6 +120,10 @@ class TokenPairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    def called(self, row: int) -> str:
+        """What messages call the pair of a row."""
+        return self.text[row].called(row) if self.text is not None else f"pair {row + 1}"
+
     @property
     def fingerprint(self) -> str:
         """What provenance knows these prompts by: that of their text, or of the ids where there is none."""
@@ -265,7 +269,7 @@ def from_readings(readings: Sequence[TokenizedPair], pairs: PromptPairs, answers
     if answers not in ANSWERS:
         raise PairsError(f"answers={answers!r}: use 'all' tokens of an answer, or the 'first' alone")
     if answers == "first":
-        readings = [_first_tokens(row, reading) for row, reading in enumerate(readings)]
+        readings = [_first_tokens(pairs[row].called(row), reading) for row, reading in enumerate(readings)]
     if any(len(ids) > 1 for reading in readings for ids in (*reading.correct, *reading.incorrect)):
         return _by_steps(readings, pairs)
     return TokenPairs(
@@ -279,14 +283,14 @@ def from_readings(readings: Sequence[TokenizedPair], pairs: PromptPairs, answers
     )
 
 
-def _first_tokens(row: int, reading: TokenizedPair) -> TokenizedPair:
+def _first_tokens(name: str, reading: TokenizedPair) -> TokenizedPair:
     """The pair with the first token of every answer alone, each token once."""
     correct, incorrect = (
         tuple(dict.fromkeys((ids[0],) for ids in side)) for side in (reading.correct, reading.incorrect)
     )
     if set(correct) & set(incorrect):
         raise PairsError(
-            f"pair {row + 1}: a correct and an incorrect answer begin with the same token, so their first tokens do not tell "
+            f"{name}: a correct and an incorrect answer begin with the same token, so their first tokens do not tell "
             "them apart; use all tokens of the answers"
         )
     return replace(reading, correct=correct, incorrect=incorrect)

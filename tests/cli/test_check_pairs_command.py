@@ -51,7 +51,6 @@ FAULTS = {
     "unknown-column": ("clean,corrupted,correct,wrong\n" + GOOD, "has no column 'incorrect'.*'wrong'"),
     "empty-file": ("", r"pairs\.csv is empty"),
     "same-answer": (HEADER + GOOD + row(incorrect=" Mary"), "' Mary' is both a correct and an incorrect answer"),
-    "model-cannot-do-it": (HEADER + GOOD.replace(" Mary, John", " John, Mary"), "on only 0% of the 1 train prompts"),
     "unknown-word": (HEADER + GOOD + row(correct=" Xerxes"), "does not know the word 'Xerxes'"),
     "header-only": (HEADER, "holds no prompt pairs below its header"),
     "not-a-table": ("\0\1\2", "has no column"),

@@ -60,6 +60,29 @@ def test_a_model_that_cannot_do_the_task_stops_the_run_before_discovery(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["swapped.csv"]
 
 
+@pytest.mark.parametrize(("wrong", "may_be_chance"), [(4, 1), (0, 0)])
+def test_a_share_that_few_prompts_cannot_tell_from_chance_is_said_and_goes_on(tmp_path, wrong, may_be_chance):
+    """Four of eight are wrong: the interval reaches from 22 % to 78 %."""
+    pairs = list(cf.TASKS["ioi"].pairs(12))
+    turned = [replace(p, correct=p.incorrect, incorrect=p.correct) for p in pairs]
+    write_pairs(cf.PromptPairs(tuple(pairs)), tmp_path / "right.csv")
+    setting = cf.Setting(str(tmp_path / "right.csv"), "tasks-4l")
+    train = {text.clean for text in setting.train.text}
+    chosen, swapped = [], 0
+    for pair, other in zip(pairs, turned, strict=True):
+        swap = pair.clean in train and swapped < wrong
+        swapped += swap
+        chosen.append(other if swap else pair)
+    write_pairs(cf.PromptPairs(tuple(chosen)), tmp_path / "mixed.csv")
+    lines = []
+    config = dict(CONFIG, task=str(tmp_path / "mixed.csv"), rule="top", value=50)
+    run(config, tmp_path / "out", say=lines.append)
+    assert swapped == wrong
+    weak = [line for line in lines if line.startswith("Weak: model")]
+    there = "50% of the 8 train prompts (95 % interval 22% to 78%), which may be chance"
+    assert [there in line for line in weak] == [True] * may_be_chance
+
+
 def test_anyway_goes_on_and_says_so(tmp_path):
     said = []
     config = dict(CONFIG, task=failing_pairs(tmp_path), anyway=True, rule="top", value=50)

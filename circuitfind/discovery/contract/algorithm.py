@@ -40,6 +40,7 @@ class Algorithm:
             takes the rule's number.
         without_corrupted: it looks at clean prompts alone, so where pairs have no corrupted ones and no ablation is asked
             for, it is used with mean ablation.
+        usual_threshold: the score from which edges are kept where no size is asked for; None chooses by faithfulness.
         additive: given the ablation's means, its scores are the mean of what each prompt scores alone; so prompts may be
             shared out over machines.
     """
@@ -60,6 +61,7 @@ class Algorithm:
     rules: Mapping[str, str] = field(default_factory=dict, hash=False)
     additive: bool = False
     without_corrupted: bool = False
+    usual_threshold: float | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -133,6 +133,9 @@ class Problem:
             OptionError: the metric is a divergence from the clean run.
         """
         if self.metric.flat_at_clean:
+            instead = (
+                instead if self.ablation == "corrupted" else "eap-ig-activations"
+            )  # the others go between two prompts
             raise OptionError(
                 f"{self.metric.name} to the clean run has zero gradient at the clean run, so {name} would score every edge 0; "
                 f"use logit-diff or prob-diff, or the algorithm {instead}"
