@@ -48,7 +48,14 @@ def _section(name: str, command: Any) -> Iterator[str]:
     yield from ("```text", f"circuitfind {name} {usage} [OPTIONS]".replace("  ", " "), "```", "")
     if arguments:
         yield from _table("argument", ((f"`{one.name.upper()}`", one) for one in arguments))
-    yield from _table("option", ((", ".join(f"`{flag}`" for flag in _flags(one)), one) for one in options))
+    groups = defaultdict(list)
+    for one in options:
+        groups[getattr(one, "rich_help_panel", None) or ""].append(
+            (", ".join(f"`{flag}`" for flag in _flags(one)), one)
+        )
+    for group, rows in groups.items():
+        yield from _table(f"option: {group[:1].lower()}{group[1:]}" if group else "option", rows)
+    yield from _examples(command.epilog or "")
 
 
 def _help(text: str) -> list[str]:
@@ -61,6 +68,12 @@ def _help(text: str) -> list[str]:
             code = is_command
         lines.append(line if code else line.replace("<", "&lt;"))
     return lines + ["```"] * code
+
+
+def _examples(text: str) -> list[str]:
+    """The examples below a command's help, as a block of code."""
+    found = [line.strip() for line in text.splitlines() if line.strip().startswith("circuitfind ")]
+    return ["Examples:", "", "```text", *found, "```", ""] if found else []
 
 
 def _bracketed(argument: Any) -> str:
