@@ -38,6 +38,16 @@ def bootstrap(circuit: Values, empty: Values, full: Values, seed: int = 0) -> Va
     return np.asarray(values[np.isfinite(values)])
 
 
+def resampled(circuits: Values, empty: Values, full: Values, seed: int = 0) -> Values:
+    """Faithfulness of many circuits on resampled prompts, the same for all: (circuits, prompts) to (resamples, circuits)."""
+    n = len(full)
+    drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    times = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64) / n
+    low, high = (times @ values for values in (empty, full))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((times @ circuits.T - low[:, None]) / (high - low)[:, None])
+
+
 def quantiles(values: Values, *levels: float) -> tuple[float, ...]:
     """Quantiles of ``values``; NaN where there are none."""
     return (

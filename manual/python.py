@@ -11,7 +11,7 @@ from typing import Any
 
 GROUPS = {
     "Set up": ("Setting", "load_model", "load_task", "load_pairs", "check_pairs", "check_model"),
-    "Find": ("discover", "select", "combine_scores"),
+    "Find": ("discover", "select", "curve", "combine_scores"),
     "Measure and draw": ("evaluate", "render", "compare", "replay_decisions", "load_circuit", "tree_text"),
     "Test": ("hypotheses", "stability", "certify", "sensitivity"),
     "Patch by hand": ("activation_patch", "ablate", "path_patch", "path_heat_map", "head_roles"),

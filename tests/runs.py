@@ -18,6 +18,9 @@ FILES = {
     "circuit.dot",
     "circuit.svg",
     "circuit.png",
+    "curve.csv",
+    "curve.svg",
+    "curve.png",
     "versions.json",
     "summary.txt",
 }

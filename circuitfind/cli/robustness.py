@@ -122,7 +122,7 @@ def _by_prompt(
 ) -> tuple[EdgeScores, Circuit]:
     """Per-prompt scores and the circuit to test: those of a run folder, or found here."""
     from circuitfind.formats import open_run
-    from circuitfind.run import calls
+    from circuitfind.run import calls, selecting
     from circuitfind.run.request import RunConfig
     from circuitfind.scores import EdgeScores
     from circuitfind.selection.prefixes import smallest_prefix
@@ -135,4 +135,4 @@ def _by_prompt(
     scores = calls.discover(setting, algorithm=config.algorithm, parts="prompt", **options)
     if edges is not None:
         return scores, smallest_prefix(scores, edges, absolute=not signed)
-    return scores, calls.select(scores, setting, absolute=not signed)
+    return scores, selecting.select(scores, setting, absolute=not signed)

@@ -14,7 +14,7 @@ the number of kept edges falling geometrically during the first half, the learni
 starting at N(2, 0.1). The paper's 3,000 steps, of which 2,500 for a linear ramp, learning rate 0.8 and N(10, 0.1) are those of
 ``multiplier=ascent steps=3000 learning_rate=0.8 start=10 nodes=true``. (4) Masks of senders, which the paper learns too, are
 left out unless ``nodes``, and have no target of their own. (5) The circuit is the given number of edges that are likeliest
-kept, so it has that size exactly; if no path from input to logits is among them, the direct edge stands in for the last one.
+kept, refilled where some of them are on no path (:func:`circuitfind.selection.best_edges`), so it has that size exactly.
 
 Scores: the probability that the edge's mask (and its sender's) is not 0. They have no sign, and compare within a run only.
 """
@@ -42,9 +42,9 @@ from circuitfind.discovery.search.mask_training import (
     prompts_of_steps,
 )
 from circuitfind.errors import OptionError
-from circuitfind.graph import ComputationGraph, Mask
 from circuitfind.progress import Checkpoint
-from circuitfind.scores import EdgeScores, order
+from circuitfind.scores import EdgeScores
+from circuitfind.selection.prefixes import best_edges
 
 MULTIPLIERS = ("solved", "ascent")
 SPREAD = 0.1
@@ -97,7 +97,8 @@ def edge_pruning(
         learn(loss, state, n, steps, getattr(schedule, multiplier), problem.checkpoint, "edge pruning")
     opened = share_open(state[0, :n])
     values, of_nodes = gates.combined(opened).numpy(), gates.of_nodes(opened).numpy() if nodes else None
-    return problem.scores(values, chosen=circuit_of(graph, values, wanted), nodes=of_nodes)
+    found = problem.scores(values, nodes=of_nodes)
+    return replace(found, chosen=best_edges(found, wanted, absolute=False).kept)
 
 
 def _first_log_alphas(problem: Problem, n: int, mean: float, warm_start: str) -> Tensor:
@@ -164,17 +165,6 @@ class MaskSchedule:
         whole = torch.cat((gradient + by_sparsity * slope * opened * (1 - opened), upwards))
         self._adam.descend(step, whole, self._left(step))
         return f"{self._kept(self._log_alpha):,.0f} edges"
-
-
-def circuit_of(graph: ComputationGraph, values: np.ndarray[Any, Any], n: int) -> Mask:
-    """The ``n`` edges of the largest values, of equals those that connect. Without a path, the direct edge is last."""
-    ranking = order.ranking(values, False, graph, from_input=True)
-    chosen = np.zeros(graph.n_edges, dtype=bool)
-    chosen[ranking[:n]] = True
-    if not graph.prune(chosen, from_input=True).any():
-        chosen[ranking[n - 1]] = False
-        chosen[graph.blocks[-1].first_edge] = True
-    return chosen
 
 
 def check(options: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
 from circuitfind.rendering.heat_map import heat_map
 from circuitfind.rendering.image import draw, render
 from circuitfind.rendering.rows import to_dot
+from circuitfind.rendering.size_picture import write_figure
 
 __all__ = [
     "CircuitDrawing",
@@ -27,4 +28,5 @@ __all__ = [
     "selection_words",
     "strongest",
     "to_dot",
+    "write_figure",
 ]

@@ -111,13 +111,13 @@ def heat_map(
         raise RenderError("a heat map cannot show infinite values; give NaN where there is no value")
     names = [[short(printable(str(name)), LONGEST_LABEL) for name in axis] for axis in (rows, columns)]
     words = [printable(text) for text in (title, unit, row_axis, column_axis, caption)]
-    with _settings():
+    with matplotlib_settings():
         write_whole(path, _drawn(table, names[0], names[1], words, kind))
     return path
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def matplotlib_settings() -> Iterator[None]:
     """Use matplotlib's default settings and ours inside the block; the user's settings are restored afterwards."""
     try:
         import matplotlib

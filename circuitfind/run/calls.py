@@ -6,7 +6,7 @@ Each takes a :class:`~circuitfind.setting.value.Setting`, or a model, a task and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from circuitfind import rendering
-from circuitfind.circuit import Circuit, layout_of
+from circuitfind.circuit import Circuit
 from circuitfind.discovery.contract import ALGORITHMS, default_algorithm
 from circuitfind.errors import OptionError
 from circuitfind.evaluation import (
@@ -30,17 +30,15 @@ from circuitfind.evaluation.full_model import head_roles as head_roles_of_model
 from circuitfind.evaluation.full_model.id_report import report_ids
 from circuitfind.progress import Checkpoint
 from circuitfind.run.sharding import sharded
-from circuitfind.scores import EdgeScores, Provenance
-from circuitfind.selection import smallest_faithful
-from circuitfind.selection.prefixes import best_edges, decided_edges, edges_above, greedy_edges, top_edges
-from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
+from circuitfind.scores import EdgeScores
+from circuitfind.setting.defaults import N_HELD_OUT, N_RANDOM
 from circuitfind.setting.mistakes import refuse_wrong_kinds
 from circuitfind.setting.naming import load_task
-from circuitfind.setting.pieces import in_setting, setting_of
+from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
-from circuitfind.task import Task, TokenPairs, id_pairs_of, load_pairs
+from circuitfind.task import Task, id_pairs_of, load_pairs
 from circuitfind.task.files import refuse_rules
-from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
+from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import Transformer
 
 
@@ -77,133 +75,6 @@ def discover(
     setting = setting.without_corrupted() if chosen.without_corrupted else setting
     problem = setting.problem("train", metric=chosen.metric, parts=parts)
     return chosen(replace(problem, checkpoint=checkpoint or Checkpoint()), **options)
-
-
-def select(
-    scores: EdgeScores,
-    model: Setting | Transformer | None = None,
-    task: Task | str | None = None,
-    *,
-    top: int | None = None,
-    threshold: float | None = None,
-    greedy: int | None = None,
-    faithfulness: float | None = None,
-    absolute: bool = True,
-    refill: bool = True,
-    parts: bool = False,
-    metric: MetricLike | None = None,
-    pairs: TokenPairs | Sequence[TokenPairs] | None = None,
-    batch_size: int | None = None,
-) -> Circuit:
-    """A circuit from scores, by one rule.
-
-    Without a rule, the result is the circuit that the algorithm itself decided on (ACDC at one threshold), or the edges above
-    the threshold that it names (information flow routes). Otherwise it is the smallest prefix with faithfulness 0.85 on train
-    prompts.
-
-    Args:
-        model, task: a setting, or a model and a task. The faithfulness rule needs them: it runs the model on the prompts of
-            :attr:`~circuitfind.setting.value.Setting.choosing`; without a setting, on the prompts of the scores.
-        metric, pairs, batch_size: override the setting's. ``metric`` is the scores' metric if None; ``pairs`` are token
-            pairs to choose on.
-        top: a circuit of n edges, the best by score; ``refill=False`` prunes the n best edges, which leaves fewer.
-        threshold: all edges at least this important. greedy: n edges grown from the logits.
-        absolute: rank by absolute score (a hurting edge is important too) or, if False, by score.
-        parts: choose (part of the prompt, edge) pairs, from scores with ``parts="span"`` or ``"position"``. Every rule then
-            needs a setting, or model and task, to know the layout of the parts.
-
-    Example:
-        >>> import circuitfind as cf
-        >>> setting = cf.Setting("induction", model="induction-2l", n=8)
-        >>> scores = cf.discover(setting)
-        >>> cf.select(scores, top=20).n_edges
-        20
-        >>> 1 <= cf.select(scores, setting, faithfulness=0.5).n_edges < 257
-        True
-    """
-    _refuse_rules(scores, parts, top=top, threshold=threshold, greedy=greedy, faithfulness=faithfulness)
-    if top is threshold is greedy is faithfulness is None:
-        threshold = _usual_threshold(scores)
-    if not parts:
-        if top is not None:
-            return (best_edges if refill else top_edges)(scores, top, absolute=absolute)
-        if threshold is not None:
-            return edges_above(scores, threshold, absolute=absolute)
-        if greedy is not None:
-            return greedy_edges(scores, greedy, absolute=absolute)
-        if faithfulness is None and scores.decided is not None:
-            return decided_edges(scores)
-    setting = _setting_to_choose_in(scores, model, task, metric, pairs, batch_size, parts)
-    sets = _sets_of(scores, setting) if pairs is None or isinstance(pairs, TokenPairs) else list(pairs)
-    network = setting.transformer
-    layout = layout_of(scores, sets, network.tokenizer, network.config.causal) if parts else None
-    how: dict[str, Any] = {"absolute": absolute, "layout": layout}
-    if top is not None:
-        return top_edges(scores, top, **how)
-    if threshold is not None:
-        return edges_above(scores, threshold, **how)
-    target = FAITHFULNESS if faithfulness is None else faithfulness
-    resolved = metric_of(setting.metric, scores.provenance)
-    return smallest_faithful(network, sets, scores, resolved, target, batch_size=setting.batch_size, **how)
-
-
-def _refuse_rules(scores: EdgeScores, parts: bool, **rules: float | None) -> None:
-    """Refuse what are no scores, more than one rule, and greedy growth with parts."""
-    refuse_wrong_kinds("select", {"scores": scores})
-    given = [name for name, value in rules.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(f"give one selection rule, not {' and '.join(given)}")
-    if parts and rules["greedy"] is not None:
-        raise OptionError(
-            "greedy= grows circuits without parts; choose one with parts by faithfulness=, top= or threshold="
-        )
-
-
-def _usual_threshold(scores: EdgeScores) -> float | None:
-    """The score from which the algorithm's edges are kept where no size is asked for."""
-    name = scores.provenance.algorithm
-    return ALGORITHMS[name].usual_threshold if name in ALGORITHMS else None
-
-
-def _setting_to_choose_in(
-    scores: EdgeScores,
-    model: Setting | Transformer | None,
-    task: Task | str | None,
-    metric: MetricLike | None,
-    pairs: TokenPairs | Sequence[TokenPairs] | None,
-    batch_size: int | None,
-    parts: bool,
-) -> Setting:
-    """The given setting; or one made from a model and a task, with the prompts of the scores."""
-    one_set = pairs if isinstance(pairs, TokenPairs) else None
-    more: dict[str, Any] = {"task": task, "metric": metric, "pairs": one_set, "batch_size": batch_size}
-    if isinstance(model, Setting):
-        return setting_of({"setting": model} | {name: one for name, one in more.items() if one is not None}, "select")
-    if model is None or (task is None and pairs is None):
-        why = (
-            "a circuit with parts depends on how the parts of prompts lie"
-            if parts
-            else "choosing by faithfulness runs the model"
-        )
-        otherwise = "" if parts else ", or top=, threshold= or greedy="
-        raise OptionError(f"{why}: give model and task{otherwise}")
-    p = scores.provenance
-    more["task"] = p.task if task is None else task
-    return Setting(model=model, n=p.n_prompts, seed=p.seed, task_options=p.task_options, **more)
-
-
-def _sets_of(scores: EdgeScores, setting: Setting) -> list[TokenPairs]:
-    """A setting's sets of prompts to choose on; refuses scores of another task."""
-    if setting.pairs is None and (task := setting.behaviour.name) != scores.provenance.task:
-        raise OptionError(
-            f"the scores are of task {scores.provenance.task!r}, not {task!r}; give their task, or pairs="
-        )
-    return setting.choosing
-
-
-def metric_of(metric: MetricLike | None, provenance: Provenance) -> Metric:
-    """The given metric, or the one the scores were found with; see :func:`circuitfind.task.metrics.metric_again`."""
-    return metric_again(provenance.metric, provenance.metric_source) if metric is None else as_metric(metric)
 
 
 def require_fit(circuit: Circuit, model: Transformer) -> None:

@@ -4,6 +4,8 @@
     scores.safetensors a score for every edge                evaluation.json   held-out measurements and controls
     circuit.json       the kept edges and their provenance   circuit.dot, .svg, .png
     versions.json      libraries, machine, seconds           summary.txt       the verdict in sentences
+    curve.csv          faithfulness, KL and the task's metric against size, from the evaluations of the selection, with the
+                       intervals over prompts                curve.svg, .png
 
 An algorithm that decides edge by edge (ACDC) also writes ``decisions.csv``: every decision in order, which ``circuitfind
 replay`` checks again. A sweep writes ``thresholds.csv``: edges kept and tests made at each threshold. If the algorithm finds a
@@ -24,45 +26,41 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from circuitfind import rendering
-from circuitfind.circuit import Circuit, Layout
+from circuitfind.circuit import Circuit
 from circuitfind.circuit.tree import tree_text
 from circuitfind.discovery.contract import ALGORITHMS
-from circuitfind.errors import CircuitfindError, PairsError
+from circuitfind.errors import CircuitfindError, OptionError
 from circuitfind.evaluation import (
-    CHANCE,
-    FEW_PROMPTS,
     Evaluation,
-    clean_accuracy,
-    verdict,
 )
 from circuitfind.formats.circuit_json import CIRCUITS
-from circuitfind.graph import prunes_from_input, rule_of
-from circuitfind.run import calls
+from circuitfind.run import calls, selecting
 from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder, folder_for
 from circuitfind.run.folder import versions as versions
 from circuitfind.run.request import POSITIONAL
 from circuitfind.run.request import RunConfig as RunConfig
+from circuitfind.run.said import (
+    MOST_ROWS,
+    Evaluated,
+    notes_on,
+    refuse_failing,
+    refuse_unknown_parts,
+    rows_of,
+    sentences_of,
+)
 from circuitfind.scores import EdgeScores
 from circuitfind.scores.decisions import write_tables
+from circuitfind.selection import Chosen, SizeCurve
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
-from circuitfind.statistics import share_interval
-from circuitfind.task import Task, spans_of, write_id_pairs
-from circuitfind.task.groups import about_split
+from circuitfind.task import Task, write_id_pairs
 from circuitfind.task.write_pairs import write_pairs
 
-MOST_ROWS = 100_000
-"""The most rows in ``edges.csv``; of a larger circuit, it holds the edges with the largest scores. Only ``scores.safetensors``
-has a score for every edge of the graph: as text, the scores of a large model would take gigabytes."""
-
-
-Evaluated = tuple[Circuit, Evaluation]
-"""A circuit and its evaluation."""
+LEAST_CURVE = 32
+"""A curve of a circuit chosen by another rule goes up to at least this many edges, and to twice the circuit's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class Run:
 
     Attributes:
         by_part: the circuit of (part, edge) and its evaluation, if scores are stored separately by parts of prompts.
+        curve: faithfulness against size, from the evaluations of the selection; None if it is undefined on the train prompts.
     """
 
     folder: Path
@@ -82,6 +81,7 @@ class Run:
     sentences: list[str]
     seconds: Mapping[str, float]
     by_part: Evaluated | None = None
+    curve: SizeCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,15 @@ def run(
     with setting.memory_limit():
         begun = _load(setting, config, out, force, say)
         scores = _discover(begun)
-        circuit = _select(begun, scores)
+        circuit, curve = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
         by_part = _by_part(begun, scores) if begun.config.parts in POSITIONAL else None
-        sentences = _sentences(begun, scores, circuit, evaluation, by_part)
-        _draw(begun, circuit, evaluation, by_part)
+        curve = curve or _curve(begun, scores, circuit)
+        sentences = sentences_of(begun.setting, scores, circuit, evaluation, by_part, curve)
+        _draw(begun, circuit, evaluation, by_part, curve)
         _write(begun, scores, circuit, evaluation, by_part, sentences)
-    return Run(begun.folder.out, setting, begun.config, scores, circuit, evaluation, sentences, begun.seconds, by_part)
+    found = scores, circuit, evaluation, sentences
+    return Run(begun.folder.out, setting, begun.config, *found, begun.seconds, by_part, curve)
 
 
 def default_folder(task: str, model: str, algorithm: str) -> Path:
@@ -152,12 +154,12 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     say(f"{model!r}")
     train_only = f"{train.n_pairs} given"
     both = f"{train.n_pairs} train and {held_out.n_pairs} held-out" if setting.pairs is None else train_only
-    say(f"task {task.name}: {both} pairs{_rows(train)}")
-    for note in _notes(setting):
+    say(f"task {task.name}: {both} pairs{rows_of(train)}")
+    for note in notes_on(setting):
         say(note)
     if config.parts in POSITIONAL:
-        _refuse_unknown_parts(setting, config.parts)
-    _refuse_failing(setting, config, say)
+        refuse_unknown_parts(setting, config.parts)
+    refuse_failing(setting, config.anyway, say)
     if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):
         say(f"going on with the interrupted run in {folder.partial}")
     return _Begun(setting, config, options, folder, say, seconds)
@@ -170,15 +172,6 @@ def _folder_of(setting: Setting, config: RunConfig, force: bool, say: Callable[[
     if found != usual:
         say(f"{usual} holds a run with other settings, so this one goes into {found}")
     return found
-
-
-def _notes(setting: Setting) -> list[str]:
-    """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
-    task = setting.behaviour
-    bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
-    means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
-    of_file = [] if task.fixed is None or setting.pairs is not None else [about_split(task.fixed), *task.fixed.notes]
-    return [*of_file, *[means] * bare]
 
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
@@ -197,37 +190,6 @@ def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -
     if config.parts == "span" and train.text is not None:
         settings["labels"] = [dict(pair.labels) for pair in train.text]
     return {**settings, "weights": setting.transformer.checksum(), "tokens": train.checksum()}
-
-
-def _refuse_failing(setting: Setting, config: RunConfig, say: Callable[[str], None]) -> None:
-    """Stop before discovery if the model is no better than chance on the prompts; say so where few prompts leave it open."""
-    model, train = setting.transformer, setting.train
-    share = clean_accuracy(model, train, setting.batch_size)
-    if np.isnan(share):  # no incorrect answers are given: nothing to compare with
-        return
-    low, high = share_interval(share, train.n_pairs)
-    if low > CHANCE:
-        return
-    found = (
-        f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts "
-        f"(95 % interval {low:.0%} to {high:.0%})"
-    )
-    advice = "'circuitfind check-pairs' shows it pair by pair"
-    if high > CHANCE and (share > CHANCE or train.n_pairs < FEW_PROMPTS):
-        say(f"Weak: {found}, which may be chance; {advice}.")
-        return
-    message = f"{found}, which is no better than chance; there is no behaviour to find. {advice}"
-    if not config.anyway:
-        raise PairsError(message + "; --anyway continues regardless")
-    say(f"Weak: {message}.")
-
-
-def _refuse_unknown_parts(setting: Setting, parts: str) -> None:
-    """Stop before discovery if other prompts have parts that the scores cannot cover, or if labels are missing."""
-    model, train = setting.transformer, setting.train
-    found = Layout.of(spans_of(train, parts, model.tokenizer), train, model.config.causal)
-    for pairs in (*setting.choosing, setting.held_out):
-        found.places(spans_of(pairs, parts, model.tokenizer))
 
 
 # ---------------------------------------------------------------- discover, select, evaluate
@@ -250,15 +212,25 @@ def _discover(begun: _Begun) -> EdgeScores:
     return scores
 
 
-def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Circuit:
-    """The circuit chosen by the run's rule."""
+def _select(begun: _Begun, scores: EdgeScores, parts: bool = False) -> Chosen:
+    """The circuit chosen by the run's rule, and the curve if its size was chosen from one."""
     config = begun.config
     name = "faithfulness" if config.rule == "default" else config.rule
     value = int(config.value) if config.rule in ("top", "greedy") else config.value
     own = config.decided and scores.decided is not None
     rule: dict[str, Any] = {} if own else {name: value}
     with _timed(begun.seconds, "select by part" if parts else "select"):
-        return calls.select(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
+        return selecting.select_in(scores, begun.setting, absolute=config.absolute, parts=parts, **rule)
+
+
+def _curve(begun: _Begun, scores: EdgeScores, circuit: Circuit) -> SizeCurve | None:
+    """The curve up to about twice a circuit's size, where the circuit was chosen without one."""
+    most = max(LEAST_CURVE, 2 * circuit.n_edges)
+    with _timed(begun.seconds, "curve"):
+        try:
+            return selecting.curve(begun.setting, scores, most=most, absolute=begun.config.absolute)
+        except OptionError:  # full and empty model score the same: the evaluation says so
+            return None
 
 
 def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
@@ -269,59 +241,26 @@ def _evaluate(begun: _Begun, circuit: Circuit) -> Evaluation:
 
 def _by_part(begun: _Begun, scores: EdgeScores) -> Evaluated:
     """The circuit of (part, edge) chosen by the run's rule, and its evaluation."""
-    circuit = _select(begun, scores, parts=True)
+    circuit = _select(begun, scores, parts=True).circuit
     return circuit, _evaluate(begun, circuit)
 
 
 # ---------------------------------------------------------------- say, draw, write
 
 
-def _sentences(
-    begun: _Begun, scores: EdgeScores, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None
-) -> list[str]:
-    """The verdict."""
-    train, held_out = begun.setting.train, begun.setting.held_out
-    sentences = verdict(circuit, evaluation)
-    if train.checksum() == held_out.checksum():
-        there, own = ("is one prompt", "prompt") if train.n_pairs == 1 else ("are no other prompts", "prompts")
-        sentences.append(f"Weak: there {there}, so the circuit was measured on the {own} it was found on.")
-    elif train.n_pairs < FEW_PROMPTS:
-        sentences.append(f"Weak: found on only {train.n_pairs} train prompts; use {FEW_PROMPTS} or more.")
-    sentences += _about_decisions(scores, circuit) + _about_table(circuit)
-    return sentences + (verdict(*by_part, without_parts=circuit.n_edges) if by_part else [])
-
-
-def _about_table(circuit: Circuit) -> list[str]:
-    """A sentence if the table of edges is not complete."""
-    if circuit.n_edges <= MOST_ROWS:
-        return []
-    return [
-        f"edges.csv holds the {MOST_ROWS:,} strongest of the {circuit.n_edges:,} kept edges; circuit.json holds all."
-    ]
-
-
-def _about_decisions(scores: EdgeScores, circuit: Circuit) -> list[str]:
-    """Sentences about an algorithm's own decisions and their pruning; none if it only ranks."""
-    sentences = [line for log in scores.decisions for line in log.summary()]
-    if "remarks" not in circuit.selection:  # the scores' circuit brings its own
-        sentences += [f"Weak: {remark[0].lower()}{remark[1:]}" for remark in scores.remarks]
-    chosen = circuit.selection
-    dropped = chosen["asked"] - chosen["kept"] if chosen["rule"] == "decided" else 0
-    if dropped and prunes_from_input(circuit.provenance.ablation):
-        edges, were, carry = ("edges are", "were", "they carry") if dropped > 1 else ("edge is", "was", "it carries")
-        sentences.append(
-            f"{dropped:,} kept {edges} on no path from the input and {were} pruned: under corrupted ablation {carry} nothing."
-        )
-    return sentences
-
-
-def _draw(begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None) -> None:
-    """The pictures of the run's circuits."""
+def _draw(
+    begun: _Begun, circuit: Circuit, evaluation: Evaluation, by_part: Evaluated | None, curve: SizeCurve | None
+) -> None:
+    """The pictures of the run's circuits, and the curve as pictures and as a table."""
     place, task = begun.folder.partial, begun.setting.behaviour
     with _timed(begun.seconds, "draw"):
         _draw_one(circuit, evaluation, task, place / "circuit")
         if by_part:
             _draw_one(*by_part, task, place / "positional")
+        if curve:
+            title = f"{task.name} on {begun.setting.transformer.name}, {begun.config.algorithm}"
+            rendering.write_figure(curve.plot(title=title), place / "curve.svg", place / "curve.png")
+            curve.to_frame().to_csv(place / "curve.csv", index=False)
 
 
 def _draw_one(circuit: Circuit, evaluation: Evaluation, task: Task, stem: Path) -> None:
@@ -365,12 +304,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - begun, 3)
-
-
-def _rows(pairs: Any) -> str:
-    """How many rows pairs are whose answers have several tokens."""
-    if pairs.steps is None:
-        return ""
-    return (
-        f"; answers have several tokens, so the {pairs.n_pairs} train pairs are {len(pairs)} rows, one for each token"
-    )

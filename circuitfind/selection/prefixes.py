@@ -17,10 +17,9 @@ from circuitfind.circuit import Circuit, Layout, prune
 from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph, Longs, Mask, prunes_from_input
 from circuitfind.scores import EdgeScores, order
-from circuitfind.selection.ties import grown_to, ranking_of_pairs
-
-NODES_TRIED = 64
-"""How many further nodes are tried when the edges between a circuit's nodes run out."""
+from circuitfind.selection.paths import Paths
+from circuitfind.selection.refilled import refilled
+from circuitfind.selection.ties import ranking_of_pairs
 
 
 def _circuit(scores: EdgeScores, kept: Mask, selection: Mapping[str, Any], layout: Layout | None = None) -> Circuit:
@@ -107,106 +106,31 @@ def smallest_prefix(scores: EdgeScores, n: int, *, absolute: bool = True) -> Cir
     return _circuit(scores, kept, {**rule, "n": int(np.count_nonzero(kept))})
 
 
-def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True) -> Circuit:
+def best_edges(scores: EdgeScores, n: int, *, absolute: bool = True, layout: Layout | None = None) -> Circuit:
     """``n`` edges that are all alive, if n exist: the longest prefix with at most ``n`` edges after pruning, refilled.
 
-    Pruned edges are replaced by the next best edges between the circuit's nodes. When these run out, the next node is added
-    with all edges that connect it, and the worst edges that no other edge needs are removed. (A circuit of two edges may be
-    missed if the best path takes three or more.) Circuits of :func:`top_edges`, the method of EAP-IG and MIB, are smaller than
-    requested.
+    How it is refilled says :mod:`circuitfind.selection.refilled`. With a layout, the same holds for (part, edge) pairs.
+    Circuits of :func:`top_edges`, the method of EAP-IG and MIB, are smaller than requested.
 
-    Where scores tie, edges of equal score that make exactly ``n`` are preferred to worse ones. And if fewer than ``n`` were
-    found, the circuit grows from the logits, best edge first.
+    Args:
+        layout: the parts of prompts, if (part, edge) pairs are chosen.
 
     Raises:
-        OptionError: the graph has fewer edges.
+        OptionError: the graph has fewer edges, or a layout is given and the scores have no parts.
     """
-    graph, ablation = scores.graph, scores.provenance.ablation
-    check_size(graph, n)
-    ranking, counts = scores.ranking(absolute), alive_counts(scores, absolute=absolute)
-    tied = order.ties(scores.values, ranking, absolute)
-    size = int(np.searchsorted(counts, n, side="right")) - 1
-    kept = prune(graph, _first(ranking, size), ablation)
-    equal = _exactly(graph, ranking, counts, tied, n, ablation)
-    kept = _fill(graph, kept if equal is None else equal, ranking, n, ablation)
-    for _ in range(NODES_TRIED):
-        if np.count_nonzero(kept) == n or size >= graph.n_edges:
-            break
-        size = int(np.searchsorted(counts, counts[size], side="right"))  # the prefix that adds the next node
-        larger = prune(graph, kept | _first(ranking, size), ablation)
-        other = _fill(graph, _thinned(graph, larger, ranking, n, ablation), ranking, n, ablation)
-        kept = other if np.count_nonzero(other) > np.count_nonzero(kept) else kept
-    if np.count_nonzero(kept) < n and tied.any():
-        kept = prune(graph, grown_to(graph, ranking, n), ablation)
-    return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute, "refilled": True})
-
-
-def _exactly(graph: ComputationGraph, ranking: Longs, counts: Longs, tied: Mask, n: int, ablation: str) -> Mask | None:
-    """A circuit of all edges better than the n-th, and of some of its equals, that has ``n`` edges; None if none was found.
-
-    The next nodes are added one after the other, and equals that no other edge needs are removed for each.
-    """
-    size = int(np.searchsorted(counts, n, side="right")) - 1
-    if counts[size] == n or size == graph.n_edges:
-        return None
-    starts = np.append(np.flatnonzero(~tied), graph.n_edges)  # of every group of equals, and the end
-    begin, stop = starts[np.searchsorted(starts, size, side="right") - 1 :][:2].tolist()
-    if stop - begin < 2:
-        return None
-    equals = ranking[begin:stop]
-    for _ in range(NODES_TRIED):
-        size = int(np.searchsorted(counts, counts[size], side="right"))
-        if size > stop:
-            return None
-        found = _thinned(graph, prune(graph, _first(ranking, size), ablation), equals, n, ablation)
-        if np.count_nonzero(found) == n:
-            return found
-        if size == stop:
-            return None
-    return None
+    check_size(scores.graph, n, 1 if layout is None else len(layout))
+    # Pairs are compared before the division by the number of prompts, as in their ranking.
+    values = scores.values if layout is None else scores.by_part.astype(np.float64).ravel()
+    ranking = ranking_of(scores, layout, absolute)
+    paths = Paths.of(scores.graph, scores.provenance.ablation, layout)
+    kept = refilled(paths, ranking, order.ties(values, ranking, absolute), n)
+    return _circuit(scores, kept, {"rule": "top", "n": n, "absolute": absolute, "refilled": True}, layout)
 
 
 def _first(ranking: np.ndarray[Any, Any], n: int) -> Mask:
     """The first ``n`` edges of a ranking, boolean (edges,)."""
     kept = np.zeros(len(ranking), dtype=bool)
     kept[ranking[:n]] = True
-    return kept
-
-
-def _fill(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n: int, ablation: str) -> Mask:
-    """A pruned circuit plus the best edges between its nodes, up to ``n`` edges."""
-    senders, receivers = graph.ends(ranking)
-    sends, reads = np.zeros(graph.n_nodes, dtype=bool), np.zeros(graph.n_nodes + 1, dtype=np.int64)
-    sends[[0, *graph.ends(np.flatnonzero(kept))[0]]] = True
-    sends[graph.n_senders :] = True  # the logits
-    reads[1:] = np.cumsum(sends)
-    # A receiver is read if any of its nodes is; if pruning does not start from the input, every sender is alive.
-    alive = reads[graph.receiver_stop[receivers]] > reads[graph.receiver_node[receivers]]
-    alive &= ~kept[ranking] & (sends[senders] if prunes_from_input(ablation) else True)
-    kept = kept.copy()
-    kept[ranking[alive][: max(0, n - np.count_nonzero(kept))]] = True
-    return kept
-
-
-def _thinned(graph: ComputationGraph, kept: Mask, ranking: np.ndarray[Any, Any], n: int, ablation: str) -> Mask:
-    """A circuit without its worst edges, with ``n`` or fewer left.
-
-    An edge goes if no more than the surplus dies with it. If no such edge is left, the worst of those goes with which the
-    fewest others die (up to a factor of 2): with equal scores the worst edge by number may be the one that all others need.
-    """
-    most = 0
-    while (surplus := int(np.count_nonzero(kept)) - n) > 0:
-        for edge in ranking[kept[ranking]][::-1].tolist():
-            surplus = int(np.count_nonzero(kept)) - n
-            if surplus <= 0:
-                return kept
-            if kept[edge]:
-                trial = kept.copy()
-                trial[edge] = False
-                trial = prune(graph, trial, ablation)
-                if np.count_nonzero(kept) - np.count_nonzero(trial) <= max(surplus, most):
-                    kept = trial
-        most = max(2 * most, surplus + 1)
     return kept
 
 

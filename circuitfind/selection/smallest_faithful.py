@@ -1,19 +1,20 @@
-"""Selection that runs the model: the smallest faithful prefix of a ranking."""
+"""Selection that runs the model: the smallest faithful prefix of a ranking, and the curve that it is chosen from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import OptionError
-from circuitfind.execution.circuit_runner import CircuitRunner
-from circuitfind.progress import track
 from circuitfind.scores import EdgeScores
-from circuitfind.selection.prefixes import ranking_of, top_edges
-from circuitfind.statistics import bootstrap, faithfulness, quantiles
+from circuitfind.selection.size_curve import SizeCurve
+from circuitfind.selection.size_rule import CLOSE, first_reaching, grid_of, sizes_reaching, with_margin
+from circuitfind.selection.size_runs import Prefixes, SizeRuns
+from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer
@@ -21,25 +22,11 @@ from circuitfind.transformer import Transformer
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Reached:
-    """Faithfulness of one prefix on the prompts it is chosen on.
+class Chosen(NamedTuple):
+    """A circuit, and the curve that its size was chosen from; None if the rule needs none."""
 
-    Attributes:
-        mean: the ratio of means.
-        sure: the value it exceeds with 95 % confidence (lower bootstrap quantile over prompts).
-    """
-
-    mean: float
-    sure: float
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """The prefixes of a ranking: the number of ranked items, and the pruned circuit of the best n of them."""
-
-    n: int
-    best: Callable[[int], Circuit]
+    circuit: Circuit
+    curve: SizeCurve | None
 
 
 def smallest_faithful(
@@ -53,15 +40,14 @@ def smallest_faithful(
     layout: Layout | None = None,
     batch_size: int | None = None,
 ) -> Circuit:
-    """The smallest prefix of the ranking whose pruned circuit reaches faithfulness ``target`` on ``pairs``.
+    """The smallest prefix of the ranking from which on pruned circuits reach faithfulness ``target`` on ``pairs``.
 
-    A prefix reaches the target when its faithfulness exceeds it with 95 % confidence over prompts. So the circuit should reach
-    it on other prompts too; with few prompts, this takes more edges. Sizes grow by a quarter of an octave until one is enough
-    (small circuits are cheap to run), followed by bisection. Faithfulness need not grow monotonically with size: the search
-    does not look for a smaller prefix that reaches the target by chance between two tested ones.
+    Circuits run on all prompts: one size per doubling until one exceeds the target, then four around it until two in a row do.
+    The size is where the nearest curve that never falls passes the target with a small margin, found by bisection between the
+    sizes measured (:mod:`circuitfind.selection.size_rule`).
 
     Args:
-        pairs: the prompts, or several sets of them; the circuit must reach the target on each set.
+        pairs: the prompts, or several sets of them, which are pooled.
         layout: the parts of these prompts, if (part, edge) pairs are ranked, from scores stored separately by part.
 
     Raises:
@@ -69,74 +55,117 @@ def smallest_faithful(
             no parts.
         CircuitError: the prompts have a part that the scores do not know.
     """
-    sets = [pairs] if isinstance(pairs, TokenPairs) else pairs
-    ranking = ranking_of(scores, layout, absolute)
-    prefixes = Prefixes(len(ranking), lambda n: top_edges(scores, n, absolute=absolute, ranking=ranking, layout=layout))
-    return _smallest(model, sets, prefixes, metric, target, batch_size)
+    how = {"absolute": absolute, "layout": layout, "batch_size": batch_size}
+    return choose_size(model, pairs, scores, metric, target, **how).circuit  # type: ignore[arg-type]
 
 
-def _smallest(
+def choose_size(
     model: Transformer,
-    sets: Sequence[TokenPairs],
-    prefixes: Prefixes,
+    pairs: TokenPairs | Sequence[TokenPairs],
+    scores: EdgeScores,
     metric: Metric,
     target: float,
-    batch_size: int | None,
-) -> Circuit:
-    """The rule of :func:`smallest_faithful`, for any ranked items."""
+    *,
+    absolute: bool = True,
+    layout: Layout | None = None,
+    batch_size: int | None = None,
+    task_metric: Metric | None = None,
+    prompts: str = "train",
+) -> Chosen:
+    """:func:`smallest_faithful`, with all that was measured for it.
+
+    Args:
+        task_metric: measured in the same runs, where the prompts allow it.
+        prompts: what the prompts are called.
+    """
+    refuse_target(target)
+    prefixes = Prefixes.of(scores, absolute, layout)
+    runs = SizeRuns.of(model, pairs, prefixes, metric, batch_size, task_metric)
+    runs.until(target)
+    found = _size(runs, target)
+    circuit, values = prefixes.best(found), runs.values(found)
+    (sure,) = quantiles(bootstrap(values, runs.empty, runs.full), 1 - CONFIDENCE)
+    reached = {
+        "rule": "faithfulness",
+        "target": target,
+        "reached_on_train": float(faithfulness(values, runs.empty, runs.full)),
+        "sure_on_train": sure,
+    }
+    chosen = replace(circuit, selection={**circuit.selection, **reached})
+    return Chosen(chosen, runs.curve(target, absolute, prompts, chosen.n_edges))
+
+
+def curve_of(
+    model: Transformer,
+    pairs: TokenPairs | Sequence[TokenPairs],
+    scores: EdgeScores,
+    metric: Metric,
+    target: float,
+    *,
+    sizes: Sequence[int] | None = None,
+    most: int | None = None,
+    absolute: bool = True,
+    batch_size: int | None = None,
+    task_metric: Metric | None = None,
+    prompts: str = "train",
+    seed: int = 0,
+) -> SizeCurve:
+    """Measure prefixes of some sizes, or of four sizes per doubling until two in a row exceed the target.
+
+    Args:
+        sizes: numbers of ranked edges.
+        most: no larger prefixes than the first regular one of this many edges.
+
+    Raises:
+        OptionError: as for :func:`smallest_faithful`, or a size is no size of this graph.
+    """
+    refuse_target(target)
+    prefixes = Prefixes.of(scores, absolute)
+    if sizes is not None and not (len(sizes) and all(0 < n <= prefixes.n for n in sizes)):
+        raise OptionError(
+            f"sizes {list(sizes)}: give numbers of edges from 1 to {prefixes.n:,}, the size of this graph"
+        )
+    runs = SizeRuns.of(model, pairs, prefixes, metric, batch_size, task_metric)
+    if sizes is None:
+        runs.every(target, grid_of(prefixes.n), most)
+    else:
+        runs.regular.extend(n for n in sorted(set(sizes)) if runs.kept(n))
+        if not runs.regular:
+            raise OptionError(f"sizes {list(sizes)}: pruning leaves no edge of so few; give larger ones")
+    return replace(runs.curve(target, absolute, prompts), seed=seed)
+
+
+def refuse_target(target: float) -> None:
+    """Refuse a target faithfulness that is none."""
     if not target > 0:
         raise OptionError(f"faithfulness {target}: give a number above 0, such as 0.85")
-    reaches = [_prefix_reach(model, part, prefixes, metric, batch_size) for part in sets]
 
-    def good(n: int) -> bool:  # a set on which it falls short spares the others
-        return all(reach(n).sure >= target for reach in reaches)
 
-    too_small, enough = 0, prefixes.n
-    for size in track(_growing(enough), "growing the circuit"):
-        if good(size):
-            enough = size
+def _size(runs: SizeRuns, target: float) -> int:
+    """The number of ranked items that the rule chooses."""
+    tried, goal = list(runs.regular), with_margin(target)
+    curve = np.array([runs.faithfulness(n) for n in tried])
+    at = first_reaching(curve, goal)
+    if at is None:  # the margin is more than there is
+        enough = [n for n, value in zip(tried, curve.tolist(), strict=True) if value >= target]
+        if not enough:
+            raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
+        return enough[0]
+    too_small, enough_for = (tried[at - 1] if at else 0), tried[at]
+    trial = _between(runs, tried, curve, at, goal)
+    while enough_for - too_small > 1 and runs.faithfulness(enough_for) > goal + CLOSE:
+        if runs.kept(too_small) == runs.kept(enough_for) - 1:
             break
-        too_small = size
-    while enough - too_small > 1:
-        middle = (too_small + enough) // 2
-        too_small, enough = (too_small, middle) if good(middle) else (middle, enough)
-    found = min((reach(enough) for reach in reaches), key=lambda reached: reached.sure)
-    if found.sure < target:
-        raise OptionError(f"no prefix of the ranking reaches faithfulness {target}; the whole model has 1")
-    circuit = prefixes.best(enough)
-    reached = {"rule": "faithfulness", "target": target, "reached_on_train": found.mean, "sure_on_train": found.sure}
-    return replace(circuit, selection={**circuit.selection, **reached})
+        reaches = runs.kept(trial) > 0 and runs.faithfulness(trial) >= goal
+        too_small, enough_for = (too_small, trial) if reaches else (trial, enough_for)
+        trial = (too_small + enough_for) // 2
+    return enough_for
 
 
-def _prefix_reach(
-    model: Transformer, pairs: TokenPairs, prefixes: Prefixes, metric: Metric, batch_size: int | None
-) -> Callable[[int], Reached]:
-    """A function from the number of best items kept to the faithfulness reached."""
-    nothing = prefixes.best(0)
-    spans = nothing.spans(pairs, model.tokenizer)
-    conditions = CircuitRunner(model, pairs, metric, nothing.provenance.ablation, batch_size, spans=spans)
-    full, empty = (conditions.run(circuit[None])[0] for circuit in (conditions.whole, conditions.nothing))
-    if np.isnan(faithfulness(full, empty, full)):
-        raise OptionError(
-            f"the full model and the model with every edge cut have the same {metric.name} ({full.mean():.4g}), so "
-            "faithfulness is undefined; these prompts do not show the behaviour"
-        )
-
-    found = dict[int, Reached]()
-
-    def reach(n: int) -> Reached:
-        circuit = prefixes.best(n)
-        # One of two prefixes contains the other, also after pruning: if they have the same size, they are the same.
-        if circuit.n_edges not in found:
-            values = conditions.run(circuit.rows(spans)[None])[0]
-            (sure,) = quantiles(bootstrap(values, empty, full), 1 - CONFIDENCE)
-            found[circuit.n_edges] = Reached(float(faithfulness(values, empty, full)), sure)
-        return found[circuit.n_edges]
-
-    return reach
-
-
-def _growing(n_edges: int) -> list[int]:
-    """1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, ...: four sizes per doubling, below ``n_edges``."""
-    sizes = {round(2 ** (step / 4)) for step in range(4 * n_edges.bit_length())}
-    return sorted(size for size in sizes if size < n_edges)
+def _between(runs: SizeRuns, tried: Sequence[int], curve: Values, at: int, goal: float) -> int:
+    """Where the curve is likely to reach the goal, between two prefixes that were measured; or in the middle."""
+    if not at or tried[at] - tried[at - 1] < 2:
+        return tried[at] // 2
+    kept = np.array([runs.kept(n) for n in tried], dtype=np.float64)
+    size = float(sizes_reaching(kept, curve, goal))
+    return min(max(runs.prefixes.with_at_least(np.ceil(size)), tried[at - 1] + 1), tried[at] - 1)

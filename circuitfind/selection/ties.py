@@ -1,4 +1,4 @@
-"""What ties need beyond the ranking: rankings of (part, edge) pairs, and circuits of n edges where the best path is longer."""
+"""Rankings of (part, edge) pairs in which those that connect come first where scores tie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from circuitfind.circuit import Layout
 from circuitfind.circuit.parts_as_graph import unrolled
-from circuitfind.graph import ComputationGraph, Longs, Mask
+from circuitfind.graph import ComputationGraph, Longs
 from circuitfind.scores import order
 from circuitfind.scores.ties import connect_ties
 
@@ -34,37 +34,3 @@ def ranking_of_pairs(
         for end, given in zip(ends, (sources, targets), strict=True)
     )
     return connect_ties(source, target, ranked, tied, n_nodes, from_input)
-
-
-def grown_to(graph: ComputationGraph, ranking: Longs, n: int) -> Mask:
-    """A circuit of ``n`` edges, all on paths from the input, grown from the logits: boolean (edges,).
-
-    Always the best edge into a node of the circuit joins that leaves room for one edge from the input into every node that
-    nothing enters yet. Those edges come last.
-    """
-    kept, entered = np.zeros(graph.n_edges, dtype=bool), np.zeros(graph.n_nodes, dtype=bool)
-    senders, receivers = graph.ends(ranking)
-    first, stop = graph.receiver_node[receivers], graph.receiver_stop[receivers]
-    inside = np.zeros(graph.n_nodes, dtype=bool)
-    inside[graph.n_nodes - 1], entered[0] = True, True
-    while (used := np.count_nonzero(kept) + np.count_nonzero(inside & ~entered)) <= n:
-        joins = _any(inside, first, stop) & ~kept[ranking]
-        fills = _any(inside & ~entered, first, stop)  # no edge from the input is needed any more
-        brings = ~inside[senders] & (senders > 0)
-        fits = np.flatnonzero(joins & (used + 1 + brings - fills <= n))
-        if not len(fits):
-            break
-        best = fits[0]
-        kept[ranking[best]] = True
-        entered[first[best] : stop[best]] = True
-        inside[senders[best]] = True
-    for node in np.flatnonzero(inside & ~entered):
-        into = np.flatnonzero((senders == 0) & (first <= node) & (node < stop))
-        kept[ranking[into[0]]] = True
-    return kept
-
-
-def _any(nodes: Mask, first: np.ndarray[Any, Any], stop: np.ndarray[Any, Any]) -> Mask:
-    """Whether one of the nodes from ``first`` to ``stop`` is among some nodes, for many of them."""
-    before = np.append(0, np.cumsum(nodes))
-    return np.asarray(before[stop] > before[first])

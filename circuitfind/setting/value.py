@@ -15,7 +15,7 @@ from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
-from circuitfind.setting.defaults import ABLATION, N_HELD_OUT, N_PROMPTS
+from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference, tokenized_pairs
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
@@ -283,12 +283,12 @@ class Setting:
 
     # ---------------------------------------------------------------- prompts
 
-    def prompts(self, split: str, fresh: bool = False) -> TokenPairs:
-        """Tokenised prompts of one split; with ``fresh``, the same number of other prompts from it."""
+    def prompts(self, split: str, fresh: int = 0) -> TokenPairs:
+        """Tokenised prompts of one split; or that many other prompts from it, if ``fresh`` is above 0."""
         if self.pairs is not None:
             return self._with_reference(self.pairs)
-        n = self.n_held_out if split == "held-out" else self.n
-        seed, options = self.seed + FRESH_SEED * fresh, dict(self.task_options or {})
+        n = fresh or (self.n_held_out if split == "held-out" else self.n)
+        seed, options = self.seed + FRESH_SEED * bool(fresh), dict(self.task_options or {})
         pairs = self._once(
             (split, n, seed, self.answers, *sorted(options.items())),
             lambda: tokenized_pairs(
@@ -322,14 +322,17 @@ class Setting:
 
     @property
     def choosing(self) -> list[TokenPairs]:
-        """The sets of train prompts that a circuit's size is chosen on: those of the scores, and as many fresh ones.
+        """The sets of train prompts that a circuit's size is chosen on: those of the scores, and as many fresh ones or more.
 
-        A ranking looks better than it is on its own prompts, so a circuit must be faithful on fresh ones too. A file has few
-        rows, so they serve both purposes, and the list holds one set.
+        A ranking looks better than it is on its own prompts, and few prompts leave the size to chance. A file has few rows, so
+        they serve both purposes, and the list holds one set.
         """
-        if self.pairs is not None or self.behaviour.is_given:
-            return [self.train]
-        return [self.train, self.prompts("train", fresh=True)]
+        return self.with_fresh(max(self.n, min(ENOUGH_FRESH, TIMES_FRESH * self.n)))
+
+    def with_fresh(self, n: int) -> list[TokenPairs]:
+        """The train prompts, and ``n`` fresh ones where the task makes its prompts itself."""
+        given = self.pairs is not None or self.behaviour.is_given
+        return [self.train] if given else [self.train, self.prompts("train", fresh=n)]
 
     # ---------------------------------------------------------------- for a call
 

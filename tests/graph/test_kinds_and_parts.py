@@ -125,7 +125,7 @@ def test_the_smallest_faithful_circuit_with_parts_is_found_whatever_the_ports(ca
     scores = cf.discover(model, TASK, algorithm="eap", pairs=pairs, parts=parts)
     circuit = cf.select(scores, model, pairs=pairs, faithfulness=0.5, metric="logit-diff", parts=bool(parts))
     assert circuit.parts == parts
-    assert circuit.selection["sure_on_train"] >= 0.5
+    assert circuit.selection["reached_on_train"] >= 0.5
 
 
 # --- links against a plain reading of the edges -----------------------------------------------------------------------

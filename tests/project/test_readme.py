@@ -56,7 +56,7 @@ def run(command: list[str], folder: Path) -> str:
 
 BY_THEMSELVES = {
     "shell", "acdc", "truth", "evidence", "exchange", "python", "parts", "patching", "own model", "own model in the shell",
-    "quick start",
+    "quick start", "sizes",
 }  # fmt: skip
 """Examples of which a test below looks at more than that they run."""
 
@@ -118,6 +118,15 @@ def test_parts_example_finds_measures_and_draws(folder):
     out = run([sys.executable, "-c", example("example: parts")], folder)
     assert re.search(r"Circuit\(\d+ of [\d,]+ edges in 5 parts \(rest, IO, S1, S2, END\), .*\) [\d.]+", out)
     assert "</svg>" in (folder / "ioi-by-span.svg").read_text(encoding="utf-8")
+
+
+def test_sizes_example_says_shows_and_draws(folder):
+    out = run([sys.executable, "-c", example("example: sizes")], folder)
+    assert re.search(
+        r"\d+ (to \d+ )?edges of this ranking reach 85\.0% of faithfulness, depending on the prompts drawn", out
+    )
+    assert "faithfulness_low" in out
+    assert "target 85%" in (folder / "curve.svg").read_text(encoding="utf-8")
 
 
 def test_patching_example_patches_maps_ablates_and_prints_a_tree(folder):

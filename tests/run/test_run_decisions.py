@@ -15,7 +15,7 @@ import circuitfind as cf
 from circuitfind import rendering
 from circuitfind.errors import OptionError
 from circuitfind.execution import make_batches
-from circuitfind.run import pipeline
+from circuitfind.run import said
 from circuitfind.run.estimate import estimate
 from circuitfind.selection.prefixes import decided_edges
 from circuitfind.setting.defaults import FAITHFULNESS
@@ -73,8 +73,8 @@ def test_one_dropped_edge_is_not_several():
     circuit = cf.select(scores)
     assert circuit.selection["asked"] - circuit.selection["kept"] == 1
     sentence = "1 kept edge is on no path from the input and was pruned: under corrupted ablation it carries nothing."
-    assert pipeline._about_decisions(scores, circuit)[-1] == sentence
-    assert not any("pruned" in line for line in pipeline._about_decisions(scores, cf.select(scores, top=20)))
+    assert said.about_decisions(scores, circuit)[-1] == sentence
+    assert not any("pruned" in line for line in said.about_decisions(scores, cf.select(scores, top=20)))
 
 
 def test_a_sweep_has_its_thresholds_as_a_table_and_is_chosen_from_by_faithfulness(swept):

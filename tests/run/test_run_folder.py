@@ -3,12 +3,14 @@
 import json
 from dataclasses import asdict
 
+import pandas
+import pytest
 import torch
 from runs import CONFIG, FILES, config_of, run, setting_of
 
 import circuitfind as cf
 from circuitfind.circuit import Circuit
-from circuitfind.run import pipeline
+from circuitfind.run import pipeline, said
 from circuitfind.scores import EdgeScores
 
 
@@ -29,7 +31,8 @@ def test_the_files_hold_what_was_returned(finished):
 
 
 def test_a_large_circuit_has_its_strongest_edges_in_the_table_and_all_in_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "MOST_ROWS", 7)
+    for module in (pipeline, said):
+        monkeypatch.setattr(module, "MOST_ROWS", 7)
     done = run(dict(CONFIG, algorithm="eap", rule="top", value=40), tmp_path / "out")
     rows = (tmp_path / "out" / "edges.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [edge["name"] for edge in done.circuit.edges[:7]]
@@ -83,3 +86,21 @@ def test_the_default_folder_says_task_model_and_algorithm(tmp_path, monkeypatch)
     done = run(dict(CONFIG, algorithm="eap", rule="greedy", value=30))
     assert done.folder.resolve() == tmp_path / "results/ioi/tasks-4l/eap"
     assert {path.name for path in done.folder.iterdir()} == FILES
+
+
+def test_a_run_has_the_curve_that_its_size_was_chosen_from(finished):
+    table = pandas.read_csv(finished.folder / "curve.csv")
+    assert table[table.chosen].edges.tolist() == [finished.circuit.n_edges]
+    assert table.faithfulness.tolist() == pytest.approx(finished.curve.faithfulness.tolist())
+    assert finished.curve.sentence in finished.sentences
+    assert finished.curve.n_prompts == 8 + 32
+    assert f"{finished.circuit.n_edges:,} edges chosen" in (finished.folder / "curve.svg").read_text()
+    assert "curve" not in finished.seconds  # nothing was run for it
+
+
+def test_a_run_of_so_many_edges_has_a_curve_up_to_twice_as_many(tmp_path):
+    done = run(dict(CONFIG, algorithm="eap", rule="top", value=20), tmp_path / "out")
+    assert done.curve.chosen is None
+    assert 32 <= done.curve.kept[-1] < 64
+    assert "curve" in done.seconds
+    assert (tmp_path / "out" / "curve.png").exists()

@@ -11,7 +11,6 @@ from numpy.testing import assert_array_equal
 
 import circuitfind as cf
 from circuitfind.circuit import Layout, prune
-from circuitfind.discovery.edge_pruning import circuit_of
 from circuitfind.evaluation.rankings.curves import best_circuits
 from circuitfind.graph import ComputationGraph
 from circuitfind.scores import EdgeScores, Provenance
@@ -65,8 +64,6 @@ def test_prefixes_of_tied_edges_connect_as_soon_as_they_can():
     assert sizes == alive_counts(scores).tolist()[:10]
     assert np.count_nonzero(best_circuits(scores, np.array([3, 5]), absolute=True), axis=1).tolist() == [3, 5]
     assert smallest_prefix(scores, 4).n_edges == 5
-    assert circuit_of(scores.graph, scores.values, 5).sum() == 5
-    assert prune(scores.graph, circuit_of(scores.graph, scores.values, 5), "corrupted").sum() == 5
 
 
 @MANY
@@ -85,17 +82,6 @@ def test_without_ties_the_order_is_that_of_the_scores(graph, seed, ablation, abs
     values = np.random.default_rng(seed).standard_normal(graph.n_edges)
     key = np.abs(values) if absolute else values
     assert_array_equal(scores_of(graph, values, ablation).ranking(absolute), np.argsort(-key, kind="stable"))
-
-
-@MANY
-@given(GRAPHS, st.integers(0, 10**6), st.integers(0, 3), ABLATIONS, st.booleans(), st.data())
-def test_a_circuit_of_n_edges_has_n_edges_whatever_ties(graph, seed, levels, ablation, absolute, data):
-    scores = scores_of(graph, few_levels(graph, seed, levels), ablation)
-    n = data.draw(st.integers(0, graph.n_edges))
-    circuit = best_edges(scores, n, absolute=absolute)
-    assert (prune(graph, circuit.kept, ablation) == circuit.kept).all()
-    shared = graph.n_kv_groups and ablation == "corrupted"  # an edge into a shared port may serve two heads at once
-    assert n - bool(shared) <= circuit.n_edges <= n
 
 
 @pytest.mark.parametrize("graph", [ComputationGraph(1, 1), ComputationGraph(1, 2, has_mlp=False)], ids=str)
