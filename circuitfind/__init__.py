@@ -42,6 +42,7 @@ _PUBLIC = {
     "tree_text": "circuit.tree",
     "head_roles": "run.calls",
     "compare": "run.comparison",
+    "compare_algorithms": "bench.methods",
     "replay_decisions": "run.replay",
     "open_bridge": "models",
     "check_model": "models",

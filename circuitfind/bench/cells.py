@@ -34,11 +34,21 @@ APART = (
     *("cli", "rendering", "patching", "__main__.py"),
     *(
         f"run/{name}.py"
-        for name in ("pipeline", "request", "estimate", "replay", "sensitivity", "comparison", "comparison_files")
+        for name in (
+            "pipeline",
+            "request",
+            "estimate",
+            "replay",
+            "sensitivity",
+            "comparison",
+            "comparison_files",
+            "overlap",
+        )
     ),
     *("formats/importances.py", "formats/mib.py", "formats/mib_check.py", "formats/opening.py"),
     *("bench/page.py", "bench/leaderboard.py", "bench/recorded.py", "bench/pictures.py", "bench/significance.py"),
     *("bench/table.py", "bench/benchmark.py", "bench/plan.py", "bench/store.py", "bench/workers.py"),
+    *("bench/methods.py", "bench/method_values.py", "bench/method_files.py", "bench/method_pictures.py"),
 )
 """Source files and folders that do not affect a cell's numbers; all others are in its hash."""
 LETTERS = 16
@@ -126,7 +136,7 @@ class Subjects:
             self._model = None  # frees the memory of the previous model
             self._settings.clear()
             model = models.load(spec, device=shared.device, dtype=shared.dtype)
-            self._model = key, model, _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
+            self._model = key, model, weights_of(model)
         return self._model[1:]
 
     def setting(self, model: Transformer, ground: Ground | Cell, seed: int) -> Setting:
@@ -178,6 +188,11 @@ class Subject:
 def _checksums(pairs: TokenPairs) -> tuple[str, str]:
     """Hash of the token ids, and the positions where the answers are read."""
     return pairs.checksum(), str(pairs.answer_position.tolist())
+
+
+def weights_of(model: Transformer) -> str:
+    """A hash of a model's weights and configuration, as a :class:`Cell` has it."""
+    return _sha256(model.checksum(), json.dumps(model.config_dict(), sort_keys=True))
 
 
 def _sha256(*texts: str) -> str:

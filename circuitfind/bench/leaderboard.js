@@ -36,6 +36,7 @@
   }
 
   const form = document.getElementById("filters");
+  if (!form) return;  // a page of one setting has nothing to filter
   const said = document.getElementById("shown");
   const selects = [...form.querySelectorAll("select")];
   const fits = (element) => selects.every((select) => !select.value || element.dataset[select.name] === select.value);

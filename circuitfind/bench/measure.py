@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,14 @@ Outcome = CellResult | Failure
 
 def run_cell(cell: Cell, subjects: Subjects) -> Outcome:
     """Measure a cell; an error becomes a :class:`Failure`."""
+    return run_on(cell, lambda: Subject.of(subjects, cell, cell.seed, cell.shared))
+
+
+def run_on(cell: Cell, subject: Callable[[], Subject]) -> Outcome:
+    """Measure a cell on what ``subject`` returns; an error, of that call too, becomes a :class:`Failure`."""
     try:
         with threads(cell.shared.threads), memory_limit(cell.shared.memory):
-            return _measured(cell, Subject.of(subjects, cell, cell.seed, cell.shared))
+            return _measured(cell, subject())
     except _RefusedError as error:
         return Failure("OptionError", str(error), refused=True)
     except Exception as error:

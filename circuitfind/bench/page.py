@@ -155,14 +155,15 @@ def _summary(found: Recorded) -> str:
 def _facts(found: Recorded) -> list[tuple[str, str]]:
     """The contents of ``grid.json`` as rows of text."""
     return [("rebuild this page", f"circuitfind leaderboard {shlex.quote(str(found.folder))}")] + [
-        (str(key).replace("_", " "), _words(value)) for key, value in found.grid.items()
+        (str(key).replace("_", " "), plain_words(value)) for key, value in found.grid.items()
     ]
 
 
-def _words(value: Any) -> str:
+def plain_words(value: Any) -> str:
+    """A value of JSON as text for people."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(part)}" for key, part in value.items())
-    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key} {plain_words(part)}" for key, part in value.items())
+    return ", ".join(map(plain_words, value)) if isinstance(value, list) else str(value)
 
 
 # ---------------------------------------------------------------- Markdown
@@ -244,7 +245,10 @@ def _missing(name: str, title: str, frame: pandas.DataFrame, said: Sequence[str]
     """A table of cells without a result."""
     columns = [column for column in (*SETTING, "entrant", "seed", *said) if column in frame]
     rows = [
-        {"setting": {part: str(row[part]) for part in SETTING}, "values": [_words(row[column]) for column in columns]}
+        {
+            "setting": {part: str(row[part]) for part in SETTING},
+            "values": [plain_words(row[column]) for column in columns],
+        }
         for row in frame.to_dict("records")
     ]
     heads = ["algorithm" if column == "entrant" else column for column in columns]

@@ -132,7 +132,8 @@ def _looks(made: Sequence[Board]) -> Callable[[str], dict[str, Any]]:
     return look
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of matplotlib, in inches, and its panels, (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -148,13 +149,15 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, axes
 
 
-def _title(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
+def label_axes(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
+    """Write a panel's title and what its axes show."""
     axes.set_title(title, fontsize=9, color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def legend_below(figure: Any, axes: Any) -> None:
+    """The legend of a panel, below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK)
@@ -172,7 +175,7 @@ def _curves(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _draw_faithfulness(curves: pandas.DataFrame, looks: Callable[[str], dict[str, Any]]) -> Any:
-    figure, ((axes,),) = _figure(7.2, 4.6)
+    figure, ((axes,),) = new_figure(7.2, 4.6)
     shares = curves.columns.to_numpy(dtype=float)
     nearest = (1 - curves).abs()
     best = [curves[share].to_numpy()[nearest[share].argmin()] for share in curves]
@@ -181,8 +184,8 @@ def _draw_faithfulness(curves: pandas.DataFrame, looks: Callable[[str], dict[str
     for name, row in curves.iterrows():
         axes.plot(shares, row.to_numpy(), markersize=4, **looks(str(name)))
     axes.set_xscale("log")
-    _title(axes, x="share of edges kept", y="faithfulness, held out")
-    _legend(figure, axes)
+    label_axes(axes, x="share of edges kept", y="faithfulness, held out")
+    legend_below(figure, axes)
     return figure
 
 
@@ -200,7 +203,7 @@ def front(costs: Mapping[str, float], qualities: Mapping[str, float]) -> list[st
 
 
 def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, Any]]) -> Any:
-    figure, ((axes,),) = _figure(7.2, 4.8)
+    figure, ((axes,),) = new_figure(7.2, 4.8)
     medians, means = forwards.values.median(), known.values.mean()
     names = [str(name) for name in means.index if name in medians.index]
     costs = {name: max(float(medians[name]), LEAST_COST) for name in names}
@@ -219,7 +222,7 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
         axes.plot(costs[name], qualities[name], look["marker"] or ".", color=look["color"], markersize=7, zorder=3)
     axes.set_xscale("log")
     axes.margins(x=0.24, y=0.12)
-    _title(axes, x="plain forward passes (median over settings)", y=f"mean {known.quantity.label}")
+    label_axes(axes, x="plain forward passes (median over settings)", y=f"mean {known.quantity.label}")
     _name_points(
         figure,
         axes,
@@ -281,14 +284,14 @@ def _draw_rocs(rocs: Mapping[str, Mapping[str, Any]], looks: Callable[[str], dic
     models = list(rocs)[:MOST_PANELS]
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
-    figure, panels = _figure(2.9 * columns + 0.6, 2.7 * rows + 0.8, rows, columns)
+    figure, panels = new_figure(2.9 * columns + 0.6, 2.7 * rows + 0.8, rows, columns)
     for axes, model in zip(panels.flat, models, strict=False):
         axes.plot(np.sqrt(GRID), GRID, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)))
         for name, curve in rocs[model].items():
             axes.plot(np.sqrt(GRID), curve, **{**looks(name), "marker": ""})
         axes.set_xticks(np.sqrt([0, 0.01, 0.1, 0.5, 1]), ["0", "0.01", "0.1", "0.5", "1"])
         axes.set_ylim(-0.02, 1.03)
-        _title(axes, model, "false positive rate", "true positive rate")
+        label_axes(axes, model, "false positive rate", "true positive rate")
     for axes in list(panels.flat)[len(models) :]:
         axes.set_visible(False)
     shown = {

@@ -141,10 +141,10 @@ def _of_ground(grid: Grid, ground: Ground, subjects: Subjects, shared: GridValue
         for entry in grid.entries:
             if seed in (entry.seeds or ground.seeds):
                 for ablation in ground.ablations:
-                    yield _planned(ground, subject, entry, ablation, shared, forward)
+                    yield plan_cell(ground, subject, entry, ablation, shared, forward)
 
 
-def _planned(
+def plan_cell(
     ground: Ground, subject: Subject, entry: Entry, ablation: str, shared: GridValues, forward: float
 ) -> Planned | Skipped:
     """Plan one cell; ``forward`` is the time of a forward pass on one prompt, in seconds."""

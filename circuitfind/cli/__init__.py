@@ -49,7 +49,11 @@ def main() -> None:
     except Exception as error:
         _show_usage_error(error)
     if code == INTERRUPTED:
-        advice = "; the same command resumes it" if sys.argv[1:2] in (["discover"], ["bench"]) else ""
+        advice = (
+            "; the same command resumes it"
+            if sys.argv[1:2] in (["discover"], ["bench"], ["compare-algorithms"])
+            else ""
+        )
         _fail(f"interrupted{advice}", INTERRUPTED)
     sys.exit(code)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Json, Split, app, print_result
+from circuitfind.cli.options import Json, Split, app, print_result, warned
 from circuitfind.cli.settings import Setting, setting_options
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_HELD_OUT, N_PATCHED
@@ -47,7 +47,8 @@ def activation_patch(
     _check_picture(out)
     chosen = what or ["head"]
     components = chosen[0] if len(chosen) == 1 else chosen
-    effects = patching.activation_patch(setting, components, by=by, direction=direction, split=split)
+    with warned():
+        effects = patching.activation_patch(setting, components, by=by, direction=direction, split=split)
     picture = effects.render(out, share=share) if out else None
     print_result(effects.to_json() | _drawn(picture), as_json, _patching_lines(effects, top, picture))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Json, Signed, app, print_result
+from circuitfind.cli.options import Json, Signed, app, print_result, warned
 from circuitfind.errors import OptionError
 
 if TYPE_CHECKING:
@@ -59,25 +59,13 @@ def export(
         raise OptionError(f"--to {to}: use one of {', '.join(writers())}")
     if to == "mib":
         how: dict[str, Any] = {"circuits": circuit_files, "level": level or "edge", "force": force}
-        written, said = _with_warnings(lambda: _submit(circuits, out, pair or [], **how))
+        with warned() as said:
+            written = _submit(circuits, out, pair or [], **how)
         print_result({"folders": list(map(str, written)), "warnings": said}, as_json, map(str, written))
         return
     if pair or circuit_files or level:
         raise OptionError("--pair, --circuits and --level are for --to mib")
     print_result({"file": (file := _write_one(circuits, out, to))}, as_json, [file])
-
-
-def _with_warnings(call: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
-    """What a call gives, and its warnings, which are printed as well."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = call()
-    said = [str(one.message) for one in caught]
-    for text in said:
-        typer.echo(f"warning: {text}", err=True)
-    return result, said
 
 
 def _write_one(circuits: list[Path], out: Path | None, to: str | None) -> str:
@@ -195,8 +183,10 @@ def check(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="A circuit, a run folder, an EAP-IG graph JSON, or a file of scores.")],
-    b: Annotated[Path, typer.Argument(help="Another one, of the same graph.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two or more of one model: run folders, circuits, EAP-IG graphs, or files of scores."),
+    ],
     edges: Annotated[
         int | None, typer.Option(help="Compare the circuits of the best N edges instead [needs scores of all edges].")
     ] = None,
@@ -205,11 +195,18 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="A folder for tables and a picture of the difference.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two circuits: what they share, what they would share by chance, and how well their scores agree."""
+    """Compare circuits: what they share, what they would share by chance, and how well their scores agree.
+
+    circuitfind compare runs/eap runs/eap-ig runs/acdc
+
+    Runs of different models are refused; different tasks, metrics and ablations are named.
+    """
     from circuitfind.run import comparison
     from circuitfind.run.comparison_files import lines, write_comparison
 
-    found = comparison.compare(a, b, top=edges, absolute=not signed)
+    if len(runs) < 2:
+        raise OptionError(f"compare takes two or more runs, and was given {runs[0]} alone")
+    found = comparison.compare(*runs, top=edges, absolute=not signed)
     written = [] if out is None else write_comparison(found, out, detail=detail)
     paths = [str(path) for path in written]
     print_result({**found.to_json(), "files": paths}, as_json, [*lines(found), *paths])

@@ -24,7 +24,10 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         "replay": ("replay runs/acdc", "replay runs/acdc --threshold 0.01"),
     },
     "Look at it": {
-        "render": ("render runs/mine circuit.pdf", "render runs/mine heads.svg --detail heads"),
+        "render": (
+            "render runs/mine circuit.pdf",
+            "render runs/mine figure.pdf --no-caption --title '' --strongest 40",
+        ),
         "tree": ("tree runs/mine", "tree runs/mine --no-roles"),
         "roles": ("roles ioi", "roles induction --model induction-2l --threshold 0.5"),
         "activation-patch": ("activation-patch ioi", "activation-patch ioi --by span --out heads.svg"),
@@ -33,7 +36,11 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         "path-map": ("path-map ioi logits", 'path-map ioi "a3.h0<q>" --out map.svg'),
     },
     "Compare, and ask whether it is certain": {
-        "compare": ("compare runs/a runs/b", "compare runs/a runs/b --edges 50 --out difference.svg"),
+        "compare": ("compare runs/a runs/b", "compare runs/a runs/b runs/c --edges 50 --out difference"),
+        "compare-algorithms": (
+            "compare-algorithms ioi --algorithms eap,eap-ig-inputs,acdc",
+            "compare-algorithms pairs.csv --algorithms eap,refine --prompts 64 --out runs/methods",
+        ),
         "hypotheses": ("hypotheses runs/mine", "hypotheses runs/mine --alpha 0.01"),
         "stability": ("stability ioi", "stability pairs.csv --edges 60 --resamples 20"),
         "certify": ("certify ioi", "certify pairs.csv --edges 60"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +113,20 @@ def about(
 def quiet() -> bool:
     """Whether ``-q`` was given: the result alone is printed."""
     return bool(os.environ.get("CIRCUITFIND_QUIET"))
+
+
+@contextmanager
+def warned() -> Iterator[list[str]]:
+    """Print what is warned of inside the block, one line each, and give it as a list afterwards."""
+    import warnings
+
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    said += [str(one.message) for one in caught]
+    for text in said:
+        typer.echo(f"warning: {text}", err=True)
 
 
 def print_result(value: Any, as_json: bool, lines: Iterable[str]) -> None:

@@ -194,7 +194,9 @@ def render(
         Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
     detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
-    top: Annotated[int | None, typer.Option(help="Draw only the N strongest edges.")] = None,
+    top: Annotated[int | None, typer.Option("--top", "--strongest", help="Draw only the N strongest edges.")] = None,
+    title: Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")] = None,
+    caption: Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")] = True,
     edges: Edges = None,
     threshold: Threshold = None,
     greedy: Greedy = None,
@@ -215,6 +217,8 @@ def render(
     path = calls.render(
         rendering.strongest(loaded, top) if top is not None else loaded,
         file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
+        title=title,
+        caption=caption,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )

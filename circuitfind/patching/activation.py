@@ -16,6 +16,8 @@ Deviations:
 
 from __future__ import annotations
 
+import warnings
+
 from circuitfind.errors import OptionError
 from circuitfind.patching.component_effects import ALL, PatchingEffects
 from circuitfind.patching.patched_runs import DENOISING, NOISING, measure_patches
@@ -23,7 +25,7 @@ from circuitfind.patching.sites import Components, patches_of
 from circuitfind.setting.defaults import N_PATCHED
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
-from circuitfind.task.spans import PARTS_AXES
+from circuitfind.task.spans import PARTS_AXES, about_positions
 
 
 @in_setting(N_PATCHED)
@@ -66,6 +68,8 @@ def activation_patch(
     names = [name for name, _ in patches]
     options = {"what": what if isinstance(what, str) else names, "by": by, "direction": direction}
     problem = setting.problem(split, parts=by, algorithm="activation-patching", options=options)
+    if note := about_positions(problem.pairs, by):
+        warnings.warn(note, stacklevel=3)
     return PatchingEffects.of(
         measure_patches(problem, [patch for _, patch in patches], direction),
         names,

@@ -19,7 +19,13 @@ from circuitfind.task import Task
 
 
 def circuit_dot(
-    circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None, *, detail: str = "auto"
+    circuit: Circuit,
+    measured: Mapping[str, Any] | None = None,
+    task: Task | None = None,
+    *,
+    detail: str = "auto",
+    title: str | None = None,
+    caption: bool = True,
 ) -> str:
     """DOT text of a circuit, with its caption.
 
@@ -27,10 +33,16 @@ def circuit_dot(
         measured: the circuit's evaluation, as in ``evaluation.json``.
         task: the task whose published names of heads are shown.
         detail: see :func:`circuitfind.rendering.to_dot`.
+        title: instead of the names of task and model; none if empty.
+        caption: whether the sentences about the circuit stand below the picture.
     """
+    words: dict[str, Any] = {} if title is None else {"title": title}
+    words |= {} if caption else {"caption": ()}
     if circuit.layout is None:
-        return to_dot(drawing_of(circuit, measured, task), detail=detail)
-    return columns_to_dot(columns_of(circuit, measured, task), detail=detail)
+        return to_dot(replace(drawing_of(circuit, measured, task), **words), detail=detail)
+    columns = columns_of(circuit, measured, task)
+    worded = tuple(replace(column, drawing=replace(column.drawing, **words)) for column in columns.columns)
+    return columns_to_dot(replace(columns, columns=worded), detail=detail)
 
 
 def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
@@ -113,7 +125,7 @@ def selection_words(circuit: Circuit) -> str:
     s = circuit.selection
     by = "|score|" if s.get("absolute", True) else "score"
     if s.get("rule") == "faithfulness":
-        return f"smallest prefix by {by} whose faithfulness on train prompts exceeds {s['target']} with 95 % confidence"
+        return f"smallest prefix by {by} that should keep a faithfulness of {s['target']:g} on other prompts"
     if s.get("rule") in ("top", "greedy"):
         return f"{s['rule']} {s['n']} by {by}"
     if s.get("rule") == "threshold":

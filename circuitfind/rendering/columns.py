@@ -278,7 +278,7 @@ def _add_link(dot: graphviz.Digraph, link: Link, shown: Sequence[_Shown], faint:
     dot.edge(
         *(link.node + column.suffix for column in ends),
         dir=way,
-        style="dashed",
+        style="dotted",
         color=style.LINK + ("A0" if faint else ""),
         penwidth="0.9",
         arrowhead="vee",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from circuitfind.errors import RenderError
+from circuitfind.rendering.bar_chart import SHOWN, bars
 from circuitfind.rendering.image import DPI, IMAGE_SUFFIXES, known_suffix, write_whole
 from circuitfind.rendering.labels import printable, short
 from circuitfind.rendering.style import BORDER, FAINT, HELPS, HURTS, INK, MUTED, NO_ROLE, PAPER, number
@@ -33,6 +34,8 @@ LARGEST = 8.0
 """The longest side of a table in inches; beyond it, cells shrink."""
 SMALLEST = 0.6
 """The shortest side of a table in inches, even with very few cells."""
+LEAST_LINED = 0.06
+"""The shortest side of cells in inches that have lines between them; thinner ones would be nothing but lines."""
 LINE, LETTER = 0.165, 0.078
 """Height of a line of small text, and width of one character, in inches."""
 LONGEST_LABEL = 24
@@ -85,6 +88,8 @@ def heat_map(
 ) -> Path:
     """Draw a table of scores; the first row is at the top, and the scale is symmetric around 0.
 
+    A single column of more than 60 rows is drawn as a bar chart of the largest.
+
     Args:
         values: (rows, columns); positive is blue, negative vermilion. NaN means that the cell does not exist; it is hatched.
         rows, columns: their names, in order; if there is too little space, only every second, third, ... name is written.
@@ -112,7 +117,11 @@ def heat_map(
     names = [[short(printable(str(name)), LONGEST_LABEL) for name in axis] for axis in (rows, columns)]
     words = [printable(text) for text in (title, unit, row_axis, column_axis, caption)]
     with matplotlib_settings():
-        write_whole(path, _drawn(table, names[0], names[1], words, kind))
+        if table.shape[1] == 1 and len(table) > SHOWN:
+            title, unit, row_axis, _, caption = words
+            write_whole(path, bars(table[:, 0], names[0], [title, unit, row_axis, caption], kind, NO_DATES[kind]))
+        else:
+            write_whole(path, _drawn(table, names[0], names[1], words, kind))
     return path
 
 
@@ -213,12 +222,13 @@ def _colours(table: np.ndarray[Any, Any]) -> Any:
 
 
 def _cells(axes: Any, table: np.ndarray[Any, Any], colours: Any) -> Any:
+    lines = table.size <= MOST_VECTORS and min(_cell(table)) >= LEAST_LINED
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(table),
         cmap=colours.cmap,
         norm=colours.norm,
-        edgecolors=PAPER if table.size <= MOST_VECTORS else "none",
-        linewidth=0.4 if table.size <= MOST_VECTORS else 0,
+        edgecolors=PAPER if lines else "none",
+        linewidth=0.4 if lines else 0,
         rasterized=table.size > MOST_VECTORS,
     )
     axes.invert_yaxis()

@@ -17,6 +17,7 @@ from typing import IO
 import graphviz
 
 from circuitfind.errors import RenderError
+from circuitfind.rendering.fonts import own_fonts, with_font
 
 DPI = 200
 """Resolution of PNG files, in dots per inch."""
@@ -66,7 +67,9 @@ def draw(dot_text: str, kind: str) -> bytes:
     """Draw DOT text as `"svg"`, `"png"` or `"pdf"` and return the bytes."""
     if kind == "png":
         dot_text = dot_text.replace("{", f"{{\n\tgraph [dpi={DPI}]", 1)
-    return _engine()(dot_text, kind)
+    with own_fonts():
+        content = _engine()(dot_text, kind)
+    return with_font(content) if kind == "svg" else content
 
 
 def _engine() -> Engine:

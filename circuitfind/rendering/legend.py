@@ -30,7 +30,7 @@ def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] =
     drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
     columns = min(max(86, 50 + sum(len(picture.strokes) for picture in pictures)), 105)
     rows = [] if empty else [_signs(), widths(first.largest, drawing.unit)]
-    rows += [legend_row([dashes(2, LINK), word(LINK_WORDS)])] if links else []
+    rows += [legend_row([dashes(2, LINK, length=2, n=6), word(LINK_WORDS)])] if links else []
     rows += _roles(first.fills, columns)
     said = (note_of(pictures), *notes, left_out(pictures))
     rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]

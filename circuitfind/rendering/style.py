@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-FONT = "Helvetica,Arial,sans-serif"
+FONT = "DejaVu Sans"
+"""See :mod:`circuitfind.rendering.fonts`."""
 HELPS, HURTS = "#0072B2", "#D55E00"
 INK, MUTED, FAINT, BORDER = "#222222", "#666666", "#B8B8B8", "#555555"
 LINK = "#7A7A7A"

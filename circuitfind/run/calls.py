@@ -197,6 +197,8 @@ def render(
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     task: Task | str | None = None,
     detail: str = "auto",
+    title: str | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draw a circuit to .svg, .png, .pdf or .dot; a circuit with parts of prompts has a column for each part.
 
@@ -204,6 +206,8 @@ def render(
         evaluation: adds faithfulness and the random control to the caption.
         task: adds the published names of heads, if the model is the one they were found in.
         detail: ``ports`` (separate q, k and v), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
+        title: instead of the names of task and model; none if empty.
+        caption: whether sentences about the circuit and its evaluation stand below the picture.
 
     Example:
         >>> import circuitfind as cf, tempfile, pathlib
@@ -215,7 +219,8 @@ def render(
     refuse_wrong_kinds("render", {"circuit": circuit})
     resolved = load_task(task) if task is not None else None
     measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
-    return Path(rendering.render(rendering.circuit_dot(circuit, measured, resolved, detail=detail), path))
+    dot = rendering.circuit_dot(circuit, measured, resolved, detail=detail, title=title, caption=caption)
+    return Path(rendering.render(dot, path))
 
 
 def check_pairs(source: Any, model: Transformer, *, corrupt: str = "", group_by: str = "") -> PairReport:

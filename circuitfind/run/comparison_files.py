@@ -1,4 +1,4 @@
-"""A comparison as text, as tables and as a picture."""
+"""A comparison of two, or of more, as text, as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import numpy as np
 from circuitfind.errors import OptionError
 from circuitfind.rendering import difference_dot, render, rows_by_head
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
-from circuitfind.run.comparison import Agreement, Comparison, Overlap, share
+from circuitfind.run.comparison import Comparison, Comparisons
+from circuitfind.run.overlap import Agreement, Overlap
+from circuitfind.run.sides import Side, letter_of, share
 
 LISTED = 20
 """Number of differing edges that are printed."""
+MATRICES = {
+    "jaccard": "Jaccard index of the circuits' edges",
+    "by_chance": "the same of two random sets of these sizes",
+    "spearman": "Spearman's rank correlation of the scores of all edges",
+}
 OVER = {
     "all": "all edges",
     "union": "edges in either",
@@ -22,10 +29,14 @@ OVER = {
 }
 
 
-def lines(found: Comparison) -> Iterator[str]:
+def lines(found: Comparison | Comparisons) -> Iterator[str]:
     """The result of a comparison as lines of text."""
-    yield f"A: {found.a.name}"
-    yield f"B: {found.b.name}"
+    if isinstance(found, Comparisons):
+        yield from _lines_of_many(found)
+        return
+    yield f"A: {found.a.name}{_about(found.a)}"
+    yield f"B: {found.b.name}{_about(found.b)}"
+    yield from found.differences
     yield ""
     if found.edges is not None and found.nodes is not None:
         yield f"{'':8}{'in both':>10}{'only A':>10}{'only B':>10}{'Jaccard':>10}{'by chance':>12}{'overlap':>10}"
@@ -39,6 +50,34 @@ def lines(found: Comparison) -> Iterator[str]:
         yield ""
     if found.edges is not None:
         yield from _listed(found)
+
+
+def _about(side: Side) -> str:
+    """The size and the measured faithfulness of a side."""
+    said = [] if side.kept is None else [f"{np.count_nonzero(side.kept):,} edges"]
+    value, ends = side.measured.get("faithfulness"), side.measured.get("faithfulness_95_interval")
+    if value is not None and ends and None not in ends:
+        metric = side.measured.get("metric", {}).get("name", "")
+        said.append(
+            f"faithfulness {value:.1%} ({ends[0]:.1%} to {ends[1]:.1%}) in {metric}, {side.measured.get('split')}"
+        )
+    return "".join(f", {part}" for part in said)
+
+
+def _lines_of_many(found: Comparisons) -> Iterator[str]:
+    """Every side, then a matrix for each quantity that is known."""
+    letters = [letter_of(number) for number in range(len(found.sides))]
+    yield from (f"{letter}: {side.name}{_about(side)}" for letter, side in zip(letters, found.sides, strict=True))
+    yield from found.differences
+    for quantity, title in MATRICES.items():
+        matrix = found.matrix(quantity)
+        if not np.isfinite(matrix[~np.eye(len(matrix), dtype=bool)]).any():
+            continue
+        yield ""
+        yield title
+        yield "    " + "".join(f"{letter:>8}" for letter in letters)
+        for letter, row in zip(letters, matrix.tolist(), strict=True):
+            yield f"{letter:4}" + "".join(f"{_short(value if np.isfinite(value) else None):>8}" for value in row)
 
 
 def _overlap_line(name: str, part: Overlap) -> str:
@@ -122,17 +161,20 @@ def _caption(found: Comparison) -> list[str]:
     ]
 
 
-def write_comparison(found: Comparison, folder: Path, *, detail: str = "auto") -> list[Path]:
+def write_comparison(found: Comparison | Comparisons, folder: Path, *, detail: str = "auto") -> list[Path]:
     """Write the files of a comparison and return their paths.
 
-    These are ``comparison.json`` and ``comparison.txt``. For two circuits there are also ``difference.csv`` (the edges in only
-    one, with both scores), ``difference.dot``, ``.svg`` and ``.png``.
+    These are ``comparison.json`` and ``comparison.txt``. For more than two sides there is also ``pairs.csv``. For two circuits
+    there are also ``difference.csv`` (the edges in only one, with both scores), ``difference.dot``, ``.svg`` and ``.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"
     (folder / "comparison.json").write_text(text, encoding="utf-8")
     (folder / "comparison.txt").write_text("\n".join(lines(found)) + "\n", encoding="utf-8")
     written = [folder / "comparison.json", folder / "comparison.txt"]
+    if isinstance(found, Comparisons):
+        found.to_frame().to_csv(folder / "pairs.csv", index=False)
+        return [*written, folder / "pairs.csv"]
     if found.edges is None:
         return written
     found.to_frame().to_csv(folder / "difference.csv", index=False)

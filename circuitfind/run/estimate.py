@@ -11,24 +11,41 @@ import torch
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.execution import make_batches
 from circuitfind.execution.memory import attribution_numbers, dense_numbers, searching_numbers
+from circuitfind.setting.defaults import N_RANDOM
 from circuitfind.setting.value import Setting
 from circuitfind.transformer import Transformer
 
+CIRCUIT = 1.2
+"""Forward passes that one random circuit costs."""
+CHOOSING = 10
+"""Forward passes for each prompt that a size is chosen on: some 20 circuits, of which most are small."""
+DRAWING = 1.5
+"""Seconds for pictures and files."""
 
-def estimate(setting: Setting, algorithm: str, options: Mapping[str, Any]) -> str:
-    """One line: edges, forward-equivalents per prompt, seconds and memory.
+
+def estimate(
+    setting: Setting, algorithm: str, options: Mapping[str, Any], *, choosing: bool = True, n_random: int = N_RANDOM
+) -> str:
+    """One line: edges, forward-equivalents per prompt, seconds and memory of the scores, and seconds of the whole run.
 
     The seconds are those of one forward pass on the first micro-batch times the algorithm's forward-equivalents. They are
     accurate to a factor of about two. For an algorithm that only knows an upper bound, the line says so.
 
     Args:
         options: all options of the algorithm.
+        choosing: whether the circuit's size is chosen by faithfulness.
+        n_random: number of random circuits.
     """
     chosen, model, pairs = ALGORITHMS[algorithm], setting.transformer, setting.train
     numbers = searching_numbers(model) if chosen.worst_case else attribution_numbers(model)
     batches = make_batches(model, pairs, setting.batch_size, 0 if chosen.worst_case else numbers)
     forwards, prompts = chosen.forwards(model.graph, options), chosen.prompts(options, len(pairs))
-    seconds = _forward_seconds(model, batches[0].clean, batches[0].answer) * forwards * prompts / len(batches[0])
+    of_prompt = _forward_seconds(model, batches[0].clean, batches[0].answer) / len(batches[0])
+    seconds = of_prompt * forwards * prompts
+    measured = (CHOOSING * sum(map(len, setting.choosing)) if choosing else 0) + (
+        3 + n_random
+    ) * CIRCUIT * setting.n_held_out
+    whole = seconds + of_prompt * measured + DRAWING
     tokens = [batch.clean.numel() for batch in batches]
     memory = _memory(model, numbers * (sum(tokens) if chosen.worst_case else max(tokens)))
     at_most, bound = "", ""
@@ -39,7 +56,7 @@ def estimate(setting: Setting, algorithm: str, options: Mapping[str, Any]) -> st
     return (
         f"{algorithm}: {model.graph.n_edges:,} edges, {at_most}about {forwards:,.0f} forward passes for each of {prompts} "
         f"prompts{drawn}, {_count(len(batches), 'micro-batch')}; the scores should take {at_most}{_time(seconds)} and "
-        f"{memory}{bound}"
+        f"{memory}, the whole run {at_most}{_time(whole)}{bound}"
     )
 
 

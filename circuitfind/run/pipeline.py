@@ -155,7 +155,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     train_only = f"{train.n_pairs} given"
     both = f"{train.n_pairs} train and {held_out.n_pairs} held-out" if setting.pairs is None else train_only
     say(f"task {task.name}: {both} pairs{rows_of(train)}")
-    for note in notes_on(setting):
+    for note in notes_on(setting, config.parts):
         say(note)
     if config.parts in POSITIONAL:
         refuse_unknown_parts(setting, config.parts)
@@ -201,7 +201,11 @@ def _discover(begun: _Begun) -> EdgeScores:
     with _timed(begun.seconds, "discover"):
         try:
             if (scores := folder.stored_scores()) is None:
-                begun.say(estimate(setting, config.algorithm or "", begun.options))
+                rest: dict[str, Any] = {
+                    "choosing": config.rule in ("default", "faithfulness"),
+                    "n_random": config.n_random,
+                }
+                begun.say(estimate(setting, config.algorithm or "", begun.options, **rest))
                 how = {"parts": config.parts, "workers": config.workers, **begun.options}
                 checkpoint = folder.checkpoint()
                 scores = calls.discover(setting, algorithm=config.algorithm, checkpoint=checkpoint, **how)

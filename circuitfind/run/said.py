@@ -17,6 +17,7 @@ from circuitfind.setting.value import Setting
 from circuitfind.statistics import share_interval
 from circuitfind.task import spans_of
 from circuitfind.task.groups import about_split
+from circuitfind.task.spans import about_positions
 
 Evaluated = tuple[Circuit, Evaluation]
 """A circuit and its evaluation."""
@@ -25,13 +26,14 @@ MOST_ROWS = 100_000
 has a score for every edge of the graph: as text, the scores of a large model would take gigabytes."""
 
 
-def notes_on(setting: Setting) -> list[str]:
+def notes_on(setting: Setting, parts: str) -> list[str]:
     """What should be known about how the prompts were read, and what is ablated where they have no corrupted ones."""
     task = setting.behaviour
     bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
     means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
     of_file = [] if task.fixed is None or setting.pairs is not None else [about_split(task.fixed), *task.fixed.notes]
-    return [*of_file, *[means] * bare]
+    positions = about_positions(setting.train, parts)
+    return [*of_file, *[means] * bare, *[f"Weak: {positions}"] * bool(positions)]
 
 
 def rows_of(pairs: Any) -> str:

@@ -59,6 +59,20 @@ class Spans:
         return found
 
 
+def about_positions(pairs: TokenPairs, kind: str) -> str:
+    """What should be known about results by absolute position where prompts differ in length; empty where they do not."""
+    lengths, counts = np.unique(pairs.length, return_counts=True)
+    if kind != "position" or len(lengths) < 2:
+        return ""
+    most = int(lengths[counts.argmax()])
+    labelled = pairs.text is not None and any(pair.labels for pair in pairs.text)
+    better = "parts by 'span' compare labelled words" if labelled else "label words to compare parts by 'span'"
+    return (
+        f"these prompts have {lengths[0]} to {lengths[-1]} tokens, so a position holds different words in them; {better}, or "
+        f"take prompts of one length: pairs.take(pairs.length == {most}) has {counts.max()} of {len(pairs)}"
+    )
+
+
 def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -> Spans:
     """The parts of tokenised pairs.
 

@@ -113,7 +113,7 @@ def test_a_head_stands_where_it_is_read_and_where_its_output_is_used() -> None:
     assert nodes == {"input@0", "a0.h1@0", "a0.h1@1", "logits@1"}
     drawn = {edge["id"]: edge for edge in visible_edges(layout) if "id" in edge}
     assert set(drawn) == {"edge_input_a0.h1_v@0", "edge_a0.h1_logits@1", "attention_a0.h1@0@1"}
-    assert drawn["attention_a0.h1@0@1"]["style"] == "dashed"
+    assert drawn["attention_a0.h1@0@1"]["style"] == "dotted"
     assert drawn["attention_a0.h1@0@1"]["edgetooltip"] == "attention of a0.h1, from S2 to END"
     words = "".join(ET.fromstring(image.draw(text, "svg")).itertext())
     assert words.count("attention: from where keys and values are read to where the head writes") == 1
