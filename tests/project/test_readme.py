@@ -56,11 +56,14 @@ def run(command: list[str], folder: Path) -> str:
 
 BY_THEMSELVES = {
     "shell", "acdc", "truth", "evidence", "exchange", "python", "parts", "patching", "own model", "own model in the shell",
-    "quick start", "sizes",
+    "quick start", "sizes", "compare-algorithms",
 }  # fmt: skip
 """Examples of which a test below looks at more than that they run."""
 
-FEWER = {"hypotheses": ("--random", "20", "--prompts", "32")}
+FEWER = {
+    "hypotheses": ("--random", "20", "--prompts", "32"),
+    "compare-algorithms": ("--prompts", "8", "--held-out", "8"),
+}
 """What makes the longest commands of the manual short."""
 
 
@@ -85,6 +88,13 @@ def test_acdc_example_decides_and_replays(folder, command_line):
     *_, out = run_all("example: acdc", command_line)
     assert (folder / "runs/acdc/decisions.csv").stat().st_size > 100_000
     assert "decisions agree (40 tests made again" in out
+
+
+def test_compare_algorithms_example_writes_a_page(folder, command_line):
+    first, second = run_all("example: compare-algorithms", command_line)
+    for out, task in ((first, "pairs"), (second, "ioi")):
+        assert out.splitlines()[-1] == f"results/{task}/tasks-4l/compare-algorithms/index.html"
+        assert (folder / out.splitlines()[-1]).stat().st_size > 10_000
 
 
 def test_truth_example_verifies_and_draws(folder, command_line):
