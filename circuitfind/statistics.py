@@ -89,3 +89,13 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
     z = 1.959963984540054
     centre, spread = share + z * z / (2 * n), z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with NaN and infinity as null, and numbers of NumPy as numbers of Python."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not np.isfinite(plain) else plain

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from circuitfind.scores import EdgeScores
+from circuitfind.statistics import finite
 
 if TYPE_CHECKING:
     import pandas
@@ -135,14 +134,10 @@ class MethodComparison:
         return {
             **self.about,
             "sizes": list(self.sizes),
-            "circuits": [{key: _plain(value) for key, value in row.items()} for row in self.rows()],
+            "circuits": finite(self.rows()),
             "cost": cost,
             "agree_at": self.agree_at,
             "agreement": [asdict(pair) for pair in self.agreement],
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -30,7 +30,7 @@ from circuitfind.bench.plan import Planned, Skipped, plan_cell
 from circuitfind.bench.store import DONE, Store
 from circuitfind.circuit import Circuit
 from circuitfind.errors import OptionError, UnknownNameError
-from circuitfind.evaluation.full_model.pair_report import CHANCE, clean_accuracy
+from circuitfind.evaluation.full_model.pair_report import CHANCE, clean_share
 from circuitfind.evaluation.verdict import FEW_PROMPTS
 from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import ComputationGraph
@@ -40,7 +40,7 @@ from circuitfind.scores import EdgeScores
 from circuitfind.selection.prefixes import best_edges, decided_edges
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
-from circuitfind.statistics import Values, bootstrap, faithfulness, mean_intervals, quantiles, share_interval
+from circuitfind.statistics import Values, bootstrap, faithfulness, mean_intervals, quantiles
 from circuitfind.task.metrics import METRICS
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -280,8 +280,7 @@ def _overridden(names: Iterable[str], metric: str) -> Iterator[str]:
 
 def _notes(setting: Setting) -> Iterator[str]:
     """What weakens the comparison."""
-    share = clean_accuracy(setting.transformer, setting.held_out, setting.batch_size)
-    low, high = (np.nan, np.nan) if np.isnan(share) else share_interval(share, setting.held_out.n_pairs)
+    share, (low, high) = clean_share(setting.transformer, setting.held_out, setting.batch_size)
     if low <= CHANCE:
         yield (
             f"Weak: the model prefers the correct answer on only {share:.0%} of the held-out prompts (95 % interval {low:.0%} "

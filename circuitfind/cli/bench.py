@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuitfind.cli.options import Json, Signed, app, print_result, read_settings
+from circuitfind.cli.options import Json, Signed, app, print_result, read_settings, sayer
 from circuitfind.cli.settings import Setting, setting_options
 from circuitfind.errors import OptionError
 from circuitfind.setting.defaults import N_HELD_OUT
@@ -57,15 +57,13 @@ def bench(
     crew = benchmark.Crew(workers, ray)
     filters = Filters(only or (), algorithm or (), task or (), model or ())
 
-    def say(line: str) -> None:
-        if not as_json:
-            typer.echo(line)
-
     if listing:
         listed = benchmark.list_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed)
         print_result(listed.to_json(), as_json, listed.lines())
         return
-    done = benchmark.run_grid(read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed, say=say)
+    done = benchmark.run_grid(
+        read_grid(grid), out, crew, filters=filters, retry_failed=retry_failed, say=sayer(as_json)
+    )
     print_result(done.to_json(), as_json, _lines(done))
     if done.counts["failed"]:
         raise typer.Exit(1)
@@ -115,8 +113,6 @@ def compare_algorithms(
 ) -> None:
     """Compare algorithms on your own behaviour: equal sizes on held-out prompts, cost, agreement, and a page.
 
-    circuitfind compare-algorithms pairs.csv --algorithms eap,eap-ig-inputs,acdc
-
     All use the same metric and ablation. The same command goes on where it was interrupted.
     """
     from circuitfind.bench.method_files import lines, write_methods
@@ -135,7 +131,7 @@ def compare_algorithms(
         agree_at=agree_at,
         absolute=not signed,
         out=place,
-        say=lambda line: None if as_json else typer.echo(line),
+        say=sayer(as_json),
     )
     written = [str(path) for path in write_methods(found, place)]
     print_result({**found.to_json(), "files": written}, as_json, ["", *lines(found), "", *written[:1]])

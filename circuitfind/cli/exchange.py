@@ -197,8 +197,6 @@ def compare(
 ) -> None:
     """Compare circuits: what they share, what they would share by chance, and how well their scores agree.
 
-    circuitfind compare runs/eap runs/eap-ig runs/acdc
-
     Runs of different models are refused; different tasks, metrics and ablations are named.
     """
     from circuitfind.run import comparison

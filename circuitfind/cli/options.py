@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,9 +114,9 @@ RESULT_ALONE = "CIRCUITFIND_RESULT_ALONE"
 """The environment variable that ``-q`` sets, beside the one that hides progress bars."""
 
 
-def quiet() -> bool:
-    """Whether ``-q`` was given: the result alone is printed."""
-    return bool(os.environ.get(RESULT_ALONE))
+def sayer(as_json: bool) -> Callable[[str], None]:
+    """What prints lines before a result; nothing with ``--json`` or ``-q``, where the result stands alone."""
+    return (lambda line: None) if as_json or os.environ.get(RESULT_ALONE) else typer.echo
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from circuitfind.cli.options import (
     Split,
     app,
     print_result,
-    quiet,
     read_settings,
+    sayer,
 )
 from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
 from circuitfind.errors import OptionError
@@ -95,7 +95,7 @@ def discover(
     options, rule = read_settings(option, "--option"), _rule(faithfulness, edges, threshold, greedy)
     config = RunConfig(algorithm, options, *rule, not signed, random, parts, anyway, workers)
     setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
-    result = run(setting, config, out, force=force, say=lambda line: None if as_json or quiet() else typer.echo(line))
+    result = run(setting, config, out, force=force, say=sayer(as_json))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
     summary.pop("per_example")
     if result.by_part is not None:

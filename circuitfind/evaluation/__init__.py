@@ -10,7 +10,7 @@ a benchmark's rows  truth_measures, curve_measures
 from circuitfind.evaluation.criteria import Completeness, Knockout, Minimality, Need, completeness, minimality
 from circuitfind.evaluation.faithfulness import Evaluation, Measured, evaluate_circuit
 from circuitfind.evaluation.full_model.head_roles import HeadRoles, head_roles
-from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, clean_accuracy, report_pairs
+from circuitfind.evaluation.full_model.pair_report import CHANCE, PairReport, clean_accuracy, clean_share, report_pairs
 from circuitfind.evaluation.hypotheses.five_tests import hypotheses_of
 from circuitfind.evaluation.hypotheses.outcomes import HypothesisTest
 from circuitfind.evaluation.hypotheses.results import Hypotheses
@@ -65,6 +65,7 @@ __all__ = [
     "certify_edges",
     "circuit_points",
     "clean_accuracy",
+    "clean_share",
     "completeness",
     "curve_measures",
     "curve_of_circuits",

@@ -24,7 +24,7 @@ from circuitfind.evaluation.random_circuits import random_circuits
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.graph import Mask
-from circuitfind.statistics import Values, bootstrap, faithfulness, quantiles
+from circuitfind.statistics import Values, bootstrap, faithfulness, finite, quantiles
 from circuitfind.task import TokenPairs
 from circuitfind.task.metrics import METRICS, Metric
 from circuitfind.transformer import Transformer
@@ -147,7 +147,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; numbers that are undefined are null."""
         spread = np.quantile(self.circuit, [0.05, 0.25, 0.5, 0.75, 0.95])
-        return _finite(
+        return finite(
             {
                 "split": self.split,
                 "n_prompts": len(self.full),
@@ -185,15 +185,6 @@ class Evaluation:
             "n": len(self.random),
             "mean_edges": self.random_edges,
         }
-
-
-def _finite(value: Any) -> Any:
-    """The same JSON with NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def evaluate_circuit(

@@ -40,7 +40,7 @@ from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import N_HELD_OUT
 from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
-from circuitfind.statistics import Values, faithfulness, mean_intervals
+from circuitfind.statistics import Values, faithfulness, finite, mean_intervals
 from circuitfind.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class AblationEffects:
             "schema": SCHEMA,
             "before": float(self.before.mean()),
             "everything_ablated": float(self.everything.mean()),
-            "effects": [{key: _finite(value) for key, value in row.items()} for row in rows],
+            "effects": finite(rows),
             "per_example": {
                 "before": listed(self.before),
                 "everything_ablated": listed(self.everything),
@@ -144,10 +144,6 @@ class AblationEffects:
             },
             "provenance": plain(asdict(self.provenance)),
         }
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 @in_setting(N_HELD_OUT)

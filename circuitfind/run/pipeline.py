@@ -31,9 +31,7 @@ from circuitfind.circuit import Circuit
 from circuitfind.circuit.tree import tree_text
 from circuitfind.discovery.contract import ALGORITHMS
 from circuitfind.errors import CircuitfindError, OptionError
-from circuitfind.evaluation import (
-    Evaluation,
-)
+from circuitfind.evaluation import Evaluation
 from circuitfind.formats.circuit_json import CIRCUITS
 from circuitfind.run import calls, selecting
 from circuitfind.run.estimate import estimate
@@ -201,11 +199,9 @@ def _discover(begun: _Begun) -> EdgeScores:
     with _timed(begun.seconds, "discover"):
         try:
             if (scores := folder.stored_scores()) is None:
-                rest: dict[str, Any] = {
-                    "choosing": config.rule in ("default", "faithfulness"),
-                    "n_random": config.n_random,
-                }
-                begun.say(estimate(setting, config.algorithm or "", begun.options, **rest))
+                choosing = config.rule in ("default", "faithfulness")
+                on = (setting, config.algorithm or "", begun.options)
+                begun.say(estimate(*on, choosing=choosing, n_random=config.n_random))
                 how = {"parts": config.parts, "workers": config.workers, **begun.options}
                 checkpoint = folder.checkpoint()
                 scores = calls.discover(setting, algorithm=config.algorithm, checkpoint=checkpoint, **how)

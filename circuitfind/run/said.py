@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from circuitfind.circuit import Circuit, Layout
 from circuitfind.errors import PairsError
-from circuitfind.evaluation import CHANCE, FEW_PROMPTS, Evaluation, clean_accuracy, verdict
+from circuitfind.evaluation import CHANCE, FEW_PROMPTS, Evaluation, clean_share, verdict
 from circuitfind.graph import prunes_from_input, rule_of
 from circuitfind.scores import EdgeScores
 from circuitfind.selection import SizeCurve
 from circuitfind.setting.value import Setting
-from circuitfind.statistics import share_interval
 from circuitfind.task import spans_of
 from circuitfind.task.groups import about_split
 from circuitfind.task.spans import about_positions
@@ -48,11 +45,8 @@ def rows_of(pairs: Any) -> str:
 def refuse_failing(setting: Setting, anyway: bool, say: Callable[[str], None]) -> None:
     """Stop before discovery if the model is no better than chance on the prompts; say so where few prompts leave it open."""
     model, train = setting.transformer, setting.train
-    share = clean_accuracy(model, train, setting.batch_size)
-    if np.isnan(share):  # no incorrect answers are given: nothing to compare with
-        return
-    low, high = share_interval(share, train.n_pairs)
-    if low > CHANCE:
+    share, (low, high) = clean_share(model, train, setting.batch_size)
+    if not low <= CHANCE:  # NaN if no incorrect answers are given: nothing to compare with
         return
     found = (
         f"model {model.name!r} prefers the correct answer on only {share:.0%} of the {train.n_pairs} train prompts "

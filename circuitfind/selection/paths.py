@@ -66,10 +66,6 @@ class Paths:
         place[self.item[self.real]] = np.flatnonzero(self.real)
         return place
 
-    def listed(self, ranking: Longs) -> Longs:
-        """A ranking of all items without those that are on no path."""
-        return ranking[self.place[ranking] >= 0]
-
     def first(self, ranking: Longs, n: int) -> Mask:
         """The first ``n`` of a ranking, boolean (items,)."""
         kept = np.zeros(self.n_items, dtype=bool)

@@ -13,7 +13,7 @@ import numpy as np
 
 from circuitfind.graph import Longs
 from circuitfind.selection.size_rule import sizes_on_resamples
-from circuitfind.statistics import Values, faithfulness, mean_intervals, resampled
+from circuitfind.statistics import Values, faithfulness, finite, mean_intervals, resampled
 
 if TYPE_CHECKING:
     import pandas
@@ -141,10 +141,7 @@ class SizeCurve:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; numbers that are undefined are null."""
         frame = self.to_frame()
-        rows = [
-            {name: _plain(value) for name, value in zip(frame, row, strict=True)}
-            for row in frame.itertuples(index=False, name=None)
-        ]
+        rows = [dict(zip(frame, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
         ends = {
             name: {"unit": one.unit, "full": float(one.full.mean()), "empty": float(one.empty.mean())}
             for name, one in self.measured.items()
@@ -158,9 +155,9 @@ class SizeCurve:
             "n_prompts": self.n_prompts,
             "target": self.target,
             "chosen": self.chosen,
-            "range": [_plain(size) for size in self.range],
+            "range": finite(list(self.range)),
             "seed": self.seed,
-            "sizes": rows,
+            "sizes": finite(rows),
         }
 
     def plot(self, path: str | Path | None = None, *, title: str = "") -> Any:
@@ -206,9 +203,3 @@ class SizeCurve:
 def _with_ends(name: str, values: Values, interval: Values) -> dict[str, Values]:
     """Three columns: the values and the ends of their intervals."""
     return {name: values, f"{name}_low": interval[:, 0], f"{name}_high": interval[:, 1]}
-
-
-def _plain(value: Any) -> Any:
-    """A number as JSON has it; None where it is undefined."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain if not isinstance(plain, float) or math.isfinite(plain) else None

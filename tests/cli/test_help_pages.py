@@ -89,3 +89,15 @@ def test_other_flags_give_another_folder_and_the_same_flags_the_same(run, tmp_pa
     code, _, err = run("discover", "induction", *FEW, "--top", "12")
     assert (code, "exists already" in err) == (2, True)
     assert len(list(usual.iterdir())) == 2
+
+
+def test_quiet_holds_for_comparing_algorithms_too(run, monkeypatch):
+    for name in ("CIRCUITFIND_QUIET", "CIRCUITFIND_RESULT_ALONE"):
+        monkeypatch.setenv(name, "")
+    few = ("--model", "induction-2l", "-n", "4", "--held-out", "4", "--edges", "20")
+    code, out, _ = run(
+        "compare-algorithms", "induction", "--algorithms", "random-edges,eap", *few, "-q", "--out", "quiet"
+    )
+    assert code == 0
+    assert "algorithms to run" not in out
+    assert "plain forward passes" in out

@@ -78,7 +78,7 @@ def test_paths_prune_and_count_as_circuits_do(graph, seed, n_parts, ablation):
     paths = Paths.of(graph, ablation, layout)
     kept = rng.random((n_parts, graph.n_edges)) < 0.6
     assert_array_equal(paths.pruned(kept.ravel()), prune(graph, kept, ablation, layout).ravel())
-    listed = paths.listed(ranking)
+    listed = ranking[paths.place[ranking] >= 0]
     counts = paths.counts(listed)
     for n in (0, len(listed) // 2, len(listed)):
         assert counts[n] == paths.pruned(paths.first(listed, n)).sum()

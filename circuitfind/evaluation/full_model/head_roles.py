@@ -29,7 +29,7 @@ from circuitfind.errors import OptionError
 from circuitfind.evaluation.full_model.head_checks import copying_scores, cut_effects
 from circuitfind.execution import Batch, make_batches
 from circuitfind.execution.memory import attribution_numbers
-from circuitfind.statistics import mean_intervals
+from circuitfind.statistics import finite, mean_intervals
 from circuitfind.task import TokenPairs, spans_of
 from circuitfind.task.metrics import Metric
 from circuitfind.transformer import Transformer, attention_patterns
@@ -90,13 +90,13 @@ class CheckedHead:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
-        mean, low, high = (value if np.isfinite(value) else None for value in self.effect)
-        return {
+        found = {
             "name": self.name,
             "attention": {role.label: role.share for role in self.attention},
-            "copying": self.copying if np.isfinite(self.copying) else None,
-            "effect": {"mean": mean, "low": low, "high": high},
+            "copying": self.copying,
+            "effect": dict(zip(("mean", "low", "high"), self.effect, strict=True)),
         }
+        return dict(finite(found))
 
 
 @dataclass(frozen=True, eq=False)

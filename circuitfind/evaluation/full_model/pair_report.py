@@ -13,6 +13,7 @@ import torch
 from circuitfind.execution import make_batches
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.measuring import check_finite
+from circuitfind.statistics import share_interval
 from circuitfind.task import PromptPair, PromptPairs, TokenPairs, tokenize
 from circuitfind.task.metrics import METRICS
 from circuitfind.task.tokenization import PairProblem, read_pairs, token_texts
@@ -179,6 +180,14 @@ def clean_accuracy(model: Transformer, pairs: TokenPairs, batch_size: int | None
             check_finite(model, batch, logits)
             values[batch.rows] = metric(logits, batch.targets).cpu().double().numpy()
     return float(metric.of_pairs(values, pairs.steps).mean())
+
+
+def clean_share(
+    model: Transformer, pairs: TokenPairs, batch_size: int | None = None
+) -> tuple[float, tuple[float, float]]:
+    """:func:`clean_accuracy` with its 95 % interval; NaN without incorrect answers."""
+    share = clean_accuracy(model, pairs, batch_size)
+    return share, share_interval(share, pairs.n_pairs)
 
 
 def judge_rows(rows: list[PairRow], usable: Sequence[int], tokens: TokenPairs, model: Transformer) -> None:

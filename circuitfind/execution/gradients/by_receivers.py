@@ -340,10 +340,10 @@ class AttributionPass:
             assert state.mlp_gradient is not None
             return state.mlp_gradient[None, prompts, positions]
         where, graph = f"layers.{block.layer}.ln1", self.model.graph
-        runs = [(stream[prompts, positions], along) for stream, along in self._streams_of(state)]
-        norms = [(self.model.norm_with_state(where, stream)[1], along) for stream, along in runs]
+        runs = [(state.attention_stream, state.along), *state.added]
+        norms = [(self.model.norm_with_state(where, stream[prompts, positions])[1], along) for stream, along in runs]
         # The gradients of a few tokens are smaller than the projections that the norm would be folded into.
-        folded = self.projections.kept or runs[0][0][..., 0].numel() >= self.model.config.d_head
+        folded = self.projections.kept or out[0, ..., 0].numel() >= self.model.config.d_head
         shared = graph.n_kv_groups or graph.n_heads
         for number, (port, part) in enumerate(zip(PORTS, out.split((graph.n_heads, shared, shared)), strict=True)):
             W = self.projections(block.layer, port)[0] if folded else self.model.port_weights(block.layer, port)[0]
@@ -356,10 +356,6 @@ class AttributionPass:
                 if norm is not None and along:
                     part.addcmul_(norm.unit, _of_group(along[number][:, prompts, positions], len(part)), value=-1)
         return out
-
-    @staticmethod
-    def _streams_of(state: _LayerState) -> list[tuple[Tensor, list[Tensor]]]:
-        return [(state.attention_stream, state.along), *state.added]
 
 
 def _of_group(per_head: Tensor, n_groups: int) -> Tensor:
