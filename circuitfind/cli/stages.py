@@ -193,10 +193,21 @@ def render(
     out: Annotated[
         Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
-    detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
-    top: Annotated[int | None, typer.Option("--top", "--strongest", help="Draw only the N strongest edges.")] = None,
+    detail: Annotated[
+        str, typer.Option(help="ports, heads, layers, or auto: ports up to 60 edges, then the 60 strongest lines.")
+    ] = "auto",
+    top: Annotated[
+        int | None,
+        typer.Option("--strongest", "--top", help="Draw the N strongest edges, and say how many are left out."),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")] = None,
     caption: Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")] = True,
+    size: Annotated[
+        str | None, typer.Option(help="column (3.3 in) or page (6.9 in) of a paper, with legible text.")
+    ] = None,
+    font: Annotated[
+        str | None, typer.Option(help="A font of this machine (default: DejaVu Sans, the same on every machine).")
+    ] = None,
     edges: Edges = None,
     threshold: Threshold = None,
     greedy: Greedy = None,
@@ -215,10 +226,13 @@ def render(
     file = circuit / "circuit.json" if circuit.is_dir() else circuit
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = calls.render(
-        rendering.strongest(loaded, top) if top is not None else loaded,
+        loaded,
         file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
         title=title,
         caption=caption,
+        strongest=top,
+        size=size,
+        font=font or rendering.FONT,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )
