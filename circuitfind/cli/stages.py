@@ -187,27 +187,32 @@ def evaluate(
     print_result(measured.to_json(), as_json, [about, *verdict(loaded, measured)])
 
 
+Detail = Annotated[
+    str, typer.Option(help="ports, heads, layers, or auto: ports up to 60 edges, then the 60 strongest lines.")
+]
+Strongest = Annotated[
+    int | None, typer.Option("--strongest", "--top", help="Draw the N strongest edges, and say how many are left out.")
+]
+Title = Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")]
+Caption = Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")]
+Size = Annotated[str | None, typer.Option(help="column (3.3 in) or page (6.9 in) of a paper, with legible text.")]
+FontName = Annotated[
+    str | None, typer.Option(help="A font of this machine (default: DejaVu Sans, the same on every machine).")
+]
+
+
 @app.command()
 def render(
     circuit: Holder,
     out: Annotated[
         Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
-    detail: Annotated[
-        str, typer.Option(help="ports, heads, layers, or auto: ports up to 60 edges, then the 60 strongest lines.")
-    ] = "auto",
-    top: Annotated[
-        int | None,
-        typer.Option("--strongest", "--top", help="Draw the N strongest edges, and say how many are left out."),
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")] = None,
-    caption: Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")] = True,
-    size: Annotated[
-        str | None, typer.Option(help="column (3.3 in) or page (6.9 in) of a paper, with legible text.")
-    ] = None,
-    font: Annotated[
-        str | None, typer.Option(help="A font of this machine (default: DejaVu Sans, the same on every machine).")
-    ] = None,
+    detail: Detail = "auto",
+    top: Strongest = None,
+    title: Title = None,
+    caption: Caption = True,
+    size: Size = None,
+    font: FontName = None,
     edges: Edges = None,
     threshold: Threshold = None,
     greedy: Greedy = None,

@@ -7,6 +7,7 @@ The first choice is pygraphviz, whose wheels include Graphviz itself. The second
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ DPI = 200
 
 TEXT_SUFFIXES = (".dot", ".gv")
 IMAGE_SUFFIXES = (".svg", ".png", ".pdf")
+
+_DATE, _NO_DATE = re.compile(rb"(?<=/CreationDate \(D:)\d{14}"), b"19700101000000"
+"""The date in a PDF, which would make each file different, and one of the same length."""
 
 Engine = Callable[[str, str], bytes]
 """A function from DOT text and a format (`"svg"`, `"png"`, `"pdf"`) to the file's bytes."""
@@ -73,7 +77,9 @@ def draw(dot_text: str, kind: str, font: str = FONT) -> bytes:
         dot_text = dot_text.replace("{", f"{{\n\tgraph [dpi={DPI}]", 1)
     with own_fonts(font):
         content = (_engine() if font == FONT else _apart())(dot_text, kind)
-    return with_font(content, font) if kind == "svg" else content
+    if kind == "svg":
+        return with_font(content, font)
+    return _DATE.sub(_NO_DATE, content) if kind == "pdf" else content
 
 
 def _engine() -> Engine:
