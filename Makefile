@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test thorough lint install clean
+.PHONY: demo test docs thorough lint install clean
 
 demo: install
 	$(BIN)/circuitfind discover --out runs/demo --force
@@ -21,6 +21,11 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxproc
 # Minutes. Tests that take long, and most of the architectures that many tests try, are left to `make thorough`.
 test: install lint
 	$(TESTS)
+
+# The manual as a site: build/site/index.html. A warning, such as a link to nowhere, is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "The manual: build/site/index.html; an index of its plain texts: build/site/llms.txt"
 
 # What `make test` leaves out (tests/left_out.txt).
 thorough: install
@@ -41,4 +46,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,8 @@
 """The circuit of every task on the zoo models: ``python -m benchmarks.task_circuits``
 
 Runs ``discover`` with its defaults for the seven tasks on ``tasks-4l`` and for induction on ``induction-2l``, keeps the run
-folders in ``results/task_circuits/`` and writes the table there and into the README.
+folders in ``results/task_circuits/`` and writes the table there and into
+``docs/task-circuits.md``. What the run of IOI says goes into the pages that explain it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ def main() -> None:
     text = f"{table(runs)}\n\n{made}"
     (OUT / "README.md").write_text(f"# Circuits of the zoo models\n\n{text}\n", encoding="utf-8")
     put_into("task circuits", text)
+    said = next(done.sentences for done in runs if done.setting.task == "ioi")
+    for place in ("first result", "a result"):
+        put_into(place, "\n".join(["```text", *said, "```"]))
 
 
 if __name__ == "__main__":

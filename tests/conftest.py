@@ -33,6 +33,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = chosen
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What tests recorded, such as the size of the wheel."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
+
+
 @pytest.fixture(params=SHAPES)
 def model(request) -> Transformer:
     return small_model(**SHAPES[request.param])

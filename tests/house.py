@@ -1,10 +1,10 @@
 """The plan of the house: which room may import which, and what the imports really are.
 
     python tests/house.py            print the rooms by rank, what is in them, and how many imports lead from one to another
-    python tests/house.py --write    put the table of the rooms into the README
+    python tests/house.py --write    put the table of the rooms into docs/architecture.md
     python tests/house.py --root OTHER_CHECKOUT    count the rooms and the imports of another one
 
-``test_architecture`` enforces :data:`RANKS`; the README's table is made from them and from each room's first line.
+``test_architecture`` enforces :data:`RANKS`; the table on that page is made from them and from each room's first line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/architecture.md"
+"""The page with the table of the rooms."""
 
 RANKS = (
     {"errors", "kernels", "statistics"},
@@ -111,7 +113,7 @@ def _sources(root: Path, folder: str, dotted: str) -> Iterator[tuple[str, Path]]
 
 NAMES = dict([*_sources(ROOT, "circuitfind", "circuitfind"), *_sources(ROOT, "tasks", "circuitfind.tasks")])
 OURS = [Module(name, path) for name, path in NAMES.items()]
-ALL = [*OURS, *(Module(name, path) for name, path in _sources(ROOT, "benchmarks", "benchmarks"))]
+ALL = [*OURS, *(Module(*found) for folder in ("benchmarks", "manual") for found in _sources(ROOT, folder, folder))]
 
 
 def unit_of(target: str) -> str | None:
@@ -143,7 +145,7 @@ EVERYWHERE = {"errors", "registry", "progress", "statistics", "kernels"}
 
 
 def table() -> str:
-    """The README's table: a row for every room, from the ground up."""
+    """The table of the page: a row for every room, from the ground up."""
     used = arrows(OURS)
     rows = []
     for rank, name, text in rooms():
@@ -180,13 +182,13 @@ def write(page: Path) -> None:
 def main() -> None:
     """The command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/architecture.md")
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="another checkout, of which only the counts are printed"
     )
     given = parser.parse_args()
     if given.write:
-        write(ROOT / "README.md")
+        write(PAGE)
     if given.root == ROOT:
         print(table())
     print(counts(given.root))

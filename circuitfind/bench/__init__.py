@@ -5,4 +5,5 @@
 * :mod:`.measure`: the measurements of a cell; :mod:`.costs`: their cost.
 * :mod:`.workers`: the processes that measure; :mod:`.store`: where results are kept; :mod:`.table`: the tables made of them.
 * :mod:`.benchmark`: all of this together.
+* :mod:`.methods`: algorithms compared on one behaviour of one's own, without a grid.
 """

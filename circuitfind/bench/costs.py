@@ -48,9 +48,14 @@ def timed(action: Callable[[], Result], device: torch.device) -> tuple[Result, C
     peak = _Peak(device)
     result, seconds = _once(action, device)
     megabytes = peak.megabytes()
-    if more := next((times for limit, times in AGAIN.items() if seconds < limit), 0):
+    if more := repetitions(seconds):
         seconds = float(np.median([_once(action, device)[1] for _ in range(more)]))
     return result, Cost(seconds, megabytes, peak.by)
+
+
+def repetitions(seconds: float) -> int:
+    """How often a run of so many seconds is repeated."""
+    return next((times for limit, times in AGAIN.items() if seconds < limit), 0)
 
 
 def plain_forward(model: Transformer, pairs: TokenPairs, times: int = FORWARDS) -> float:

@@ -41,7 +41,7 @@ def lines(found: MethodComparison) -> Iterator[str]:
     yield summary(found)
     yield from found.notes
     yield from (f"left out: {name}: {reason}" for name, reason in found.left_out.items())
-    width = max(len(method.name) for method in found.methods) + 2
+    width = 2 + max(len(name) for name in ("algorithm", *(method.name for method in found.methods)))
     yield ""
     yield f"{'edges':>7}  {'algorithm':{width}}{'faithfulness, %':26}KL(full || circuit), nats"
     for place, size in enumerate(found.sizes):
@@ -75,7 +75,7 @@ def _said(value: float, quantity: str) -> str:
     """A faithfulness in %, or a KL with two digits."""
     if not np.isfinite(value):
         return "-"
-    return f"{100 * value + 0.0:.1f}" if quantity == "faithfulness" else f"{value:.2g}"
+    return f"{round(100 * value, 1) + 0.0:.1f}" if quantity == "faithfulness" else f"{value:.2g}"
 
 
 def _own(method: Method) -> list[SizePoint]:

@@ -46,12 +46,19 @@ def draw_methods(found: MethodComparison) -> Any:
 
 
 def _look(number: int, name: str) -> dict[str, Any]:
-    """A colour, a dash pattern and a marker; beyond six algorithms, colours come again with another dash pattern."""
+    """A colour, a dash pattern and a marker; beyond six algorithms, colours come again, dashed otherwise and hollow."""
     if name == CONTROL:
         return {"color": GREY, "linestyle": (0, (1, 2)), "marker": ".", "label": name}
     turn = number // len(LOOKS)
     color, _, marker = LOOKS[number % len(LOOKS)]
-    return {"color": color, "linestyle": LOOKS[(number + turn) % len(LOOKS)][1], "marker": marker, "label": name}
+    hollow = {"markerfacecolor": "white"} if turn % 2 else {}
+    return {
+        "color": color,
+        "linestyle": LOOKS[(number + turn) % len(LOOKS)][1],
+        "marker": marker,
+        "label": name,
+        **hollow,
+    }
 
 
 def _draw(axes: Any, method: Method, look: dict[str, Any], quantity: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from circuitfind.bench.cells import GridValues, Subject, weights_of
-from circuitfind.bench.costs import plain_forward
+from circuitfind.bench.costs import plain_forward, repetitions
 from circuitfind.bench.grid import Entry, Ground
 from circuitfind.bench.measure import Failure, run_on
 from circuitfind.bench.method_values import Method, MethodComparison, PairAgreement, SizePoint
@@ -202,8 +202,9 @@ def _estimate(
     for name, reason in left_out.items():
         yield f"left out: {name}: {reason}"
     open_ = [one for one in todo.values() if store.state(one.cell) != DONE]
-    sure = measuring + sum(one.seconds for one in open_ if not one.worst_case)
-    most = sum(one.seconds for one in open_ if one.worst_case)
+    times = {one.cell.name: one.seconds * (1 + repetitions(one.seconds)) for one in open_}
+    most = sum(times[one.cell.name] for one in open_ if one.worst_case)
+    sure = measuring + sum(times.values()) - most
     searches = f", and at most {most:.0f} s for searches, which usually take a small part of it" if most else ""
     yield f"{len(open_)} of {len(todo)} algorithms to run: about {max(1, sure):.0f} s{searches}"
 

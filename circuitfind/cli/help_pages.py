@@ -12,7 +12,9 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.models import OptionInfo
 
-QUIET, VERBOSE = "CIRCUITFIND_QUIET", "CIRCUITFIND_VERBOSE"
+from circuitfind.cli.options import RESULT_ALONE
+
+QUIET, VERBOSE = ("CIRCUITFIND_QUIET", RESULT_ALONE), ("CIRCUITFIND_VERBOSE",)
 """Environment variables that the flags set."""
 
 EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
@@ -99,9 +101,8 @@ def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def called(quiet: bool = False, verbose: bool = False, **given: Any) -> Any:
-        for name, wanted in ((QUIET, quiet), (VERBOSE, verbose)):
-            if wanted:
-                os.environ[name] = "1"
+        for names, wanted in ((QUIET, quiet), (VERBOSE, verbose)):
+            os.environ.update(dict.fromkeys(names, "1") if wanted else {})
         return command(**given)
 
     own = inspect.signature(command, eval_str=True).parameters.values()

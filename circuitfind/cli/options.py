@@ -110,9 +110,13 @@ def about(
     return spec, chosen
 
 
+RESULT_ALONE = "CIRCUITFIND_RESULT_ALONE"
+"""The environment variable that ``-q`` sets, beside the one that hides progress bars."""
+
+
 def quiet() -> bool:
     """Whether ``-q`` was given: the result alone is printed."""
-    return bool(os.environ.get("CIRCUITFIND_QUIET"))
+    return bool(os.environ.get(RESULT_ALONE))
 
 
 @contextmanager

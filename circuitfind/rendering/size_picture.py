@@ -74,6 +74,9 @@ def write_figure(figure: Any, *paths: str | os.PathLike[str]) -> None:
     Raises:
         RenderError: an unknown suffix, or a path that is not writable.
     """
+    with matplotlib_settings():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is found once for all files
     for path in map(Path, paths):
         write_whole(path, figure_bytes(figure, known_suffix(path, IMAGE_SUFFIXES)[1:]))
 

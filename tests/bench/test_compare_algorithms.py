@@ -65,6 +65,20 @@ def test_one_metric_for_all_is_said_where_it_overrides_an_algorithms_own(found):
     assert any(line.startswith("left out: eap: ") for line in lines(with_kl))
 
 
+def test_the_text_has_a_row_for_every_size_and_algorithm_in_columns(found):
+    text = list(lines(found))
+    head = next(place for place, line in enumerate(text) if line.lstrip().startswith("edges"))
+    rows = text[head + 1 : head + 11]
+    assert [row.split()[0] for row in rows[::3]] == ["20", "60", "120", str(found.methods[2].points[3].edges)]
+    assert rows[-1].endswith("its own circuit")
+    column = text[head].index("faithfulness")
+    for row, (size, number) in zip(rows, [(size, number) for size in range(3) for number in range(3)], strict=False):
+        point = found.methods[number].points[size]
+        assert row[9:column].split() == [NAMES[number]]
+        assert float(row[column:].split()[0]) == pytest.approx(100 * point.faithfulness, abs=0.051)
+    assert not any("-0.0 " in row for row in rows)
+
+
 def test_few_prompts_and_prompts_without_others_are_said(found):
     assert any("only 8 held-out prompts" in note for note in found.notes)
     same = cf.compare_algorithms(SETTING.but(pairs=SETTING.train), ["hisp", "random-edges"], edges=[20])

@@ -46,7 +46,8 @@ def test_names_of_python_are_understood():
 
 
 def test_quiet_prints_the_result_alone(run, monkeypatch):
-    monkeypatch.setenv("CIRCUITFIND_QUIET", "")  # set back afterwards
+    for name in ("CIRCUITFIND_QUIET", "CIRCUITFIND_RESULT_ALONE"):
+        monkeypatch.setenv(name, "")  # set back afterwards
     few = (
         "--model",
         "induction-2l",

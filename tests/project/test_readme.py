@@ -1,5 +1,6 @@
 """The examples of the README and of the manual run as they stand."""
 
+import importlib
 import os
 import re
 import shlex
@@ -9,11 +10,22 @@ from pathlib import Path
 
 import pytest
 from checkpoints import ARCHITECTURES
+from typer.main import get_command
 
+from circuitfind.cli import app
 from circuitfind.discovery.contract import ALGORITHMS
+from circuitfind.evaluation.other_prompts.stability import STABLE
 
 ROOT = Path(__file__).parents[2]
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
+PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in FILES}
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^\n]*) -->\s*)?^```(?P<language>[\w-]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
+)
+LANGUAGES = {"python", "py", "pycon", "sh", "bash", "shell", "console", "csv", "json"}
+"""Languages of blocks that a test must run or read, or that say why none does."""
+
+MARKS = ("example: ", "example file: ", "not run: ", "pairs: ", "refused: ")
 
 
 def example(name: str) -> str:
@@ -42,7 +54,16 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-FEWER = {"hypotheses": ("--random", "20", "--prompts", "32")}
+BY_THEMSELVES = {
+    "shell", "acdc", "truth", "evidence", "exchange", "python", "parts", "patching", "own model", "own model in the shell",
+    "quick start", "sizes", "compare-algorithms",
+}  # fmt: skip
+"""Examples of which a test below looks at more than that they run."""
+
+FEWER = {
+    "hypotheses": ("--random", "20", "--prompts", "32"),
+    "compare-algorithms": ("--prompts", "8", "--held-out", "8"),
+}
 """What makes the longest commands of the manual short."""
 
 
@@ -67,6 +88,13 @@ def test_acdc_example_decides_and_replays(folder, command_line):
     *_, out = run_all("example: acdc", command_line)
     assert (folder / "runs/acdc/decisions.csv").stat().st_size > 100_000
     assert "decisions agree (40 tests made again" in out
+
+
+def test_compare_algorithms_example_writes_a_page(folder, command_line):
+    first, second = run_all("example: compare-algorithms", command_line)
+    for out, task in ((first, "pairs"), (second, "ioi")):
+        assert out.splitlines()[-1] == f"results/{task}/tasks-4l/compare-algorithms/index.html"
+        assert (folder / out.splitlines()[-1]).stat().st_size > 10_000
 
 
 def test_truth_example_verifies_and_draws(folder, command_line):
@@ -128,30 +156,98 @@ def test_own_model_example_finds_saves_and_opens(folder, command_line):
 
 
 def test_the_table_of_algorithms_names_every_algorithm_and_no_other():
-    table = PAGES["algorithms.md"].partition("<!-- algorithms -->")[2].partition("<!-- end of algorithms -->")[0]
+    table = PAGES["docs/algorithms.md"].partition("<!-- algorithms -->")[2].partition("<!-- end of algorithms -->")[0]
     assert sorted(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == [algorithm.name for algorithm in ALGORITHMS]
 
 
 def test_the_table_of_architectures_names_every_checkpoint_of_the_tests():
-    table = PAGES["models.md"].partition("| family | checkpoints")[2].partition("**Will it fit?**")[0]
+    table = PAGES["docs/models.md"].partition("| family | checkpoints")[2].partition("**Will it fit?**")[0]
     assert [name for name in ARCHITECTURES if f"`{name}`" not in table] == []
 
 
 def test_every_command_of_the_manual_exists():
-    listed = re.search(r"Further commands: (.*?);", PAGES["your-prompts.md"], re.DOTALL)
-    assert listed
-    names = re.findall(r"`([\w-]+)`", listed[1])
-    out = run([sys.executable, "-m", "circuitfind", "--help"], ROOT)
-    assert [name for name in names if name not in out] == []
-    assert len(names) > 5
+    said = {name for text in PAGES.values() for name in re.findall(r"`(?:\$ )?circuitfind ([a-z][\w-]*)", text)}
+    said |= {
+        name for _, _, _, text in marked() for name in re.findall(r"^circuitfind ([a-z][\w-]*)", text, re.MULTILINE)
+    }
+    assert len(said) > 15
+    assert said - get_command(app).commands.keys() == set()
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def marked() -> list[tuple[str, str, str, str]]:
+    """Page, mark, language and text of every block of code of the README and of the manual."""
+    return [
+        (page, found["mark"] or "", found["language"], found["text"])
+        for page, text in PAGES.items()
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def test_every_block_is_run_or_says_why_not():
+    blocks = [block for block in marked() if block[2] in LANGUAGES]
+    assert len(blocks) > 20
+    assert [block for block in blocks if not block[1].startswith(MARKS)] == []
+    assert [block for block in blocks if block[1].startswith("not run: ") and len(block[1].split()) < 5] == []
+
+
+def test_no_command_hides_in_an_indented_block():
+    words = re.compile(r"^ {4}(?:\$ )?(?:circuitfind|pip|python|make) .*", re.MULTILINE)
+    assert {page: found for page, text in PAGES.items() if (found := words.findall(text))} == {}
+
+
+OTHERS = [
+    block
+    for block in marked()
+    if (name := block[1].removeprefix("example: ")) != block[1] and name not in BY_THEMSELVES
+]
+
+
+@pytest.mark.parametrize(("page", "mark", "language", "text"), OTHERS, ids=[block[1][9:] for block in OTHERS])
+def test_an_example_runs(page, mark, language, text, folder, command_line, capsys):
+    for name, body in re.findall(r"<!-- example file: (\S+) -->\s*```\w+\n(.*?)```", PAGES[page], re.DOTALL):
+        (folder / name).write_text(body, encoding="utf-8")
+    if language == "python":
+        exec(compile(text, f"{page}: {mark}", "exec"), {"__name__": "example"})
+        assert capsys.readouterr().out.strip()
+    else:
+        said = run_all(mark, command_line)
+        assert all(out.strip() for out in said)
+
+
+def test_the_quick_start_says_what_the_commands_say(folder, command_line):
+    found, *_ = run_all("example: quick start", command_line)
+    for page, place in (("docs/quick-start.md", "first result"), ("docs/reading-a-result.md", "a result")):
+        quoted = PAGES[page].partition(f"<!-- {place} -->")[2].partition(f"<!-- end of {place} -->")[0]
+        lines = [re.sub(r"\d[\d.]*", "#", line) for line in quoted.splitlines() if "->" in line or "edges" in line]
+        assert len(lines) >= 2
+        assert [line for line in lines if line not in re.sub(r"\d[\d.]*", "#", found)] == []
+
+
+def test_the_page_about_results_has_the_numbers_of_the_code():
+    page, verdict = PAGES["docs/reading-a-result.md"], importlib.import_module("circuitfind.evaluation.verdict")
+    assert f"fewer than {verdict.FEW_PROMPTS} prompts" in page
+    assert f"by more than {verdict.FEWER_RIGHT * 100:.0f} points" in page
+    assert f"more than {verdict.TOO_FAITHFUL * 100:.0f} %" in page
+    assert f"mean Jaccard index of {STABLE} or less" in page
+
+
+def test_the_page_about_results_quotes_lines_that_exist():
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("circuitfind/**/*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", sources).lower()  # strings that go on in the next line
+    table = PAGES["docs/reading-a-result.md"].partition("| the line says")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    quotes = [part.strip() for row in rows for part in re.split(r"\bN\b[^;]*;?|\d.*|\.\.\.", row)]
+    assert len(quotes) > 10
+    assert [quote for quote in quotes if quote.lower() not in said] == []
+
+
+@pytest.mark.parametrize("page", FILES, ids=list(PAGES))
 def test_every_link_of_a_page_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
-def test_the_readme_is_short_and_leads_to_every_page_of_the_manual():
-    assert len((ROOT / "README.md").read_bytes()) < 14_000
-    assert [name for page in ROOT.glob("docs/*.md") if f"docs/{(name := page.name)}" not in PAGES["README.md"]] == []
+def test_the_readme_is_short_and_the_first_page_leads_to_every_other():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    pages = [page.name for page in ROOT.glob("docs/*.md") if page.name != "index.md"]
+    assert [name for name in pages if f"({name}" not in PAGES["docs/index.md"]] == []

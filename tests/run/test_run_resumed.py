@@ -10,7 +10,7 @@ import circuitfind as cf
 from circuitfind import models
 from circuitfind.discovery.contract import sums
 from circuitfind.errors import OptionError
-from circuitfind.run import calls
+from circuitfind.run import calls, selecting
 from circuitfind.run.folder import RunFolder
 from circuitfind.task.write_pairs import write_pairs
 
@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch
 def test_a_run_interrupted_after_discovery_does_not_discover_again(finished, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(calls, "select", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(selecting, "select_in", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(CONFIG, out)
     monkeypatch.setattr(calls, "discover", lambda *args, **options: pytest.fail("discovered again"))
