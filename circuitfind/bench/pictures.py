@@ -7,8 +7,10 @@ dotted. All others are thin and grey, because nobody can tell twenty lines apart
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,10 @@ from circuitfind.bench.recorded import SETTING, Recorded
 if TYPE_CHECKING:
     import pandas
 
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in pixels."""
+Place = tuple[str, float, float, bool]
+"""A name's alignment, its offset in points, and whether a line joins it to its point."""
 INK = "#1b1b1b"
 """Colour of axes and text; a page replaces it with its own text colour."""
 GREY = "#8a8a8a"
@@ -40,6 +46,14 @@ PLACES = (
     *(("left", 4, -12), ("right", -4, -12)),
 )
 """Possible places for a point's name: its alignment, and its offset in points."""
+FAR = tuple(
+    ("left" if right >= 0 else "right", round(reach * right, 1), round(reach * up - 4, 1), True)
+    for reach in (18, 26, 36, 48, 62, 80, 100)
+    for right, up in ((math.cos(angle), math.sin(angle)) for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False))
+)
+"""Further places, the nearest first, joined to the point by a line."""
+MARK = 5
+"""Pixels from the middle of a point to the edge of its mark."""
 LEAST_COST = 0.5
 """Forward passes at which an entrant that runs no model is drawn, because a logarithmic axis has no 0."""
 
@@ -223,7 +237,7 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
     axes.set_xscale("log")
     axes.margins(x=0.24, y=0.12)
     label_axes(axes, x="plain forward passes (median over settings)", y=f"mean {known.quantity.label}")
-    _name_points(
+    name_points(
         figure,
         axes,
         {name: (costs[name], qualities[name]) for name in [*best, *(n for n in names if n not in best)]},
@@ -232,27 +246,83 @@ def _draw_cost(known: Board, forwards: Board, looks: Callable[[str], dict[str, A
     return figure
 
 
-def _name_points(figure: Any, axes: Any, points: Mapping[str, tuple[float, float]], bold: Sequence[str]) -> None:
-    """Write names next to points; names that do not fit are left out."""
+def name_points(
+    figure: Any, axes: Any, points: Mapping[str, tuple[float, float]], bold: Sequence[str]
+) -> dict[str, Box]:
+    """Write every name next to its point, or where there is room with a thin line to it; the names' boxes in pixels."""
     figure.canvas.draw()
-    scale = figure.dpi / 72
+    renderer, scale = figure.canvas.get_renderer(), figure.dpi / 72
     here = {name: axes.transData.transform(point) for name, point in points.items()}
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in here.values()]
-    for name, (x, y) in here.items():
-        width, height = 4.4 * len(name) * scale, 9 * scale
+    taken = [_around(point, MARK) for point in here.values()] + _along([here[name] for name in bold])
+    boxes: dict[str, Box] = {}
+    for name, point in here.items():
+        look = {"fontsize": 7.5, "color": INK, "va": "bottom", "fontweight": "bold" if name in bold else "normal"}
+        measured = axes.text(0, 0, name, transform=None, **look)
+        extent = measured.get_window_extent(renderer)
+        measured.remove()
+        others = [other for key, other in here.items() if key != name]
         # The front runs from the lower left to the upper right, so its names go above it.
-        for side, dx, dy in (PLACES[3], *PLACES) if name in bold else PLACES:
-            left, below = x + dx * scale - (width if side == "right" else 0), y + dy * scale
-            box = (left, below, left + width, below + height)
-            if not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                weight = "bold" if name in bold else "normal"
-                look = {"fontsize": 7.5, "color": INK, "ha": side, "va": "bottom", "fontweight": weight}
-                axes.annotate(name, points[name], (dx, dy), textcoords="offset points", **look)
-                break
+        near = [(*place, False) for place in ((PLACES[3], *PLACES) if name in bold else PLACES)]
+        places = [(*place, _at(point, place, extent, scale)) for place in (*near, *FAR)]
+        free = [place for place in places if _free(place[-1], figure.bbox.bounds, taken)]
+        clear = (place for place in free if _belongs(place[-1], point, others, taken, line=place[3]))
+        side, dx, dy, far, box = next(clear, (free or places)[0])
+        boxes[name] = box
+        taken += [box, *(_leader(box, point) if far else ())]
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3} if far else None
+        put = {"textcoords": "offset points", "ha": side, "arrowprops": line}
+        axes.annotate(name, points[name], (dx, dy), **put, **look).set_in_layout(False)
+    return boxes
 
 
-def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _around(point: Any, reach: float) -> Box:
+    return float(point[0] - reach), float(point[1] - reach), float(point[0] + reach), float(point[1] + reach)
+
+
+def _free(box: Box, bounds: Box, taken: Sequence[Box]) -> bool:
+    """Whether a box is inside the figure (left, bottom, width, height) and meets no other."""
+    inside = box[0] >= 0 and box[1] >= 0 and box[2] <= bounds[2] and box[3] <= bounds[3]
+    return inside and not any(_meet(box, other) for other in taken)
+
+
+def _belongs(box: Box, point: Any, others: Sequence[Any], taken: Sequence[Box], *, line: bool) -> bool:
+    """Whether a reader sees which point a name is of: its line meets nothing else, or no other point is about as near."""
+    if line:
+        own = _around(point, MARK)
+        return not any(_meet(piece, other) for piece in _leader(box, point) for other in taken if other != own)
+    return all(_distance(box, other) > 2 * _distance(box, point) + 2 for other in others)
+
+
+def _distance(box: Box, point: Any) -> float:
+    """Pixels between a point and a box; 0 inside it."""
+    away = [max(box[axis] - point[axis], point[axis] - box[axis + 2], 0.0) for axis in (0, 1)]
+    return math.hypot(*away)
+
+
+def _leader(box: Box, point: Any) -> list[Box]:
+    """Small boxes along the line from a point to its name, without the point's mark."""
+    end = [min(max(point[axis], box[axis]), box[axis + 2]) for axis in (0, 1)]
+    return [piece for piece in _along([point, end]) if not _meet(piece, _around(point, MARK))][:-1]
+
+
+def _at(point: Any, place: Place, extent: Any, scale: float) -> Box:
+    """The box of a name of this extent at a place beside a point."""
+    side, dx, dy, _ = place
+    left, below = point[0] + dx * scale - (extent.width if side == "right" else 0), point[1] + dy * scale
+    return float(left), float(below), float(left + extent.width), float(below + extent.height)
+
+
+def _along(corners: Sequence[Any]) -> list[Box]:
+    """Small boxes along a line with these corners, in pixels."""
+    found = []
+    for start, stop in pairwise(np.asarray(corners, dtype=float)):
+        for share in np.linspace(0, 1, 2 + int(np.hypot(*(stop - start)) / 4)):
+            x, y = start + share * (stop - start)
+            found.append((x - 1.5, y - 1.5, x + 1.5, y + 1.5))
+    return found
+
+
+def _meet(one: Box, other: Box) -> bool:
     """Whether two boxes (left, bottom, right, top) overlap."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 

@@ -28,7 +28,7 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
     "Look at it": {
         "render": (
             "render runs/mine circuit.pdf",
-            "render runs/mine figure.pdf --no-caption --title '' --strongest 40",
+            "render runs/mine figure.pdf --size column --no-caption --title ''",
         ),
         "tree": ("tree runs/mine", "tree runs/mine --no-roles"),
         "roles": ("roles ioi", "roles induction --model induction-2l --threshold 0.5"),

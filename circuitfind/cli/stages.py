@@ -187,16 +187,32 @@ def evaluate(
     print_result(measured.to_json(), as_json, [about, *verdict(loaded, measured)])
 
 
+Detail = Annotated[
+    str, typer.Option(help="ports, heads, layers, or auto: ports up to 60 edges, then the 60 strongest lines.")
+]
+Strongest = Annotated[
+    int | None, typer.Option("--strongest", "--top", help="Draw the N strongest edges, and say how many are left out.")
+]
+Title = Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")]
+Caption = Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")]
+Size = Annotated[str | None, typer.Option(help="column (3.3 in) or page (6.9 in) of a paper, with legible text.")]
+FontName = Annotated[
+    str | None, typer.Option(help="A font of this machine (default: DejaVu Sans, the same on every machine).")
+]
+
+
 @app.command()
 def render(
     circuit: Holder,
     out: Annotated[
         Path | None, typer.Argument(help="Picture: .svg, .png, .pdf or .dot (default: an .svg beside the circuit).")
     ] = None,
-    detail: Annotated[str, typer.Option(help="ports, heads, or auto (heads above 60 edges).")] = "auto",
-    top: Annotated[int | None, typer.Option("--top", "--strongest", help="Draw only the N strongest edges.")] = None,
-    title: Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")] = None,
-    caption: Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")] = True,
+    detail: Detail = "auto",
+    top: Strongest = None,
+    title: Title = None,
+    caption: Caption = True,
+    size: Size = None,
+    font: FontName = None,
     edges: Edges = None,
     threshold: Threshold = None,
     greedy: Greedy = None,
@@ -215,10 +231,13 @@ def render(
     file = circuit / "circuit.json" if circuit.is_dir() else circuit
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
     path = calls.render(
-        rendering.strongest(loaded, top) if top is not None else loaded,
+        loaded,
         file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
         title=title,
         caption=caption,
+        strongest=top,
+        size=size,
+        font=font or rendering.FONT,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )

@@ -28,7 +28,7 @@ WORDS = {
     "head": "heads",
     "mlp": "MLPs",
     "attention": "attention, layer by layer",
-    "node": "all senders",
+    "node": "all components",
 }
 MEANINGS = {
     "denoising": "effect > 0: the component's clean value helps; it is metric(patched) - metric(corrupted), more being better",
@@ -177,6 +177,7 @@ class PatchingEffects:
             row_axis="layer" if grid else "component",
             column_axis=column_axis,
             caption=caption,
+            missing="the layer has no such component" if grid else "not defined: both prompts score alike",
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -126,7 +126,15 @@ class AblationEffects:
         caption = f"{about} Effect > 0: the component helps; it is metric(before) - metric(after)."
         axes = {"row_axis": "layer" if found else "component", "column_axis": axis_of(columns) if found else ""}
         return heat_map(
-            values, rows, columns, path, title=title or "Ablation of components", unit=p.unit, caption=caption, **axes
+            values,
+            rows,
+            columns,
+            path,
+            title=title or "Effect of ablating each component",
+            unit=p.unit,
+            caption=caption,
+            missing="the layer has no such component",
+            **axes,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -129,8 +129,21 @@ class PathHeatMap:
         heads = [str(head) for head in range(self.graph.n_heads)] if not self.graph.whole_attention else ["attention"]
         columns = [*heads, *(["MLP"] if self.graph.has_mlp else [])]
         rows = [str(layer) for layer in range(self.graph.n_layers)]
-        title = f"{self.provenance.task}: senders through {self.receiver} ({self.through}); input {self.input:+.3g}"
-        return heat_map(self._layers, rows, columns, path, title=title, unit=f"effect: {self.provenance.unit}")
+        p = self.provenance
+        between = " or through MLPs between" if self.through == "mlps" else ""
+        return heat_map(
+            self._layers,
+            rows,
+            columns,
+            path,
+            title=f"Effect of each component on the answer through {self.receiver}",
+            unit=f"effect: {p.unit}",
+            caption=(
+                f"Model {p.model}, task {p.task}: {p.n_prompts} {p.split} prompts. Each component reaches {self.receiver} "
+                f"directly{between}. The input itself: {self.input:+.3g}."
+            ),
+            missing=f"comes after {self.receiver}, so it cannot reach it",
+        )
 
     def _repr_html_(self) -> str:
         """The heat map as SVG, for a notebook."""

@@ -18,7 +18,6 @@ def compose_caption(
     n_edges_total: int,
     evaluation: Mapping[str, Any] | None = None,
     selection: str | None = None,
-    n_drawn: int | None = None,
     n_parts: int | None = None,
 ) -> tuple[str, ...]:
     """Caption lines for a circuit, one sentence each; arguments that are None or empty are not mentioned.
@@ -33,7 +32,6 @@ def compose_caption(
         n_edges_total: edges of the whole graph.
         evaluation: the circuit's evaluation, as in ``evaluation.json``.
         selection: how edges were chosen from the scores.
-        n_drawn: edges in the picture, if only the strongest of the circuit are drawn.
         n_parts: parts of the prompt, if edges are kept per part and counted once for each.
     """
     where = f" at {n_parts} parts of the prompt" if n_parts is not None else ""
@@ -45,8 +43,6 @@ def compose_caption(
     lines += [f"{how[:1].upper()}{how[1:]}."] if how else []
     if evaluation is not None and evaluation["faithfulness"] is not None:
         lines += [_evidence(evaluation), full_to_circuit(evaluation)]
-    if n_drawn is not None:
-        lines.append(f"Only the {n_drawn:,} strongest of the circuit's {n_edges:,} edges are drawn.")
     return tuple(lines)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from circuitfind.circuit import Circuit
-from circuitfind.errors import OptionError
 from circuitfind.graph import ComputationGraph
 from circuitfind.rendering.caption import compose_caption
 from circuitfind.rendering.columns import Column, ColumnsDrawing, columns_to_dot
 from circuitfind.rendering.drawing import CircuitDrawing, DrawnEdge
+from circuitfind.rendering.fonts import safe_name
+from circuitfind.rendering.paper import on_paper
 from circuitfind.rendering.rows import to_dot
+from circuitfind.rendering.style import FONT
 from circuitfind.task import Task
 
 
@@ -26,6 +27,9 @@ def circuit_dot(
     detail: str = "auto",
     title: str | None = None,
     caption: bool = True,
+    strongest: int | None = None,
+    size: str | None = None,
+    font: str = FONT,
 ) -> str:
     """DOT text of a circuit, with its caption.
 
@@ -35,14 +39,22 @@ def circuit_dot(
         detail: see :func:`circuitfind.rendering.to_dot`.
         title: instead of the names of task and model; none if empty.
         caption: whether the sentences about the circuit stand below the picture.
+        strongest: how many edges are drawn; None leaves it to ``detail``.
+        size: ``"column"`` or ``"page"`` of a paper; None lets the width follow from the circuit.
+        font: the family of all text; give it to :func:`circuitfind.rendering.render` too.
     """
     words: dict[str, Any] = {} if title is None else {"title": title}
     words |= {} if caption else {"caption": ()}
+    dot_of: Callable[..., str]
     if circuit.layout is None:
-        return to_dot(replace(drawing_of(circuit, measured, task), **words), detail=detail)
-    columns = columns_of(circuit, measured, task)
-    worded = tuple(replace(column, drawing=replace(column.drawing, **words)) for column in columns.columns)
-    return columns_to_dot(replace(columns, columns=worded), detail=detail)
+        dot_of = partial(to_dot, replace(drawing_of(circuit, measured, task), **words))
+    else:
+        columns = columns_of(circuit, measured, task)
+        worded = tuple(replace(column, drawing=replace(column.drawing, **words)) for column in columns.columns)
+        dot_of = partial(columns_to_dot, replace(columns, columns=worded))
+    chosen: dict[str, Any] = {"detail": detail, "strongest": strongest}
+    dot = dot_of(**chosen) if size is None else on_paper(dot_of, size, **chosen)
+    return dot if font == FONT else dot.replace(f'fontname="{FONT}"', f'fontname="{safe_name(font)}"')
 
 
 def drawing_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task: Task | None = None) -> CircuitDrawing:
@@ -61,15 +73,6 @@ def columns_of(circuit: Circuit, measured: Mapping[str, Any] | None = None, task
         for label, answer in zip(circuit.layout.labels, circuit.layout.answers, strict=True)
     )
     return ColumnsDrawing(columns, tuple(circuit.links))
-
-
-def strongest(circuit: Circuit, n: int) -> Circuit:
-    """The ``n`` edges of a circuit with the largest scores, without pruning: for drawing."""
-    if n < 1:
-        raise OptionError(f"cannot draw {n} edges: give at least 1")
-    kept = np.zeros_like(circuit.kept)
-    kept.flat[circuit.strongest(n)] = True
-    return replace(circuit, kept=kept, selection={**circuit.selection, "of": circuit.n_edges})
 
 
 def rows_by_head(graph: ComputationGraph, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -95,7 +98,7 @@ def _drawing(
     )
     named = {node for edge in edges for node in (edge.source, edge.target)}
     roles = {node: role for node, role in _roles(circuit, task).items() if node in named}
-    title = f"{p.task} on {p.model}" if p.task and p.model else "circuit"
+    title = f"Circuit of {p.model} for {p.task}" if p.task and p.model else "Circuit"
     return CircuitDrawing(
         graph.n_layers, graph.n_heads, edges, _caption(circuit, measured), roles, p.unit or "score", title
     )
@@ -110,9 +113,8 @@ def _caption(circuit: Circuit, measured: Mapping[str, Any] | None) -> tuple[str,
         metric=p.metric,
         ablation=p.ablation,
         algorithm=p.algorithm,
-        n_edges=circuit.selection.get("of", circuit.n_edges),
+        n_edges=circuit.n_edges,
         n_edges_total=circuit.kept.size,
-        n_drawn=circuit.n_edges if "of" in circuit.selection else None,
         evaluation=measured,
         selection=selection_words(circuit),
         n_parts=None if circuit.layout is None else len(circuit.layout),
@@ -126,10 +128,12 @@ def selection_words(circuit: Circuit) -> str:
     by = "|score|" if s.get("absolute", True) else "score"
     if s.get("rule") == "faithfulness":
         return f"smallest prefix by {by} that should keep a faithfulness of {s['target']:g} on other prompts"
-    if s.get("rule") in ("top", "greedy"):
-        return f"{s['rule']} {s['n']} by {by}"
+    if s.get("rule") == "top":
+        return f"the {s['n']:,} best edges by {by}"
+    if s.get("rule") == "greedy":
+        return f"{s['n']:,} edges grown from the logits by {by}"
     if s.get("rule") == "threshold":
-        return f"{by} >= {s['threshold']:g}"
+        return f"all edges with {by} >= {s['threshold']:g}"
     if s.get("rule") == "decided":
         if "threshold" not in s:
             return "edges the algorithm kept"

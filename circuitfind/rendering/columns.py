@@ -29,7 +29,7 @@ _SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
 RowKey = tuple[float, int, int]
 """A row's layer and sub-layer, and 0 for heads whose output is used only in other columns, otherwise 1."""
 
-LINKS = 60
+LINKS = 24
 """The most arrows that are drawn between columns; of more, only those with the largest weights."""
 
 
@@ -120,23 +120,32 @@ class _Shown:
         return *self.picture.row(node), int(writes)
 
 
-def columns_to_dot(drawing: ColumnsDrawing, *, detail: str = "auto") -> str:
+def columns_to_dot(
+    drawing: ColumnsDrawing,
+    *,
+    detail: str = "auto",
+    strongest: int | None = None,
+    lines: int | None = None,
+    room: float | None = None,
+) -> str:
     """DOT text of a circuit with parts; the same circuit gives the same bytes.
 
     Args:
         drawing: the circuit.
-        detail: as in :func:`circuitfind.rendering.to_dot`, for all columns together.
+        detail, strongest, lines, room: as in :func:`circuitfind.rendering.to_dot`, for all columns together.
 
     Raises:
-        OptionError: an unknown detail.
+        OptionError: an unknown detail, or no edge or line to draw.
     """
-    chosen = [column for column in drawing.columns if column.drawing.edges] or list(drawing.columns)
-    pictures = pictures_of([column.drawing for column in chosen], detail)
+    kept = [column for column in drawing.columns if column.drawing.edges] or list(drawing.columns)
+    every = pictures_of([column.drawing for column in kept], detail, strongest=strongest, lines=lines, room=room)
+    drawn_ones = [both for both in zip(kept, every, strict=True) if both[1].strokes or not both[1].hidden]
+    chosen, pictures = [column for column, _ in drawn_ones], [picture for _, picture in drawn_ones]
     shown = [_Shown(number, *both) for number, both in enumerate(zip(chosen, pictures, strict=True))]
     links = _links(drawing, shown)
     drawn = sorted(links, key=lambda link: -link.weight)[:LINKS]
-    notes = [*_empty_note(drawing, chosen), *_link_note(len(drawn), len(links))]
-    label = legend_label(*pictures, links=bool(drawn), notes=notes)
+    notes = [*_empty_note(drawing, kept), *_weak_note(kept, chosen), *_link_note(len(drawn), len(links))]
+    label = legend_label(*pictures, links=bool(drawn), notes=notes, counted=every, room=room)
     dot = graphviz.Digraph("circuit", graph_attr={**GRAPH, **_SPACING, "label": label}, node_attr=NODE)
     rows = _rows(shown)
     _add_posts(dot, list(rows.values()), len(shown))
@@ -174,6 +183,8 @@ def _links(drawing: ColumnsDrawing, shown: Sequence[_Shown]) -> list[Link]:
     reads, writes = _sizes(shown)
     bands, weights = shown[0].picture.bands, dict[tuple[str, int, int], float]()
     for head, source, target in drawing.links:
+        if source not in number or target not in number:
+            continue
         arrow = (bands.box(head) if bands else head, number[source], number[target])
         weight = min(reads.get((head, source), 0.0), writes.get((head, target), 0.0))
         weights[arrow] = weights.get(arrow, 0.0) + weight
@@ -200,6 +211,12 @@ def _empty_note(drawing: ColumnsDrawing, shown: Sequence[Column]) -> Iterator[st
     labels = [column.label for column in drawing.columns if column not in shown]
     if labels:
         yield f"Nothing is kept at {', '.join(labels)}."
+
+
+def _weak_note(kept: Sequence[Column], shown: Sequence[Column]) -> Iterator[str]:
+    labels = [column.label for column in kept if column not in shown]
+    if labels:
+        yield f"All edges at {', '.join(labels)} are among the weaker ones."
 
 
 def _link_note(drawn: int, there: int) -> Iterator[str]:
@@ -280,7 +297,7 @@ def _add_link(dot: graphviz.Digraph, link: Link, shown: Sequence[_Shown], faint:
         dir=way,
         style="dotted",
         color=style.LINK + ("A0" if faint else ""),
-        penwidth="0.9",
+        penwidth="1.2",
         arrowhead="vee",
         arrowtail="vee",
         arrowsize="0.5",

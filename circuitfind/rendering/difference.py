@@ -79,7 +79,7 @@ def _whole(pictures: Sequence[Picture], caption: tuple[str, ...], title: str) ->
         first,
         drawing=replace(first.drawing, edges=edges, caption=caption, title=title, unit=UNIT),
         strokes=tuple(stroke for picture in pictures for stroke in picture.strokes),
-        hidden=sum(picture.hidden for picture in pictures),
+        hidden=tuple(edge for picture in pictures for edge in picture.hidden),
         inside=sum((Counter(picture.inside) for picture in pictures), Counter()),
         fills={},
     )
@@ -91,7 +91,7 @@ def _legend(whole: Picture, sets: Sequence[CircuitDrawing], names: tuple[str, st
         legend_row([bar(28, 2, LOOKS[0].color), word(f"in both: {both} edges")]),
         legend_row([dashes(2, LOOKS[1].color), word(f"only in {names[0]}: {first}")]),
         legend_row([dashes(2, LOOKS[2].color, length=2, n=5), word(f"only in {names[1]}: {second}")]),
-        widths(whole.largest, UNIT),
+        *widths((whole,), UNIT),
     ]
     said = (note_of((whole,)), left_out((whole,)))
     rows += [text_row(line, 9, color=style.MUTED) for note in said for line in textwrap.wrap(note, COLUMNS + 10)]

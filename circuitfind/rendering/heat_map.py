@@ -20,6 +20,7 @@ import numpy as np
 
 from circuitfind.errors import RenderError
 from circuitfind.rendering.bar_chart import SHOWN, bars
+from circuitfind.rendering.fonts import with_font
 from circuitfind.rendering.image import DPI, IMAGE_SUFFIXES, known_suffix, write_whole
 from circuitfind.rendering.labels import printable, short
 from circuitfind.rendering.style import BORDER, FAINT, HELPS, HURTS, INK, MUTED, NO_ROLE, PAPER, number
@@ -85,6 +86,7 @@ def heat_map(
     row_axis: str = "layer",
     column_axis: str = "head",
     caption: str = "",
+    missing: str = "no value",
 ) -> Path:
     """Draw a table of scores; the first row is at the top, and the scale is symmetric around 0.
 
@@ -97,6 +99,7 @@ def heat_map(
         unit: unit of the values, shown next to the colour bar.
         row_axis, column_axis: labels of the two axes.
         caption: sentences below the table.
+        missing: why a hatched cell has no value, in words.
 
     Returns:
         The path written.
@@ -115,13 +118,15 @@ def heat_map(
     if np.isinf(table).any():
         raise RenderError("a heat map cannot show infinite values; give NaN where there is no value")
     names = [[short(printable(str(name)), LONGEST_LABEL) for name in axis] for axis in (rows, columns)]
-    words = [printable(text) for text in (title, unit, row_axis, column_axis, caption)]
+    hatched = f"Hatched: {missing}." if np.isnan(table).any() else ""
+    words = [printable(text) for text in (title, unit, row_axis, column_axis, caption, hatched)]
     with matplotlib_settings():
         if table.shape[1] == 1 and len(table) > SHOWN:
-            title, unit, row_axis, _, caption = words
-            write_whole(path, bars(table[:, 0], names[0], [title, unit, row_axis, caption], kind, NO_DATES[kind]))
+            title, unit, row_axis, _, caption, _ = words
+            content = bars(table[:, 0], names[0], [title, unit, row_axis, caption], kind, NO_DATES[kind])
         else:
-            write_whole(path, _drawn(table, names[0], names[1], words, kind))
+            content = _drawn(table, names[0], names[1], words, kind)
+    write_whole(path, with_font(content) if kind == "svg" else content)
     return path
 
 
@@ -144,9 +149,9 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    title, unit, row_axis, column_axis, caption = words
+    title, unit, row_axis, column_axis, *notes = words
     upright = _upright(columns, _cell(table)[0])
-    layout = _layout(table, rows, columns, title, caption, upright)
+    layout = _layout(table, rows, columns, title, notes, upright)
     figure = Figure(figsize=layout.figure, facecolor=PAPER)
     FigureCanvasAgg(figure)  # for other formats, savefig chooses the canvas
     axes = figure.add_axes(layout.table)
@@ -157,7 +162,7 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     _ticks(axes, "x", columns, layout.width, upright)
     if _numbered(table):
         _numbers(axes, table, colours)
-    _words(figure, layout, title, _notes(table, caption, layout))
+    _words(figure, layout, title, _notes(notes, layout))
     _colour_bar(figure, layout, mesh, unit)
     out = BytesIO()
     figure.savefig(out, format=kind, dpi=DPI, metadata=NO_DATES[kind])
@@ -183,14 +188,14 @@ def _cell(table: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def _layout(
-    table: np.ndarray[Any, Any], rows: list[str], columns: list[str], title: str, caption: str, upright: bool
+    table: np.ndarray[Any, Any], rows: list[str], columns: list[str], title: str, sentences: list[str], upright: bool
 ) -> _Layout:
     width, height = (side * n for side, n in zip(_cell(table), table.shape[::-1], strict=True))
     left = 0.5 + LETTER * max(map(len, rows))
     right = 1.15
     below = 0.2 + LINE + (LETTER * max(map(len, columns)) if upright else LINE)
     room = _Layout(width, height, left, right, 0.0, 0.0)
-    notes, heads = _notes(table, caption, room), _lines(title, room, TITLE_SIZE)
+    notes, heads = _notes(sentences, room), _lines(title, room, TITLE_SIZE)
     top = 0.15 + 0.2 * len(heads)
     least = 1.6 - height  # the colour bar's label needs a certain height
     return _Layout(width, height, left, right, top, max(below + LINE * len(notes) + 0.1, least))
@@ -201,10 +206,9 @@ def _lines(words: str, layout: _Layout, size: float = TEXT_SIZE) -> list[str]:
     return textwrap.wrap(words, max(20, int(layout.figure[0] / (LETTER * size / TICK_SIZE))))
 
 
-def _notes(table: np.ndarray[Any, Any], caption: str, layout: _Layout) -> list[str]:
+def _notes(sentences: list[str], layout: _Layout) -> list[str]:
     """Lines of text below the table."""
-    missing = "Hatched: does not exist." if np.isnan(table).any() else ""
-    return [line for words in (caption, missing) for line in _lines(words, layout)]
+    return [line for words in sentences for line in _lines(words, layout)]
 
 
 # -------------------------------------------------------------------- what is drawn

@@ -7,7 +7,9 @@ The first choice is pygraphviz, whose wheels include Graphviz itself. The second
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ import graphviz
 
 from circuitfind.errors import RenderError
 from circuitfind.rendering.fonts import own_fonts, with_font
+from circuitfind.rendering.style import FONT
 
 DPI = 200
 """Resolution of PNG files, in dots per inch."""
@@ -25,16 +28,20 @@ DPI = 200
 TEXT_SUFFIXES = (".dot", ".gv")
 IMAGE_SUFFIXES = (".svg", ".png", ".pdf")
 
+_DATE, _NO_DATE = re.compile(rb"(?<=/CreationDate \(D:)\d{14}"), b"19700101000000"
+"""The date in a PDF, which would make each file different, and one of the same length."""
+
 Engine = Callable[[str, str], bytes]
 """A function from DOT text and a format (`"svg"`, `"png"`, `"pdf"`) to the file's bytes."""
 
 
-def render(dot_text: str, path: str | os.PathLike[str]) -> Path:
+def render(dot_text: str, path: str | os.PathLike[str], *, font: str = FONT) -> Path:
     """Draw DOT text into a file whose suffix sets the format; the file is written completely or not at all.
 
     Args:
         dot_text: what `to_dot` returns.
         path: ends in `.svg`, `.png` or `.pdf`, or in `.dot` or `.gv` for the text itself.
+        font: the family that the text names.
 
     Returns:
         The path written.
@@ -42,10 +49,11 @@ def render(dot_text: str, path: str | os.PathLike[str]) -> Path:
     Raises:
         RenderError: an unknown suffix, no Graphviz on this machine, text that Graphviz refuses, or a path that is not
             writable.
+        UnknownNameError: no such font on this machine.
     """
     path = Path(path)
     suffix = known_suffix(path, IMAGE_SUFFIXES + TEXT_SUFFIXES)
-    content = dot_text.encode() if suffix in TEXT_SUFFIXES else draw(dot_text, suffix[1:])
+    content = dot_text.encode() if suffix in TEXT_SUFFIXES else draw(dot_text, suffix[1:], font)
     write_whole(path, content)
     return path
 
@@ -63,13 +71,15 @@ def known_suffix(path: Path, allowed: Sequence[str]) -> str:
     return suffix
 
 
-def draw(dot_text: str, kind: str) -> bytes:
+def draw(dot_text: str, kind: str, font: str = FONT) -> bytes:
     """Draw DOT text as `"svg"`, `"png"` or `"pdf"` and return the bytes."""
     if kind == "png":
         dot_text = dot_text.replace("{", f"{{\n\tgraph [dpi={DPI}]", 1)
-    with own_fonts():
-        content = _engine()(dot_text, kind)
-    return with_font(content) if kind == "svg" else content
+    with own_fonts(font):
+        content = (_engine() if font == FONT else _apart())(dot_text, kind)
+    if kind == "svg":
+        return with_font(content, font)
+    return _DATE.sub(_NO_DATE, content) if kind == "pdf" else content
 
 
 def _engine() -> Engine:
@@ -88,6 +98,25 @@ def _by_library(dot_text: str, kind: str) -> bytes:
             return bytes(pygraphviz.AGraph(string=dot_text).draw(format=kind, prog="dot"))
         except (ValueError, RuntimeError, OSError) as error:
             raise RenderError(f"Graphviz could not draw this text: {error}. {_read(messages)}") from error
+
+
+_PROGRAM = (
+    "import sys, pygraphviz; graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode());"
+    "sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog='dot'))"
+)
+
+
+def _apart() -> Engine:
+    """The engine in a process of its own: a process reads its configuration of fonts only once."""
+    return _by_program if _engine() is _by_program else _by_library_apart
+
+
+def _by_library_apart(dot_text: str, kind: str) -> bytes:
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, kind], input=dot_text.encode(), capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RenderError(f"Graphviz could not draw this text: {' '.join(said[-1:])}")
+    return done.stdout
 
 
 @contextmanager

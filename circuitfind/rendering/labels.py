@@ -16,8 +16,8 @@ BODY = "body"
 ROLE_WIDTH = 13
 """Characters per line of a role, so that a head with a long role is not much wider than its three ports."""
 
-MARGIN_WIDTH = 82
-"""Points; fits `layer 11 attention`, so that all row labels end on one vertical line."""
+MARGIN_WIDTH, COMPACT_MARGIN = 82, 40
+"""Points; fits `layer 11 attention`, or `heads 11`, so that all row labels end on one vertical line."""
 
 
 def printable(words: str) -> str:
@@ -38,7 +38,9 @@ def text(words: str, size: float, color: str = INK, bold: bool = False, italic: 
     return f'<FONT POINT-SIZE="{size:g}" COLOR="{color}">{safe}</FONT>'
 
 
-def node_label(name: str, role: str, fill: str, ports: Sequence[str], entered: Collection[str] = ()) -> str:
+def node_label(
+    name: str, role: str, fill: str, ports: Sequence[str], entered: Collection[str] = (), more: int = 0
+) -> str:
     """A head or an MLP: its name, its role below, and for a head the q|k|v row at the bottom, where edges enter.
 
     Args:
@@ -47,8 +49,9 @@ def node_label(name: str, role: str, fill: str, ports: Sequence[str], entered: C
         fill: background of the upper part.
         ports: the cells of the bottom row; the row is omitted if empty.
         entered: the ports that an edge enters, printed dark; the others are faint.
+        more: how many of its edges are not drawn.
     """
-    rows = f'<TR><TD COLSPAN="3" PORT="{BODY}" BGCOLOR="{fill}" CELLPADDING="3">{_named(name, role)}</TD></TR>'
+    rows = f'<TR><TD COLSPAN="3" PORT="{BODY}" BGCOLOR="{fill}" CELLPADDING="3">{_named(name, role, more)}</TD></TR>'
     if ports:
         rows += f"<TR>{''.join(_port(port, port in entered) for port in ports)}</TR>"
         rows += f"<TR>{''.join(_sill(port) for port in ports)}</TR>"
@@ -57,9 +60,10 @@ def node_label(name: str, role: str, fill: str, ports: Sequence[str], entered: C
     return f"<{PLAIN_TABLE}<TR>{beside}<TD>{box}</TD>{beside}</TR></TABLE>>"
 
 
-def _named(name: str, role: str) -> str:
+def _named(name: str, role: str, more: int = 0) -> str:
+    beside = f" {text(f'+{more:,}', 7, MUTED)}" if more else ""
     lines = "".join(f"<BR/>{text(line, 7)}" for line in textwrap.wrap(short(role), ROLE_WIDTH))
-    return text(name, 10, bold=True) + lines
+    return text(name, 10, bold=True) + beside + lines
 
 
 def _port(port: str, used: bool) -> str:
@@ -75,13 +79,14 @@ def _sill(port: str) -> str:
     return f'<TD PORT="{port}" BORDER="0" CELLPADDING="0" WIDTH="1" HEIGHT="1" FIXEDSIZE="TRUE"></TD>'
 
 
-def bar_label(name: str, role: str) -> str:
-    """The label of the input or the logits: a name and, if known, a role."""
-    return f"<{_named(name, role)}>"
+def bar_label(name: str, role: str, more: int = 0) -> str:
+    """The label of the input or the logits: a name and, if known, a role, and how many of its edges are not drawn."""
+    return f"<{_named(name, role, more)}>"
 
 
-def margin_label(row: str, gap: str) -> str:
+def margin_label(row: str, gap: str, compact: bool = False) -> str:
     """The text in the left margin: the name of the row, and below it the layers that are left out under it."""
     lines = ([text(row, 9, MUTED)] if row else []) + ([text(gap, 8, MUTED, italic=True)] if gap else [])
-    cells = "".join(f'<TR><TD ALIGN="RIGHT" WIDTH="{MARGIN_WIDTH}">{line}</TD></TR>' for line in lines)
+    width = COMPACT_MARGIN if compact else MARGIN_WIDTH
+    cells = "".join(f'<TR><TD ALIGN="RIGHT" WIDTH="{width}">{line}</TD></TR>' for line in lines)
     return f"<{PLAIN_TABLE}{cells}</TABLE>>" if lines else ""

@@ -10,45 +10,86 @@ from circuitfind.rendering.bands import Bands
 from circuitfind.rendering.drawing import is_attention
 from circuitfind.rendering.labels import PLAIN_TABLE, short, text
 from circuitfind.rendering.picture import Picture
-from circuitfind.rendering.style import BORDER, HELPS, HURTS, INK, LINK, MUTED, number, score_of_width
+from circuitfind.rendering.style import (
+    BORDER,
+    HELPS,
+    HURTS,
+    INK,
+    LINK,
+    MUTED,
+    THICKEST,
+    number,
+    pen_width,
+    score_of_width,
+)
 
-SAMPLE_WIDTHS = (1, 2, 4)
-"""Pen widths of the legend's samples in points; an HTML-like label can only draw bars of whole points."""
+LETTER = 5.8
+"""Average width of a letter of 10 points, in points."""
 
 LINK_WORDS = "attention: from where keys and values are read to where the head writes"
 
 
-def legend_label(*pictures: Picture, links: bool = False, notes: Sequence[str] = ()) -> str:
+def legend_label(
+    *pictures: Picture,
+    links: bool = False,
+    notes: Sequence[str] = (),
+    counted: Sequence[Picture] = (),
+    room: float | None = None,
+) -> str:
     """The whole block as one HTML-like label.
 
     Args:
         pictures: one, or several side by side, with the same text and the same scale.
         links: whether there are arrows from where attention reads to where it writes.
         notes: further remarks about the picture.
+        counted: the pictures whose edges are counted, if some of them are not drawn at all.
+        room: the block's width in points; None lets it follow from the number of lines.
     """
     first = pictures[0]
     drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
     columns = min(max(86, 50 + sum(len(picture.strokes) for picture in pictures)), 105)
-    rows = [] if empty else [_signs(), widths(first.largest, drawing.unit)]
-    rows += [legend_row([dashes(2, LINK, length=2, n=6), word(LINK_WORDS)])] if links else []
+    columns, small = (columns, columns + 10) if room is None else (int(room / LETTER), int(room / LETTER / 0.9))
+    rows = [] if empty else [_signs(), *widths(pictures, drawing.unit, narrow=first.compact)]
+    rows += _links(columns) if links else []
     rows += _roles(first.fills, columns)
-    said = (note_of(pictures), *notes, left_out(pictures))
-    rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, columns + 10)]
+    said = (note_of(pictures), *notes, left_out(counted or pictures))
+    rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, small)]
     rows += [text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
     rows += [text_row(line, 10) for line in textwrap.wrap(" ".join(drawing.caption), columns)]
-    return f"<{PLAIN_TABLE}{''.join(rows)}</TABLE>>"
+    table = PLAIN_TABLE if room is None else PLAIN_TABLE.replace(">", f' WIDTH="{room:.0f}">')
+    return f"<{table}{''.join(rows)}</TABLE>>"
 
 
 def _signs() -> str:
     return legend_row([bar(28, 2, HELPS), word("helps (score > 0)"), dashes(2, HURTS), word("hurts (score < 0)")])
 
 
-def widths(largest: float, unit: str) -> str:
-    """Samples of pen widths, each with the score it stands for."""
-    cells = [word("width: |score| =")]
-    for width in SAMPLE_WIDTHS if largest > 0 else ():
-        cells += [bar(28, width, INK), word(number(score_of_width(width, largest)))]
-    return legend_row([*cells, word(short(unit))])
+def _links(columns: int) -> list[str]:
+    first, *others = textwrap.wrap(LINK_WORDS, columns - 8)
+    return [legend_row([dashes(2, LINK, length=2, n=6), word(first)]), *(text_row(line, 9) for line in others)]
+
+
+def widths(pictures: Sequence[Picture], unit: str, narrow: bool = False) -> list[str]:
+    """Samples of pen widths from the weakest to the strongest line drawn, each with the score it stands for."""
+    samples = [part for width, score in samples_of(pictures) for part in (bar(28, width, INK), word(number(score)))]
+    if narrow:
+        return [legend_row([word(f"width: |score|, {short(unit)}")]), legend_row(samples)]
+    return [legend_row([word("width: |score| ="), *samples, word(short(unit))])]
+
+
+def samples_of(pictures: Sequence[Picture]) -> list[tuple[int, float]]:
+    """Pen widths in whole points and scores: of the weakest line, of one between, and of the strongest."""
+    scores = [abs(stroke.score) for picture in pictures for stroke in picture.strokes]
+    largest = pictures[0].largest
+    if not scores or not largest:
+        return []
+    # An HTML-like label can only draw bars of whole points: the weakest line is at most half a point off.
+    least = max(1, round(pen_width(min(scores), largest)))
+    if least >= THICKEST:
+        return [(THICKEST, largest)]
+    between = (least + THICKEST) // 2
+    middle = [(between, score_of_width(between, largest))] if least < between else []
+    return [(least, min(scores)), *middle, (THICKEST, largest)]
 
 
 def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
@@ -73,7 +114,7 @@ def note_of(pictures: Sequence[Picture]) -> str:
         return "The circuit is empty: no edge is kept." if empty else "All edges are inside a box."
     if first.bands is not None:
         return _merged_note(pictures, first.bands)
-    nodes = [place_of(node) for picture in pictures for node in picture.drawing.nodes if is_attention(node)]
+    nodes = [place_of(node) for picture in pictures for node in picture.nodes if is_attention(node)]
     if not nodes:
         return "Weak edges are faint." if first.crowded else ""
     place = nodes[0]
@@ -100,17 +141,18 @@ def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:
 
 
 def left_out(pictures: Sequence[Picture]) -> str:
-    """How many lines are not drawn, in a sentence; empty if all are drawn."""
-    hidden = sum(picture.hidden for picture in pictures)
+    """What is not drawn, in words; empty if all is drawn."""
+    hidden = sum(len(picture.hidden) for picture in pictures)
     if not hidden:
         return ""
-    shown = sum(len(picture.strokes) for picture in pictures)
-    all_nodes = sum(len(picture.members or picture.drawing.nodes) for picture in pictures)
-    drawn = sum(len(picture.nodes) for picture in pictures)
-    return (
-        f"Only the {shown:,} strongest of {shown + hidden:,} lines are drawn, and the {drawn:,} of {all_nodes:,} nodes that "
-        "they join."
-    )
+    n_edges = sum(len(picture.drawing.edges) for picture in pictures)
+    words = f"{hidden:,} weaker edges of {n_edges:,} are not drawn"
+    if pictures[0].bands is not None:
+        return f"{words}; the circuit's file has all."
+    lost = sum(len(set(picture.drawing.nodes) - set(picture.nodes)) for picture in pictures)
+    nodes = f", nor {lost:,} node{'s' * (lost != 1)} without others" if lost else ""
+    counts = "" if pictures[0].compact else "; +3 in a box: three of them begin or end there"
+    return f"{words}{nodes}{counts}. The circuit's file has all."
 
 
 def text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:

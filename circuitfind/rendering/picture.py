@@ -8,15 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 from circuitfind.errors import OptionError
 from circuitfind.graph import PORTS, place_of
 from circuitfind.rendering.bands import Bands, bands_for
-from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Level, is_attention, standing
+from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, DrawnEdge, Level, Spot, is_attention, standing
 from circuitfind.rendering.style import role_fills
 
 READABLE = 60
-"""The number of lines that a reader can follow. Up to this many edges, `detail="auto"` draws q, k and v separately."""
+"""The number of lines that a reader can follow. Up to this many edges, `detail="auto"` draws q, k and v separately; of more
+lines between heads, it draws the strongest."""
+
+PALE = 25
+"""With more lines than this, weak ones are pale."""
 
 BY_HEAD = 300
 """Up to this many lines between heads, `detail="auto"` draws heads; with more, it merges layers."""
@@ -70,22 +75,24 @@ class Picture:
         ports: whether q, k and v are drawn separately.
         bands: layers merged into boxes; None if nodes are drawn one by one.
         strokes: the lines, in the order of the graph.
-        hidden: number of lines left out because there are too many to follow.
+        hidden: the edges of the lines left out because they are weak or there are too many to follow.
         inside: number of edges inside each row of boxes.
         largest: the largest absolute score of a line; 0 without lines.
         fills: colour of each role.
-        crowded: whether there are too many lines to follow each, so that weak lines are drawn faint.
+        crowded: whether there are so many lines that weak ones are drawn faint.
+        compact: whether there is little room, so that rows have short names and boxes no counts.
     """
 
     drawing: CircuitDrawing
     ports: bool
     bands: Bands | None
     strokes: tuple[Stroke, ...]
-    hidden: int
+    hidden: tuple[DrawnEdge, ...]
     inside: Mapping[Level, int]
     largest: float
     fills: Mapping[str, str]
     crowded: bool = False
+    compact: bool = False
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
@@ -122,6 +129,11 @@ class Picture:
             return ""
         return ", ".join(f"{n} {word}{'s' * (n != 1)}" for word, n in words.items())
 
+    @cached_property
+    def more(self) -> Mapping[str, int]:
+        """Number of edges at each node that no line stands for, where there is room to say it."""
+        return {} if self.compact else Counter(node for edge in self.hidden for node in (edge.source, edge.target))
+
     @property
     def merged(self) -> bool:
         """Whether edges into a head's q, k and v are drawn as one."""
@@ -136,41 +148,82 @@ class Picture:
         return frozenset(stroke.port for stroke in self.strokes if stroke.target == node and stroke.port)
 
 
-def picture_of(drawing: CircuitDrawing, detail: str = "auto") -> Picture:
-    """Choose what to draw.
+NARROW = 380
+"""Points; a picture with less room is compact."""
+
+
+def picture_of(drawing: CircuitDrawing, detail: str = "auto", **limits: Any) -> Picture:
+    """Choose what to draw; see :func:`pictures_of`."""
+    return pictures_of((drawing,), detail, **limits)[0]
+
+
+def pictures_of(
+    drawings: Sequence[CircuitDrawing],
+    detail: str = "auto",
+    *,
+    strongest: int | None = None,
+    lines: int | None = None,
+    room: float | None = None,
+) -> tuple[Picture, ...]:
+    """Choose what to draw, jointly for drawings of one model side by side.
 
     Args:
-        drawing: the circuit.
+        drawings: the circuits.
         detail: `"ports"` draws the q, k and v edges of a head separately, `"heads"` merges them into one with the sum of
             their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
-            `"auto"` uses ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
+            `"auto"` uses ports up to 60 edges, the 60 strongest lines between heads if there are up to 300, and layers beyond.
+        strongest: how many edges are drawn, those with the largest absolute scores; None leaves it to ``detail``.
+        lines: the most lines that are drawn; None leaves it to ``detail``.
+        room: the picture's width in points, if that is limited.
 
     Raises:
-        OptionError: an unknown detail.
+        OptionError: an unknown detail, or no edge or line to draw.
     """
-    return pictures_of((drawing,), detail)[0]
-
-
-def pictures_of(drawings: Sequence[CircuitDrawing], detail: str = "auto") -> tuple[Picture, ...]:
-    """The choices of :func:`picture_of`, made jointly for drawings of one model side by side."""
     if detail not in DETAILS:
         raise OptionError(f"detail {detail!r} is not one of {', '.join(DETAILS)}")
-    n_edges = sum(len(drawing.edges) for drawing in drawings)
-    has_ports = any(drawing.has_ports for drawing in drawings)
-    ports = has_ports and (detail == "ports" or (detail == "auto" and n_edges <= READABLE))
-    pairs = [{(edge.source, edge.target) for edge in drawing.edges} for drawing in drawings]
+    for n, what in ((strongest, "edges"), (lines, "lines")):
+        if n is not None and n < 1:
+            raise OptionError(f"cannot draw {n} {what}: give at least 1")
+    given, weak = _split(drawings, strongest)
+    ports = any(drawing.has_ports for drawing in drawings) and (
+        detail == "ports" or (detail == "auto" and sum(map(len, given)) <= READABLE)
+    )
+    pairs = [{(edge.source, edge.target) for edge in edges} for edges in given]
     by_layer = detail == "layers" or (detail == "auto" and not ports and sum(map(len, pairs)) > BY_HEAD)
     bands = bands_for(drawings[0].n_layers, *pairs) if by_layer else None
-    drawn, inside = zip(*(_strokes(drawing.edges, ports, bands) for drawing in drawings), strict=True)
-    shown = set(_strongest(tuple(stroke for strokes in drawn for stroke in strokes), DRAWABLE))
+    drawn, inside = zip(*(_strokes(edges, ports, bands) for edges in given), strict=True)
+    usual = min(READABLE, DRAWABLE) if detail == "auto" and not bands and strongest is None else DRAWABLE
+    shown = set(_strongest(tuple(stroke for strokes in drawn for stroke in strokes), lines or usual))
     largest = max((abs(stroke.score) for stroke in shown), default=0.0)
     fills = {} if bands else role_fills(role for drawing in drawings for role in drawing.drawn_roles.values())
     out = []
-    for drawing, strokes, within in zip(drawings, drawn, inside, strict=True):
+    for drawing, strokes, within, left in zip(drawings, drawn, inside, weak, strict=True):
         kept = tuple(stroke for stroke in strokes if stroke in shown)
-        hidden, crowded = len(strokes) - len(kept), len(shown) > READABLE
-        out.append(Picture(drawing, ports, bands, kept, hidden, within, largest, fills, crowded))
+        hidden = (*left, *(edge for stroke in strokes if stroke not in shown for edge in stroke.edges))
+        crowded, compact = len(shown) > PALE, room is not None and room < NARROW
+        out.append(Picture(drawing, ports, bands, kept, hidden, within, largest, fills, crowded, compact))
     return tuple(out)
+
+
+def _split(
+    drawings: Sequence[CircuitDrawing], strongest: int | None
+) -> tuple[list[tuple[DrawnEdge, ...]], list[tuple[DrawnEdge, ...]]]:
+    """The strongest edges of each drawing, and the others; which are strongest does not depend on the order of edges."""
+    if strongest is None:
+        return [drawing.edges for drawing in drawings], [() for _ in drawings]
+    order = sorted(
+        (-abs(edge.score), number, *_place(edge), edge)
+        for number, drawing in enumerate(drawings)
+        for edge in drawing.edges
+    )
+    kept = {(number, edge.name) for _, number, *_, edge in order[:strongest]}
+    return tuple(  # type: ignore[return-value]
+        [
+            tuple(edge for edge in drawing.edges if ((number, edge.name) in kept) is wanted)
+            for number, drawing in enumerate(drawings)
+        ]
+        for wanted in (True, False)
+    )
 
 
 def _strokes(
@@ -187,13 +240,14 @@ def _strokes(
 
     drawn = [edge for edge in edges if row[edge.source] != row[edge.target]]
     inside = Counter(row[edge.source] for edge in edges if row[edge.source] == row[edge.target])
-    drawn.sort(key=lambda edge: (standing(edge.source), standing(edge.target), _port_order(edge)))
+    drawn.sort(key=_place)
     drawn.sort(key=lambda edge: (place[box[edge.source]], place[box[edge.target]]))
     return tuple(Stroke(*ends, tuple(same)) for ends, same in groupby(drawn, key=line)), dict(inside)
 
 
-def _port_order(edge: DrawnEdge) -> int:
-    return ("", *PORTS).index(edge.port or "")
+def _place(edge: DrawnEdge) -> tuple[Spot, Spot, int]:
+    """Sorts edges in the order of the graph."""
+    return standing(edge.source), standing(edge.target), ("", *PORTS).index(edge.port or "")
 
 
 def _strongest(strokes: tuple[Stroke, ...], most: int) -> tuple[Stroke, ...]:

@@ -13,7 +13,7 @@ from circuitfind.rendering import style
 from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
 from circuitfind.rendering.labels import BODY, bar_label, margin_label, node_label, printable
 from circuitfind.rendering.legend import legend_label
-from circuitfind.rendering.picture import Picture, Stroke, picture_of
+from circuitfind.rendering.picture import READABLE, Picture, Stroke, picture_of
 
 TALL = 16
 """With more rows than this, rows are set closer, unless there are too many lines."""
@@ -27,7 +27,7 @@ GRAPH = {
     "nodesep": "0.05",
     "outputorder": "edgesfirst",
     "labelloc": "b",
-    "pad": "0.12",
+    "pad": str(style.PAD),
     "bgcolor": style.PAPER,
     "fontname": style.FONT,
 }
@@ -50,20 +50,30 @@ class DrawnRow:
     nodes: tuple[str, ...]
 
 
-def to_dot(drawing: CircuitDrawing, *, detail: str = "auto") -> str:
+def to_dot(
+    drawing: CircuitDrawing,
+    *,
+    detail: str = "auto",
+    strongest: int | None = None,
+    lines: int | None = None,
+    room: float | None = None,
+) -> str:
     """DOT text of a circuit; the same circuit gives the same bytes, regardless of the order of its edges.
 
     Args:
         drawing: the circuit.
         detail: `"ports"` draws the q, k and v edges of a head separately, `"heads"` merges them into one with the sum of
             their scores, `"layers"` merges all heads of a layer and, if that leaves too many lines, neighbouring layers;
-            `"auto"` uses ports up to 60 edges, heads up to 300 lines between them, and layers beyond.
+            `"auto"` uses ports up to 60 edges, the 60 strongest lines between heads if there are up to 300, and layers beyond.
+        strongest: how many edges are drawn, those with the largest absolute scores; None leaves it to ``detail``.
+        lines: the most lines that are drawn; None leaves it to ``detail``.
+        room: width of the text below the picture in points; None lets it follow from the number of lines.
 
     Raises:
-        OptionError: an unknown detail.
+        OptionError: an unknown detail, or no edge or line to draw.
     """
-    picture = picture_of(drawing, detail)
-    dot = lay_out(picture, legend_label(picture))
+    picture = picture_of(drawing, detail, strongest=strongest, lines=lines, room=room)
+    dot = lay_out(picture, legend_label(picture, room=room))
     for stroke in picture.strokes:
         add_stroke(dot, stroke, picture)
     return str(dot.source)
@@ -83,7 +93,7 @@ def lay_out(picture: Picture, label: str) -> graphviz.Digraph:
 def _spacing(picture: Picture, rows: Sequence[DrawnRow]) -> dict[str, str]:
     if len(picture.strokes) > TANGLED:
         return {"ranksep": "0.5", "splines": "polyline"}
-    return {"ranksep": "0.26" if len(rows) > TALL and not picture.crowded else "0.36"}
+    return {"ranksep": "0.26" if len(rows) > TALL and len(picture.strokes) <= READABLE else "0.36"}
 
 
 def _rows(picture: Picture) -> Iterator[DrawnRow]:
@@ -104,15 +114,18 @@ def row_labels(pictures: Sequence[Picture], firsts: Sequence[str], read_only: Se
     below = -1
     for node, only in zip(firsts, read_only, strict=True):
         first, last = pictures[0].layers(node)
-        words = "keys, values" if only else "" if node in (INPUT, LOGITS) else _row_words(first, last, node)
+        compact = pictures[0].compact
+        words = "keys, values" if only else "" if node in (INPUT, LOGITS) else _row_words(first, last, node, compact)
         inside = 0 if only else sum(picture.inside.get(picture.row(node), 0) for picture in pictures)
-        yield margin_label(words, _inside(inside) or _left_out(below, first))
+        yield margin_label(words, _inside(inside) or _left_out(below, first, compact), compact)
         below = last
 
 
-def _row_words(first: int, last: int, node: str) -> str:
+def _row_words(first: int, last: int, node: str, compact: bool) -> str:
     if last > first:
         return f"layers {first}–{last}"
+    if compact:
+        return f"{'heads' if is_attention(node) else 'MLP'} {first}"
     return f"layer {first} {'attention' if is_attention(node) else 'MLP'}"
 
 
@@ -120,12 +133,13 @@ def _inside(n_edges: int) -> str:
     return f"{n_edges:,} edge{'s' * (n_edges != 1)} inside" if n_edges else ""
 
 
-def _left_out(below: int, above: int) -> str:
+def _left_out(below: int, above: int, compact: bool) -> str:
     """The layers without a node between two rows, in words."""
     first, last = below + 1, above - 1
     if first > last:
         return ""
-    return f"layer {first}: none" if first == last else f"layers {first}–{last}: none"
+    span = str(first) if first == last else f"{first}–{last}"
+    return f"{span}: none" if compact else f"layer{'s' * (last > first)} {span}: none"
 
 
 def add_margin(dot: graphviz.Digraph, rows: Sequence[DrawnRow]) -> None:
@@ -165,10 +179,11 @@ def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "
     if place.of.look == "bar":
         # Wide if many edges meet here, so that they meet at different points.
         width = f"{min(0.6 + 0.15 * picture.degree(node), 3.2):.2f}"
-        dot.node(label=bar_label(node, role), fillcolor=fill, width=width, **_BAR, **names)
+        dot.node(label=bar_label(node, role, picture.more.get(node, 0)), fillcolor=fill, width=width, **_BAR, **names)
     else:
         ports = place.of.ports if place.of.look == "ports" and picture.ports else ()
-        dot.node(label=node_label(place.label, role, fill, ports, picture.entered(node)), **names)
+        more = picture.more.get(node, 0)
+        dot.node(label=node_label(place.label, role, fill, ports, picture.entered(node), more), **names)
 
 
 def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: str = "", part: str = "") -> None:
@@ -185,8 +200,16 @@ def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: 
         arrowsize=f"{0.35 + 0.06 * width:.2f}",
         edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}{where}")),
         id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))) + column,
+        **_straight(stroke, picture),
         **edge_count(stroke, picture, style.edge_color(stroke.score)),
     )
+
+
+def _straight(stroke: Stroke, picture: Picture) -> dict[str, str]:
+    """The attribute that makes strong lines of a crowded picture shorter and straighter than weak ones."""
+    if not picture.crowded or not picture.largest:
+        return {}
+    return {"weight": str(1 + round(6 * abs(stroke.score) / picture.largest))}
 
 
 def edge_count(stroke: Stroke, picture: Picture, color: str) -> dict[str, str]:

@@ -14,14 +14,16 @@ FONT = "DejaVu Sans"
 """See :mod:`circuitfind.rendering.fonts`."""
 HELPS, HURTS = "#0072B2", "#D55E00"
 INK, MUTED, FAINT, BORDER = "#222222", "#666666", "#B8B8B8", "#555555"
-LINK = "#7A7A7A"
+LINK = "#5E5E5E"
 """Colour of arrows that stand for attention, which have no score and therefore neither sign nor width."""
+PAD = 0.12
+"""Inches around a picture."""
 PAPER, NO_ROLE = "#FFFFFF", "#F4F4F4"
 COLUMN = "#C8C8C8"
 """Colour of the frame around one part of the prompt."""
 FILLS = ("#EEDD88", "#99DDD0", "#FFB8C4", "#CFDC6A", "#D5C4EA", "#DDDDDD", "#C9B79C", "#B5E2A8")
 
-THINNEST, THICKEST = 0.6, 4.5
+THINNEST, THICKEST = 0.6, 5
 """Pen widths in points, for a score near zero and for the largest drawn score."""
 
 

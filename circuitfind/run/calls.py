@@ -199,15 +199,23 @@ def render(
     detail: str = "auto",
     title: str | None = None,
     caption: bool = True,
+    strongest: int | None = None,
+    size: str | None = None,
+    font: str = rendering.FONT,
 ) -> Path:
     """Draw a circuit to .svg, .png, .pdf or .dot; a circuit with parts of prompts has a column for each part.
 
     Args:
         evaluation: adds faithfulness and the random control to the caption.
         task: adds the published names of heads, if the model is the one they were found in.
-        detail: ``ports`` (separate q, k and v), ``heads`` (one node per head) or ``auto`` (heads above 60 edges).
+        detail: ``ports`` (separate q, k and v), ``heads`` (one node per head), ``layers`` (one box for all heads of a layer
+            or of several), or ``auto``: ports up to 60 edges, then the 60 strongest lines between heads, and layers where
+            heads have more than 300 lines. A picture says how many edges are not drawn.
         title: instead of the names of task and model; none if empty.
         caption: whether sentences about the circuit and its evaluation stand below the picture.
+        strongest: how many edges are drawn, those with the largest absolute scores; None leaves it to ``detail``.
+        size: ``"column"`` (3.3 inches) or ``"page"`` (6.9 inches) of a paper; lines are left out until text is legible.
+        font: a family of fonts on this machine. The default comes with matplotlib, so the picture is the same everywhere.
 
     Example:
         >>> import circuitfind as cf, tempfile, pathlib
@@ -219,8 +227,18 @@ def render(
     refuse_wrong_kinds("render", {"circuit": circuit})
     resolved = load_task(task) if task is not None else None
     measured = evaluation.to_json() if isinstance(evaluation, Evaluation) else evaluation
-    dot = rendering.circuit_dot(circuit, measured, resolved, detail=detail, title=title, caption=caption)
-    return Path(rendering.render(dot, path))
+    dot = rendering.circuit_dot(
+        circuit,
+        measured,
+        resolved,
+        detail=detail,
+        title=title,
+        caption=caption,
+        strongest=strongest,
+        size=size,
+        font=font,
+    )
+    return Path(rendering.render(dot, path, font=font))
 
 
 def check_pairs(source: Any, model: Transformer, *, corrupt: str = "", group_by: str = "") -> PairReport:

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from circuitfind.bench.leaderboard import Quantity
 from circuitfind.bench.page import inline, write_leaderboard
-from circuitfind.bench.pictures import GRID, front, on_grid
+from circuitfind.bench.pictures import GRID, front, name_points, new_figure, on_grid
 
 
 def test_what_is_better_depends_on_the_quantity():
@@ -70,3 +71,23 @@ def test_a_picture_in_the_page_has_ids_of_its_own_and_the_pages_ink():
         '<svg role="img" aria-label="a &quot;b&quot;" a="1"><g id="roc-p1" clip-path="url(#roc-c)" fill="currentColor"/>'
         '<use href="#roc-p1"/></svg>'
     )
+
+
+@pytest.mark.parametrize("n", [3, 12, 25])
+def test_every_point_has_a_name_and_no_name_covers_another_or_a_point(n):
+    rng = np.random.default_rng(n)
+    points = {f"method-{'x' * (k % 9)}{k}": tuple(rng.random(2) ** 2) for k in range(n)}
+    figure, ((axes,),) = new_figure(7.2, 4.8)
+    for point in points.values():
+        axes.plot(*point, "o")
+    axes.margins(x=0.24, y=0.12)
+    boxes = name_points(figure, axes, points, list(points)[:1])
+    figure.canvas.draw()
+    drawn = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}  # without its line
+    assert drawn.keys() == boxes.keys() == points.keys()
+    for name, box in drawn.items():
+        assert boxes[name] == pytest.approx(box.extents, abs=2)  # measured before it was drawn
+        apart = [other for other in drawn if other != name and box.overlaps(drawn[other])]
+        assert apart == []
+        covered = [other for other, at in points.items() if box.contains(*axes.transData.transform(at))]
+        assert covered == []

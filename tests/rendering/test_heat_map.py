@@ -66,7 +66,7 @@ def test_only_what_does_not_exist_is_hatched(tmp_path):
     svg = drawn(tmp_path, holes)
     assert "<pattern" in svg
     assert len(cells(svg)) == TABLE.size - 1
-    assert "Hatched: does not exist." in words(svg)
+    assert "Hatched: no value." in words(svg)
 
 
 def test_a_small_table_says_its_numbers_each_in_its_cell(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,3 +111,9 @@ def test_without_pygraphviz_the_program_dot_is_used(tmp_path: Path, monkeypatch:
     assert render(to_dot(INDUCTION), tmp_path / "circuit.svg").read_text() == "<svg/>\n"
     with pytest.raises(RenderError, match="broken"):
         render(to_dot(INDUCTION), tmp_path / "circuit.pdf")
+
+
+def test_a_pdf_holds_no_date_and_is_the_same_bytes_again() -> None:
+    first = image.draw(to_dot(INDUCTION), "pdf")
+    assert re.findall(rb"/CreationDate \(D:(\d+)", first) == [b"19700101000000"]
+    assert first == image.draw(to_dot(INDUCTION), "pdf")

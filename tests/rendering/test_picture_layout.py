@@ -32,8 +32,9 @@ from circuitfind.rendering.drawing import standing
 
 
 def laid_out_by_node(drawing: CircuitDrawing) -> dict[str, Any]:
-    """The same, but layers are not merged."""
-    return laid_out(drawing, "heads" if picture.picture_of(drawing).bands else "auto")
+    """The same, but layers are not merged and no line is left out."""
+    usual = picture.picture_of(drawing)
+    return laid_out(drawing, "heads" if usual.bands or usual.hidden else "auto")
 
 
 def curve(edge: dict[str, Any]) -> list[tuple[float, float]]:

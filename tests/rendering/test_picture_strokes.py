@@ -52,7 +52,7 @@ def test_up_to_sixty_edges_q_k_and_v_are_drawn_apart() -> None:
 def test_beyond_sixty_edges_those_between_two_nodes_become_one_with_their_sum() -> None:
     drawing = random_drawing(150, 3)
     pairs = {(edge.source, edge.target) for edge in drawing.edges}
-    drawn = visible_edges(laid_out(drawing))
+    drawn = visible_edges(laid_out(drawing, "heads"))
     assert len(drawn) == len(pairs) < 150
     source, target = next(
         pair for pair in sorted(pairs) if sum(pair == (e.source, e.target) for e in drawing.edges) > 1
@@ -61,6 +61,51 @@ def test_beyond_sixty_edges_those_between_two_nodes_become_one_with_their_sum() 
     tooltip = next(edge["edgetooltip"] for edge in drawn if edge["id"] == f"edge_{source}_{target}")
     assert tooltip.startswith(f"{source}->{target}: {total:+.4g} (")
     assert "merged" in svg_text(drawing)
+
+
+def test_of_more_than_sixty_lines_the_strongest_are_drawn_and_the_others_counted() -> None:
+    drawing = random_drawing(150, 3)
+    totals: dict[tuple[str, str], list[DrawnEdge]] = {}
+    for edge in drawing.edges:
+        totals.setdefault((edge.source, edge.target), []).append(edge)
+    order = sorted(totals, key=lambda pair: -abs(sum(edge.score for edge in totals[pair])))
+    chosen = picture.picture_of(drawing)
+    assert {(stroke.source, stroke.target) for stroke in chosen.strokes} == set(order[: picture.READABLE])
+    hidden = [edge for pair in order[picture.READABLE :] for edge in totals[pair]]
+    assert set(chosen.hidden) == set(hidden)
+    words = " ".join(svg_text(drawing).split())
+    assert f"{len(hidden)} weaker edges of {len(drawing.edges)} are not drawn" in words
+    for node in chosen.nodes:
+        n = sum(node in (edge.source, edge.target) for edge in hidden)
+        assert chosen.more.get(node, 0) == n
+    assert chosen.more
+    assert all(f"+{n}" in words for n in chosen.more.values())
+
+
+@pytest.mark.parametrize("n", [1, 20, 59])
+def test_the_strongest_edges_are_drawn_as_many_as_asked_for(n: int) -> None:
+    drawing = random_drawing(150, 3)
+    best = sorted(drawing.edges, key=lambda edge: -abs(edge.score))[:n]
+    chosen = picture.picture_of(drawing, strongest=n)
+    assert {edge for stroke in chosen.strokes for edge in stroke.edges} == set(best)
+    assert chosen.ports
+    assert len(chosen.hidden) == len(drawing.edges) - n
+    with pytest.raises(OptionError, match="give at least 1"):
+        picture.picture_of(drawing, strongest=0)
+
+
+def test_weak_lines_of_a_crowded_picture_are_thin_pale_and_bend_around_the_strong() -> None:
+    drawn = [
+        (float(edge["penwidth"]), edge["color"], int(edge["weight"]))
+        for edge in visible_edges(laid_out(DRAWINGS["4x8-45"]))
+    ]
+    drawn.sort()
+    opacities = [int(color[7:] or "FF", 16) for _, color, _ in drawn]
+    assert opacities == sorted(opacities)
+    assert opacities[0] < 0.5 * 255 < opacities[-1] == 255
+    weights = [weight for *_, weight in drawn]
+    assert weights == sorted(weights)
+    assert weights[0] < weights[-1]
 
 
 def test_detail_can_be_chosen_and_is_checked() -> None:
@@ -81,7 +126,7 @@ def test_a_circuit_too_large_to_draw_shows_its_strongest_lines_and_says_so(monke
     monkeypatch.setattr(picture, "DRAWABLE", 2)
     drawn = {edge["id"] for edge in visible_edges(laid_out(INDUCTION))}
     assert drawn == {"edge_a1.h6_logits", "edge_a0.h3_a1.h6_k"}
-    assert "Only the 2 strongest of 4 lines are drawn" in svg_text(INDUCTION)
+    assert "2 weaker edges of 4 are not drawn" in svg_text(INDUCTION)
 
 
 @cache
@@ -160,7 +205,7 @@ def test_the_picture_of_a_large_circuit_is_bounded_and_does_not_depend_on_the_or
 def test_all_edges_inside_one_band_leave_boxes_only() -> None:
     edges = (DrawnEdge("a0.h0", "m0", None, 1.0), DrawnEdge("m0", "a1.h0", "q", 1.0))
     drawing = CircuitDrawing(2, 1, edges)
-    chosen = picture.Picture(drawing, False, bands.Bands(2, 2), (), 0, {(0, 0): 2}, 0.0, {})
+    chosen = picture.Picture(drawing, False, bands.Bands(2, 2), (), (), {(0, 0): 2}, 0.0, {})
     assert chosen.nodes == ("input", "a0-1", "m0-1", "logits")
     assert legend.legend_label(chosen).count("All edges are inside a box.") == 1
 
@@ -174,4 +219,4 @@ def test_heads_asked_for_although_there_are_too_many_are_those_that_a_drawn_line
     assert len(chosen.strokes) == 30
     joined = {node for stroke in chosen.strokes for node in (stroke.source, stroke.target)}
     assert set(chosen.nodes) == joined | {"input", "logits"} < set(drawing.nodes)
-    assert f"the {len(chosen.nodes)} of {len(drawing.nodes)} nodes that they join" in svg_text(drawing, "heads")
+    assert f"nor {len(drawing.nodes) - len(chosen.nodes)} nodes without others" in svg_text(drawing, "heads")

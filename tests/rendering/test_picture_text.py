@@ -21,6 +21,8 @@ from circuitfind.rendering import (
     DrawnEdge,
     compose_caption,
     image,
+    legend,
+    picture,
     style,
     to_dot,
 )
@@ -40,10 +42,18 @@ def test_the_legend_explains_signs_widths_ports_and_roles() -> None:
 
 def test_the_legend_samples_are_true_to_the_scale() -> None:
     words = svg_text(INDUCTION).splitlines()
-    for width in (1, 2, 4):
-        value = style.score_of_width(width, 4.0)
+    scores = [abs(edge.score) for edge in INDUCTION.edges]
+    samples = legend.samples_of((picture.picture_of(INDUCTION),))
+    assert [samples[0][1], samples[-1][1]] == [min(scores), max(scores)]
+    for width, value in samples:
         assert style.number(value) in words
-        assert style.pen_width(value, 4.0) == pytest.approx(width)
+        assert style.pen_width(value, max(scores)) == pytest.approx(width, abs=0.5)
+    assert len({width for width, _ in samples}) == 3
+
+
+def test_lines_that_are_all_alike_have_one_key() -> None:
+    alike = CircuitDrawing(1, 1, (DrawnEdge("input", "a0.h0", "v", 2.0), DrawnEdge("a0.h0", "logits", None, -2.0)))
+    assert legend.samples_of((picture.picture_of(alike),)) == [(style.THICKEST, 2.0)]
 
 
 def test_rows_are_named_and_empty_layers_are_mentioned() -> None:
@@ -113,7 +123,6 @@ def test_the_caption_has_the_evidence_for_and_against() -> None:
         32491,
         measured(0.91, -0.001, 0.02),
         "absolute",
-        15,
     )
     assert [line.replace("\xa0", " ") for line in lines] == [
         "Model gpt2, task ioi: 200 of 32,491 edges (0.6%).",
@@ -121,7 +130,6 @@ def test_the_caption_has_the_evidence_for_and_against() -> None:
         "Faithfulness in logit-diff 0.91 (on 128 held-out prompts, 95 % interval 0.86 to 0.93); 20 random circuits of at least "
         "this size: 0.00 ± 0.02.",
         "Full model -> circuit: accuracy 100% -> 50%, KL 0.125 nats, logit-diff 3 -> 2.5.",
-        "Only the 15 strongest of the circuit's 200 edges are drawn.",
     ]
 
 

@@ -23,14 +23,14 @@ def by_part():
 def test_words_are_as_asked_for(request, which):
     chosen = request.getfixturevalue(which)
     usual = circuit_dot(chosen)
-    assert "ioi on tasks-4l" in usual
+    assert "Circuit of tasks-4l for ioi" in usual
     assert "Model tasks-4l" in usual
     bare = circuit_dot(chosen, title="", caption=False)
-    assert "ioi on tasks-4l" not in bare
+    assert "Circuit of tasks-4l for ioi" not in bare
     assert "Model tasks-4l" not in bare
     own = circuit_dot(chosen, title="Name movers")
     assert "Name movers" in own
-    assert "ioi on tasks-4l" not in own
+    assert "Circuit of tasks-4l for ioi" not in own
     assert "Model tasks-4l" in own
     edges = [re.findall(r"\n\t.*->.*", text) for text in (usual, bare, own)]
     assert edges[0] == edges[1] == edges[2]
