@@ -115,7 +115,10 @@ def test_networkx_has_every_edge_and_only_nodes_of_the_table(case):
         assert (values["kind"], values["layer"], values["head"]) == (place.kind, place.layer, place.head)
     if circuit.layout is None:
         assert (cf.Circuit.from_networkx(graph).kept == circuit.kept).all()
+        assert all(graph.degree(name) for name in graph)
     else:
+        with pytest.raises(cf.CircuitfindError, match="every_node=True is for a circuit without parts"):
+            circuit.to_networkx(every_node=True)
         with pytest.raises(cf.CircuitfindError, match="read such a circuit from its JSON file"):
             cf.Circuit.from_networkx(graph)
 
