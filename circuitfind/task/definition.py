@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -202,7 +202,8 @@ class Task:
         decides which ``n`` of the split, and their order.
         """
         assert self.fixed is not None
-        groups, note = split_of_groups(groups_of(self.fixed), split)
+        named = [replace(pair, place=pair.called(row)) for row, pair in enumerate(self.fixed)]
+        groups, note = split_of_groups(groups_of(named), split)
         rows = [pair for group in groups for pair in group]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
         return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")

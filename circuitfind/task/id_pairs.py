@@ -58,7 +58,7 @@ def id_pairs_of(source: Any) -> TokenPairs | None:
         )
     clean, corrupted = (padded([row[name] for row in rows], 0) for name in ID_COLUMNS[:2])
     correct, incorrect = (padded([row[name] for row in rows], NO_TOKEN) for name in ID_COLUMNS[2:])
-    return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect)
+    return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect, names=table.places)
 
 
 def id_task(pairs: TokenPairs, name: str = "own-pairs", source: str = "token ids", metric: str = "logit-diff") -> Task:

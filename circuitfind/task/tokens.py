@@ -100,6 +100,8 @@ class TokenPairs:
         steps: how rows belong together where answers have several tokens; None where each row is a pair of its own.
         reference: prompts that are not measured, but that ``mean-reference`` ablation takes its means over (their clean side);
             None without them.
+        names: what messages call every row: where its file has it, or its number in the whole that a split was taken from. By
+            default those of the text, or numbers.
     """
 
     clean: np.ndarray[Any, np.dtype[np.int64]]
@@ -111,6 +113,7 @@ class TokenPairs:
     text: PromptPairs | None = None
     steps: AnswerSteps | None = None
     reference: TokenPairs | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "length", "answer_position", "correct", "incorrect"):
@@ -122,7 +125,14 @@ class TokenPairs:
 
     def called(self, row: int) -> str:
         """What messages call the pair of a row."""
-        return self.text[row].called(row) if self.text is not None else f"pair {row + 1}"
+        if self.names:
+            return self.names[row]
+        number = row if self.steps is None else int(self.steps.pair[row])
+        return self.text[row].called(number) if self.text is not None else f"pair {number + 1}"
+
+    def called_pair(self, pair: int) -> str:
+        """What messages call a pair, which may have several rows."""
+        return self.called(pair if self.steps is None else int(np.flatnonzero(self.steps.pair == pair)[0]))
 
     @property
     def fingerprint(self) -> str:
@@ -205,6 +215,7 @@ class TokenPairs:
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
             None if self.steps is None else self.steps.take(rows),
             self.reference,
+            tuple(self.called(int(row)) for row in rows),
         )
 
 
