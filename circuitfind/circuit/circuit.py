@@ -67,7 +67,7 @@ class Circuit:
 
     @property
     def parts(self) -> str:
-        """The kind of parts that its edges are kept in: ``"position"``, ``"span"``, or ``""`` without parts."""
+        """The kind of parts that its edges are kept in: ``"position"``, ``"span"``, ``"length"``, or ``""`` without parts."""
         return "" if self.layout is None else self.layout.kind
 
     def spans(self, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:
@@ -156,8 +156,8 @@ class Circuit:
     def to_networkx(self, *, every_node: bool = False) -> networkx.MultiDiGraph:
         """The circuit as a graph of its nodes; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
 
-        The graph attributes ``provenance`` and ``selection`` (JSON text) record its origin. :meth:`from_networkx` needs no other
-        nodes: an edge that is added brings its ends.
+        The graph attributes ``provenance`` and ``selection`` (JSON text) record its origin. :meth:`from_networkx` needs no
+        other nodes: an edge that is added brings its ends.
 
         Args:
             every_node: all nodes of the model are there, with or without a kept edge; not for a circuit with parts.

@@ -23,6 +23,7 @@ from circuitfind.cli.options import (
     Dtype,
     GroupBy,
     KvPorts,
+    Length,
     Memory,
     Metric,
     Model,
@@ -60,6 +61,7 @@ def setting_named(
     task_option: TaskOption = None,
     corrupt: Corrupt = "",
     group_by: GroupBy = "",
+    length: Length = 0,
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
@@ -71,7 +73,7 @@ def setting_named(
     from circuitfind.setting.value import Setting
 
     given: dict[str, Any] = {"metric": metric, "ablation": ablation, "reference_prompts": reference_prompts}
-    given |= {"corrupt": corrupt, "group_by": group_by, "answers": answers}
+    given |= {"corrupt": corrupt, "group_by": group_by, "length": length, "answers": answers}
     given |= {"device": device, "dtype": dtype, "bos": bos, "kv_ports": kv_ports}
     return Setting(
         task,
@@ -98,6 +100,9 @@ def setting_of_circuit(
     task_option: TaskOptionOfRun = None,
     corrupt: OfRun = None,
     group_by: OfRun = None,
+    length: Annotated[
+        int | None, typer.Option(help="Only prompts of this many tokens; 0 for any (default: the run's).")
+    ] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
@@ -112,6 +117,7 @@ def setting_of_circuit(
         own = reference_prompts or _reference_of(run, ablation or circuit.provenance.ablation)
         given: dict[str, Any] = {"metric": metric, "ablation": ablation, "reference_prompts": own, "n": prompts}
         given |= {"n_held_out": prompts, "seed": seed, "batch_size": batch_size}
+        given["length"] = run.get("length", 0) if length is None else length
         return Setting(
             chosen,
             spec,

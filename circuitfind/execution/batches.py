@@ -60,7 +60,9 @@ class Batch:
 
     def _rows(self, rows: slice) -> Batch:
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference, self.names[rows])
+        return Batch(
+            *parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference, self.names[rows]
+        )
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
@@ -80,7 +82,9 @@ def require_answers(metric: Metric, pairs: TokenPairs) -> None:
         _require_over_tokens(metric, pairs, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == pairs.n_pairs else f"{pairs.called_pair(without[0])} has none"
+        which = (
+            "these pairs have none" if len(without) == pairs.n_pairs else f"{pairs.called_pair(without[0])} has none"
+        )
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
         )

@@ -16,6 +16,7 @@ from circuitfind.patching.patched_runs import DENOISING, PatchedMetric
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.statistics import Values, faithfulness, mean_intervals, mean_of_counted
+from circuitfind.task.spans import length_and_position
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +45,7 @@ class PatchingEffects:
         direction: ``"denoising"``: metric(patched) - metric(corrupted) with clean values put into the corrupted run;
             ``"noising"``: metric(clean) - metric(patched) with ablated values put into the clean run. If less of the metric
             is better, the sign of both is flipped.
-        by: the kind of the columns, ``"position"`` or ``"span"``; ``""`` for all positions at once.
+        by: the kind of the columns, ``"position"``, ``"span"`` or ``"length"``; ``""`` for all positions at once.
         rows: the patched components.
         columns: the parts of the prompts.
         values: mean effect over the prompts that have the part, float64 (rows, columns); NaN where no prompt has it.
@@ -123,7 +124,10 @@ class PatchingEffects:
         return MEANINGS[self.direction]
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row for every component and part: ``component, part, effect, low, high, share, prompts``."""
+        """One row for every component and part: ``component, part, effect, low, high, share, prompts``.
+
+        By length, the columns ``length`` and ``position`` say what the part is.
+        """
         import pandas
 
         rows, columns = np.indices(self.values.shape).reshape(2, -1)
@@ -131,6 +135,7 @@ class PatchingEffects:
             {
                 "component": np.asarray(self.rows, dtype=object)[rows],
                 "part": np.asarray(self.columns, dtype=object)[columns],
+                **{name: np.asarray(of)[columns] for name, of in self._lengths().items()},
                 "effect": self.values.ravel(),
                 "low": self.intervals[..., 0].ravel(),
                 "high": self.intervals[..., 1].ravel(),
@@ -138,6 +143,16 @@ class PatchingEffects:
                 "prompts": self.counts[columns],
             }
         )
+
+    def _lengths(self) -> dict[str, tuple[int, ...]]:
+        """Length and position of every part; nothing where the parts are not by length."""
+        found = [one for one in map(length_and_position, self.columns) if one is not None]
+        return dict(zip(("length", "position"), zip(*found, strict=True), strict=True)) if self.by == "length" else {}
+
+    @property
+    def prompts_by_length(self) -> dict[int, int]:
+        """How many prompts have each length; empty where the parts are not by length."""
+        return dict(zip(self._lengths().get("length", ()), self.counts.tolist(), strict=False))
 
     def top(self, n: int = 10, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` largest effects, absolute or (``absolute=False``) signed, as rows of :meth:`to_frame`, best first."""

@@ -81,6 +81,13 @@ class AnswerSteps:
             self.pair[rows], self.answer[rows], self.weight[rows], self.right, self.wrong, self.rows_per_pair
         )
 
+    def take_pairs(self, pairs: Ids) -> tuple[Ids, AnswerSteps]:
+        """The rows of some pairs (sorted numbers), and how they belong together; means over rows stay means over pairs."""
+        rows = np.flatnonzero(np.isin(self.pair, pairs))
+        per_pair = len(rows) / len(pairs)
+        weight, number = self.weight[rows] * (per_pair / self.rows_per_pair), np.searchsorted(pairs, self.pair[rows])
+        return rows, AnswerSteps(number, self.answer[rows], weight, self.right[pairs], self.wrong[pairs], per_pair)
+
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
@@ -217,6 +224,13 @@ class TokenPairs:
             self.reference,
             tuple(self.called(int(row)) for row in rows),
         )
+
+    def take_pairs(self, pairs: Sequence[int]) -> TokenPairs:
+        """Some pairs whole, with all rows of each; ``pairs`` are sorted numbers."""
+        if self.steps is None:
+            return self.take(pairs)
+        rows, steps = self.steps.take_pairs(np.asarray(pairs, dtype=np.int64))
+        return replace(self.take(rows), steps=steps)
 
 
 def _check_shapes(clean: Ids, corrupted: Ids, real: np.ndarray[Any, Any]) -> None:

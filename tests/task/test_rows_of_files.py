@@ -93,10 +93,11 @@ def test_nan_is_found_on_the_row_of_the_file(tmp_path):
     model = setting.transformer
     weights = dict(model.weights) | {"W_E": model.weights["W_E"].clone()}
     weights["W_E"][model.tokenizer.encode("Then")[-1]] = float("nan")
+    there = model.tokenizer.encode("Then")[-1]
+    parts = [make_batches(model, part, 2) for part in (setting.train, setting.held_out)]
+    batch = next(batch for batches in parts for batch in batches if (batch.clean == there).any())
     with pytest.raises(NumericalError, match=r"on the clean prompt of row 3 \(line 3\); "):
-        for part in (setting.train, setting.held_out):
-            for batch in make_batches(model, part, 2):
-                find_non_finite(model.with_weights(weights), batch)
+        find_non_finite(model.with_weights(weights), batch)
 
 
 def test_pairs_of_several_tokens_are_named_by_their_place(tmp_path):
