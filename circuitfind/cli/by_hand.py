@@ -161,7 +161,7 @@ def _patching_lines(effects: Any, top: int, picture: Path | None) -> Iterable[st
         f"ablation; {about.unit} {effects.clean.mean():.3f} clean, {effects.corrupted.mean():.3f} corrupted"
     )
     if lengths := Counter(effects.prompts_by_length):
-        yield f"prompts by length: {lengths_in_words(lengths.elements())}"
+        yield f"prompts by length: {lengths_in_words(lengths.elements())}; L:P is position P (from 0) in prompts of L tokens"
     yield f"{effects.meaning}; with its 95 % interval, its share of clean - corrupted, and how many prompts have the part"
     for row in effects.top(top).to_dict("records"):
         at = f" at {row['part']}" if effects.by else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,9 +176,9 @@ class PatchingEffects:
         """Draw a heat map (.svg, .png or .pdf) of the effects, or of their shares of metric(clean) - metric(corrupted)."""
         p, (values, rows, columns) = self.provenance, self.table(share=share)
         grid = rows != list(self.rows)
-        column_axis = {"position": "position", "span": "part of the prompt"}.get(
-            self.by, axis_of(columns) if grid else ""
-        )
+        named = {"position": "position", "span": "part of the prompt", "length": "position, for each length of prompt"}
+        column_axis = named.get(self.by, axis_of(columns) if grid else "")
+        of_length, panels = Counter(self._lengths().get("length", ())), self.prompts_by_length
         caption = (
             f"Model {p.model}, task {p.task}: {p.n_prompts} {p.split} prompts, {self.direction}, {p.ablation} ablation. "
             f"{self.meaning[0].upper()}{self.meaning[1:]}."
@@ -185,13 +186,14 @@ class PatchingEffects:
         return heat_map(
             values,
             rows,
-            columns,
+            self._lengths().get("position", columns),
             path,
             title=title or f"Activation patching: {WORDS.get(str(p.options.get('what')), 'components')}",
             unit="share of metric(clean) - metric(corrupted)" if share else p.unit,
             row_axis="layer" if grid else "component",
             column_axis=column_axis,
-            caption=caption,
+            caption=caption + " In brackets: how many prompts have the length." * bool(panels),
+            panels={f"{length} tokens ({n})": of_length[length] for length, n in panels.items()},
         )
 
     def to_json(self) -> dict[str, Any]:

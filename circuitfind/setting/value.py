@@ -15,8 +15,8 @@ from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
-from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting import naming
+from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule

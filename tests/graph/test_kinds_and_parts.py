@@ -24,7 +24,7 @@ LETTERS = "abcdefghijklmnopq"
 KINDS_OF_PORTS = {"per-head": {}, "per-group": SHAPES["llama-groups"], "whole-attention": SHAPES["gemma2"]}
 TASK = "ioi"
 """Whose metric is measured; the prompts are given."""
-KINDS_OF_PARTS = ("", "span", "position")
+KINDS_OF_PARTS = ("", "span", "position", "length")
 SCHEMA = json.loads((Path(cf.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8"))
 
 
