@@ -11,6 +11,8 @@ MEANS_AT_ONCE = 1024
 """How many means have their resamples in memory at the same time."""
 SAME = 1e-5
 """Means of two runs that differ by less than this, relative to the size of their values, differ only by float32 rounding."""
+FEW_PROMPTS = 30
+"""What fewer prompts than this show is called weak."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 

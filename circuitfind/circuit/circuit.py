@@ -67,7 +67,7 @@ class Circuit:
 
     @property
     def parts(self) -> str:
-        """The kind of parts that its edges are kept in: ``"position"``, ``"span"``, or ``""`` without parts."""
+        """The kind of parts that its edges are kept in: ``"position"``, ``"span"``, ``"length"``, or ``""`` without parts."""
         return "" if self.layout is None else self.layout.kind
 
     def spans(self, pairs: TokenPairs, tokenizer: Tokenizer | None) -> Spans | None:
@@ -153,12 +153,19 @@ class Circuit:
 
         return pandas.DataFrame(self.columns(most))
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """The circuit as a graph; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
+    def to_networkx(self, *, every_node: bool = False) -> networkx.MultiDiGraph:
+        """The circuit as a graph of its nodes; see :meth:`circuitfind.graph.ComputationGraph.to_networkx`.
 
-        The graph attributes ``provenance`` and ``selection`` (JSON text) record its origin.
+        The graph attributes ``provenance`` and ``selection`` (JSON text) record its origin. :meth:`from_networkx` needs no
+        other nodes: an edge that is added brings its ends.
 
-        With parts, each node is a node at a part, such as ``a3.h1@S2``, and only those with a kept edge are included.
+        Args:
+            every_node: all nodes of the model are there, with or without a kept edge; not for a circuit with parts.
+
+        Raises:
+            CircuitError: every node was asked for, and the circuit has parts.
+
+        With parts, each node is a node at a part, such as ``a3.h1@S2``.
 
         * The graph attribute ``parts`` has the labels in order.
         * Node attributes: ``kind``, ``layer`` and ``head`` as in the graph without parts, plus ``node`` and ``part``.
@@ -168,7 +175,10 @@ class Circuit:
           to the same head at another part, where its output is used. What enters a head's ``q`` stays at its part, even if
           the node has such an edge.
         """
-        graph = self.graph.to_networkx(self.kept, self.scores) if self.layout is None else at_parts(self)
+        if every_node and self.layout is not None:
+            raise CircuitError("every_node=True is for a circuit without parts; call circuit.flat().to_networkx(...)")
+        own = {"every_node": every_node}
+        graph = self.graph.to_networkx(self.kept, self.scores, **own) if self.layout is None else at_parts(self)
         graph.graph |= {
             "provenance": json.dumps(asdict(self.provenance)),
             "selection": json.dumps(dict(self.selection)),

@@ -19,7 +19,7 @@ from circuitfind.errors import CircuitError
 from circuitfind.graph import Mask
 from circuitfind.scores import EdgeScores
 from circuitfind.task import Spans, Tokenizer, TokenPairs, spans_of
-from circuitfind.task.spans import REST
+from circuitfind.task.spans import REST, length_and_position
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,8 @@ class Layout:
 
     @property
     def kind(self) -> str:
-        """The kind of parts: ``"span"``, which always includes the rest of the prompt, or ``"position"``."""
-        return "span" if REST in self.labels else "position"
+        """The kind of parts: ``"span"``, which always includes the rest of the prompt, ``"length"`` or ``"position"``."""
+        return "span" if REST in self.labels else "length" if any(map(length_and_position, self.labels)) else "position"
 
     def places(self, spans: Spans) -> list[int]:
         """The index among these parts of each part of other prompts, matched by label.
@@ -59,7 +59,8 @@ class Layout:
         """
         known = {label: number for number, label in enumerate(self.labels)}
         if unknown := [label for label in spans.labels if label not in known]:
-            advice = "no longer prompts, or parts by 'span'" if self.kind == "position" else "prompts of its task"
+            same = {"position": "no longer prompts, or parts by 'span'", "length": "prompts of these lengths"}
+            advice = same.get(self.kind, "prompts of its task")
             raise CircuitError(
                 f"these prompts have the part {unknown[0]!r}, but the circuit or the scores only know "
                 f"{', '.join(self.labels)}; use {advice}"

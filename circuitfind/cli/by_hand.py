@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,10 @@ def activation_patch(
             help="residual, head, mlp, attention or node; or components such as a3.h5, patched together (default: head)."
         ),
     ] = None,
-    by: Annotated[str, typer.Option(help="position, span, or nothing for all positions at once.")] = "",
+    by: Annotated[
+        str,
+        typer.Option(help="position; span; length (positions, for each length of prompt); or nothing for all at once."),
+    ] = "",
     direction: Annotated[
         str, typer.Option(help="denoising (clean values into the corrupted run) or noising.")
     ] = "denoising",
@@ -149,11 +153,15 @@ def _drawn(picture: Path | None) -> dict[str, str]:
 
 
 def _patching_lines(effects: Any, top: int, picture: Path | None) -> Iterable[str]:
+    from circuitfind.task.spans import lengths_in_words
+
     about = effects.provenance
     yield (
         f"{about.model}, {about.task}: {about.n_prompts} {about.split} prompts, {effects.direction}, {about.ablation} "
         f"ablation; {about.unit} {effects.clean.mean():.3f} clean, {effects.corrupted.mean():.3f} corrupted"
     )
+    if lengths := Counter(effects.prompts_by_length):
+        yield f"prompts by length: {lengths_in_words(lengths.elements())}; L:P is position P (from 0) in prompts of L tokens"
     yield f"{effects.meaning}; with its 95 % interval, its share of clean - corrupted, and how many prompts have the part"
     for row in effects.top(top).to_dict("records"):
         at = f" at {row['part']}" if effects.by else ""

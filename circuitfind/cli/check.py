@@ -79,6 +79,8 @@ LISTED = 5
 
 def _pair_lines(report: Any, keep_good: Path | None, every: bool) -> Iterable[str]:
     """First the counts, then some pairs of each verdict, then what follows from it."""
+    from circuitfind.task.spans import lengths_in_words
+
     usable = len(report.usable)
     yield f"{len(report.rows)} pairs: {usable} can be used, {len(report.good)} are good"
     verdicts = Counter(row.verdict for row in report.rows)
@@ -90,6 +92,8 @@ def _pair_lines(report: Any, keep_good: Path | None, every: bool) -> Iterable[st
             yield from _row_lines(row)
         if not every and count > LISTED:
             yield f"     ... and {count - LISTED} more that are {verdict} (--all lists every pair)"
+    if len({row.tokens for row in report.usable}) > 1:
+        yield f"prompts by length: {lengths_in_words(row.tokens for row in report.usable)}"
     if not usable:
         yield "no pair can be used, so nothing was measured"
     elif report.can_do_it:

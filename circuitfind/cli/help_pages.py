@@ -32,7 +32,7 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "tree": ("tree runs/mine", "tree runs/mine --no-roles"),
         "roles": ("roles ioi", "roles induction --model induction-2l --threshold 0.5"),
-        "activation-patch": ("activation-patch ioi", "activation-patch ioi --by span --out heads.svg"),
+        "activation-patch": ("activation-patch ioi --by span --out heads.svg", "activation-patch ioi --by length"),
         "ablate": ("ablate ioi a0.h6 m0", "ablate ioi a0.h6 --ablation zero"),
         "path-patch": ('path-patch ioi "a0.h6 -> m0 -> logits"', 'path-patch ioi "a0.h6 -> logits" --prompts 64'),
         "path-map": ("path-map ioi logits", 'path-map ioi "a3.h0<q>" --out map.svg'),
@@ -70,7 +70,7 @@ OPTIONS = {
     "The circuit": ("algorithm", "option", "faithfulness", "edges", "threshold", "greedy", "nodes", "signed", "parts"),
     "Model and prompts": (
         *("model", "data", "task", "metric", "ablation", "reference_prompts", "prompts", "held_out", "split", "seed"),
-        *("task_option", "corrupt", "group_by", "answers", "bos"),
+        *("task_option", "corrupt", "group_by", "length", "answers", "bos"),
     ),
     "The machine": ("device", "dtype", "memory", "batch_size", "workers", "kv_ports"),
 }

@@ -74,6 +74,7 @@ Corrupt = Annotated[
     str, typer.Option(help="Make the corrupted prompts of your pairs: swap:LABEL,LABEL, resample, or replace:WORDS.")
 ]
 GroupBy = Annotated[str, typer.Option(help="A column of your pairs; rows with the same text in it stay in one split.")]
+Length = Annotated[int, typer.Option(help="Only prompts of this many tokens; 0 for any (check-pairs shows lengths).")]
 Split = Annotated[str, typer.Option(help="train or held-out.")]
 Prompts = Annotated[int, typer.Option("--prompts", "-n", help="How many pairs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the prompts and of everything else drawn at random.")]

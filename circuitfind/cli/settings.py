@@ -23,6 +23,7 @@ from circuitfind.cli.options import (
     Dtype,
     GroupBy,
     KvPorts,
+    Length,
     Memory,
     Metric,
     Model,
@@ -46,6 +47,9 @@ OfRun = Annotated[str | None, typer.Option(help="As in discover (default: the ru
 TaskOptionOfRun = Annotated[
     list[str] | None, typer.Option(help="An option of the task, NAME=VALUE (default: the run's).")
 ]
+LengthOfRun = Annotated[
+    int | None, typer.Option(help="Only prompts of this many tokens; 0 for any (default: the run's).")
+]
 
 
 def setting_named(
@@ -60,6 +64,7 @@ def setting_named(
     task_option: TaskOption = None,
     corrupt: Corrupt = "",
     group_by: GroupBy = "",
+    length: Length = 0,
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
@@ -71,7 +76,7 @@ def setting_named(
     from circuitfind.setting.value import Setting
 
     given: dict[str, Any] = {"metric": metric, "ablation": ablation, "reference_prompts": reference_prompts}
-    given |= {"corrupt": corrupt, "group_by": group_by, "answers": answers}
+    given |= {"corrupt": corrupt, "group_by": group_by, "length": length, "answers": answers}
     given |= {"device": device, "dtype": dtype, "bos": bos, "kv_ports": kv_ports}
     return Setting(
         task,
@@ -98,6 +103,7 @@ def setting_of_circuit(
     task_option: TaskOptionOfRun = None,
     corrupt: OfRun = None,
     group_by: OfRun = None,
+    length: LengthOfRun = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 (default: the run's).")] = None,
     memory: Memory = None,
@@ -117,7 +123,7 @@ def setting_of_circuit(
             spec,
             **given,
             task_options=read_settings(task_option, "--task-option") if task_option or task else None,
-            **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by),
+            **_own_pairs({} if task else run, corrupt=corrupt, group_by=group_by, length=length),
             memory=memory,
             device=device,
             dtype=dtype or run.get("dtype") or "float32",
@@ -135,10 +141,10 @@ def _reference_of(run: Mapping[str, Any], ablation: str) -> str | None:
     return run.get("reference_prompts") if ablation == REFERENCE else None
 
 
-def _own_pairs(run: Mapping[str, Any], **given: str | None) -> dict[str, Any]:
-    """How your own pairs are read: as the options say, or else as in the run."""
-    read = {name: run.get(name, "") if value is None else value for name, value in given.items()}
-    return read | {"answers": run.get("answers") or "all"}
+def _own_pairs(run: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """How pairs are read and chosen: as the options say, or else as in the run, or else as by default."""
+    told = {name: run.get(name) if value is None else value for name, value in given.items()}
+    return {name: value for name, value in told.items() if value is not None} | {"answers": run.get("answers") or "all"}
 
 
 def setting_options(

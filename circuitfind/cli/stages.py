@@ -57,7 +57,8 @@ Faithfulness = Annotated[
 Parts = Annotated[
     str,
     typer.Option(
-        help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too."
+        help="Also keep scores per 'prompt', or find the circuit per 'position' or labelled 'span' of the prompt too, or per "
+        "position for each 'length' of prompt."
     ),
 ]
 Workers = Annotated[

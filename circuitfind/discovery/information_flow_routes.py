@@ -49,7 +49,7 @@ def information_flow_routes(problem: Problem) -> EdgeScores:
         part_of = None if problem.spans is None else parts_of(problem.spans, batch)
         values = np.zeros((len(rows), problem.graph.n_edges))
         for tile in tiles(batch.clean.shape, tokens):
-            here = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[parts]
+            here = {"prompt": tile[0], "position": tile[1]}.get(parts, slice(None))
             written = clean.tile(*tile)
             written = written.float() if written.dtype.itemsize < 4 else written
             for block, stream in zip(problem.graph.blocks, base_streams(model, written, written[0]), strict=True):

@@ -8,8 +8,8 @@ from circuitfind.circuit import Circuit
 from circuitfind.circuit.in_words import full_to_circuit
 from circuitfind.evaluation.faithfulness import Evaluation
 from circuitfind.evaluation.other_prompts.stability import Stability
+from circuitfind.statistics import FEW_PROMPTS as FEW_PROMPTS
 
-FEW_PROMPTS = 30
 FEWER_RIGHT = 0.1
 """A larger fall of the accuracy is a weakness."""
 TOO_FAITHFUL = 1.1

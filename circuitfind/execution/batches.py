@@ -34,6 +34,7 @@ class Batch:
         real: True at real tokens, (prompts, positions).
         rows: row numbers among the original pairs, (prompts,).
         reference: prompts that means may be taken over, see :attr:`circuitfind.task.TokenPairs.reference`.
+        names: what messages call the pairs, see :attr:`circuitfind.task.TokenPairs.names`.
     """
 
     clean: Tensor
@@ -43,6 +44,7 @@ class Batch:
     real: Tensor
     rows: np.ndarray[Any, Any]
     reference: TokenPairs | None = None
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -58,7 +60,9 @@ class Batch:
 
     def _rows(self, rows: slice) -> Batch:
         parts = (self.clean[rows], self.corrupted[rows], self.answer[rows])
-        return Batch(*parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference)
+        return Batch(
+            *parts, self.targets.rows(rows), self.real[rows], self.rows[rows], self.reference, self.names[rows]
+        )
 
 
 def without_incorrect(pairs: TokenPairs) -> np.ndarray[Any, Any]:
@@ -75,10 +79,12 @@ def require_answers(metric: Metric, pairs: TokenPairs) -> None:
         OptionError: the message says which pair, or which metrics are defined.
     """
     if pairs.steps is not None:
-        _require_over_tokens(metric, pairs.steps)
+        _require_over_tokens(metric, pairs, pairs.steps)
     without = without_incorrect(pairs)
     if metric.needs_incorrect and len(without):
-        which = "these pairs have none" if len(without) == pairs.n_pairs else f"{pairs.called(without[0])} has none"
+        which = (
+            "these pairs have none" if len(without) == pairs.n_pairs else f"{pairs.called_pair(without[0])} has none"
+        )
         raise OptionError(
             f"the metric {metric.name!r} needs incorrect answers, and {which}; add them, or use the metric nll or kl"
         )
@@ -105,15 +111,15 @@ def require_ids(model: Transformer, pairs: TokenPairs) -> None:
             )
 
 
-def _require_over_tokens(metric: Metric, steps: AnswerSteps) -> None:
+def _require_over_tokens(metric: Metric, pairs: TokenPairs, steps: AnswerSteps) -> None:
     defined = [other.name for other in METRICS if other.over_tokens is not None and other.over_tokens.adds_up]
     way_out = f"use {', '.join(defined[:-1])} or {defined[-1]}, or the first tokens of the answers alone"
     if metric.over_tokens is None:
         raise OptionError(f"the metric {metric.name!r} is undefined where answers have several tokens; {way_out}")
     if not metric.over_tokens.sets and len(several := np.flatnonzero(steps.right > 1)):
         raise OptionError(
-            f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and pair "
-            f"{several[0] + 1} has {steps.right[several[0]]}; give one, or use logit-diff"
+            f"the metric {metric.name!r} takes one correct answer where answers have several tokens, and "
+            f"{pairs.called_pair(several[0])} has {steps.right[several[0]]}; give one, or use logit-diff"
         )
 
 
@@ -182,7 +188,7 @@ def _batch(model: Transformer, pairs: TokenPairs, rows: np.ndarray[Any, Any]) ->
     weight = None if part.steps is None else tensor(part.steps.weight).to(model.dtype)
     targets = Targets(tensor(part.correct), tensor(part.incorrect), weight=weight)
     answer = tensor(part.answer_position)
-    return Batch(clean, tensor(part.corrupted), answer, targets, real, rows, pairs.reference)
+    return Batch(clean, tensor(part.corrupted), answer, targets, real, rows, pairs.reference, part.names)
 
 
 def in_pieces(step: Any, run: Callable[[Any], Result]) -> list[Result]:

@@ -154,9 +154,9 @@ def find_non_finite(model: Transformer, batch: Batch) -> None:
             bad = ~torch.isfinite(at.stream).flatten(1).all(1)
             if bad.any():
                 place = f"layer {at.block.layer - 1}" if at.block.layer else "the embedding"
-                row = int(batch.rows[int(bad.nonzero()[0, 0])])
+                name = batch.names[int(bad.nonzero()[0, 0])]
                 raise NumericalError(
-                    f"NaN or infinity in model {model.name!r} after {place}, on the {side} prompt of pair {row + 1}; "
+                    f"NaN or infinity in model {model.name!r} after {place}, on the {side} prompt of {name}; "
                     "try dtype float32, or check the weights with 'circuitfind check-model'"
                 )
         if not torch.isfinite(model.unembed(batch.at_answer(at.stream))).all():

@@ -23,20 +23,28 @@ SHARED = "shared"
 
 
 def to_networkx(
-    graph: ComputationGraph, kept: Mask | None = None, scores: np.ndarray[Any, Any] | None = None
+    graph: ComputationGraph,
+    kept: Mask | None = None,
+    scores: np.ndarray[Any, Any] | None = None,
+    every_node: bool = True,
 ) -> networkx.MultiDiGraph:
     """See :meth:`circuitfind.graph.ComputationGraph.to_networkx`."""
     import networkx
 
+    edges = np.arange(graph.n_edges) if kept is None else np.flatnonzero(kept)
+    columns = graph.edge_columns(edges.tolist())
+    here = {*columns["source"], *columns["target"]}
     out = networkx.MultiDiGraph(**graph.shape)
-    out.add_nodes_from((place.name, attributes_of(place.name)) for place in graph.places)
+    out.add_nodes_from(
+        (place.name, attributes_of(place.name)) for place in graph.places if every_node or place.name in here
+    )
     for layer in range(graph.n_layers if graph.n_kv_groups else 0):
         for head, place in enumerate(graph.places[graph.heads(layer)]):
             group = Place("kv", layer, head // graph.heads_per_port).name
-            out.add_node(group, **attributes_of(group))
-            out.add_edge(group, place.name, SHARED)
-    edges = np.arange(graph.n_edges) if kept is None else np.flatnonzero(kept)
-    columns = graph.edge_columns(edges.tolist())
+            if every_node or group in here:
+                out.add_node(group, **attributes_of(group))
+            if every_node or {group, place.name} <= here:
+                out.add_edge(group, place.name, SHARED)
     values = [{}] * len(edges) if scores is None else [{"score": score} for score in scores[edges].tolist()]
     for index, name, source, target, port, value in zip(edges.tolist(), *columns.values(), values, strict=True):
         out.add_edge(source, target, port or "", name=name, index=index, port=port or "", **value)

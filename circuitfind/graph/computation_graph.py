@@ -173,22 +173,23 @@ class ComputationGraph(Nodes):
     # ---------------------------------------------------------------- networkx
 
     def to_networkx(
-        self, kept: Mask | None = None, scores: np.ndarray[Any, Any] | None = None
+        self, kept: Mask | None = None, scores: np.ndarray[Any, Any] | None = None, *, every_node: bool = True
     ) -> networkx.MultiDiGraph:
         """The graph, or the part of it that ``kept`` selects, as a ``networkx.MultiDiGraph``.
 
         Graph attributes: :attr:`shape`.
         Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``kv``, ``mlp``, ``logits``), ``layer`` and ``head``
-        (-1 where there is none). Every node is present, even without edges. The keys and values of a group are a ``kv`` node
-        here. Links with the key :data:`.SHARED` lead from it to its heads; they are not edges of this graph and have no
-        attributes. Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes: ``name``, ``index`` (this module's edge
-        number), ``port``, and ``score`` where scores are given.
+        (-1 where there is none). The keys and values of a group are a ``kv`` node here. Links with the key :data:`.SHARED` lead
+        from it to its heads; they are not edges of this graph and have no attributes. Edge key: the port (``q``, ``k``, ``v``)
+        or ``""``. Edge attributes: ``name``, ``index`` (this module's edge number), ``port``, and ``score`` where scores are
+        given.
 
         Args:
             kept: boolean (edges,), all edges if None. An edge takes a kilobyte, so a million edges take a gigabyte.
             scores: float (edges,), optional.
+            every_node: nodes without a kept edge are there too.
         """
-        return as_networkx.to_networkx(self, kept, scores)
+        return as_networkx.to_networkx(self, kept, scores, every_node)
 
     @classmethod
     def from_networkx(cls, graph: networkx.MultiDiGraph) -> tuple[ComputationGraph, Mask]:

@@ -45,7 +45,8 @@ def activation_patch(
             ``"attention"`` (all heads of a layer together), ``"node"`` (every sender); or one component by name
             (``"a3.h5"``, ``"m1"``, ``"input"``, ``"m3.n17"``, ``"resid_mid.2"``); or a list of names, patched together; or a
             list of such lists, patched one after the other.
-        by: ``"position"`` (absolute positions), ``"span"`` (the labelled tokens of the task), or ``""`` for all at once.
+        by: ``"position"`` (absolute positions), ``"span"`` (the labelled tokens of the task), ``"length"``
+            (positions, for every length of prompt by itself), or ``""`` for all at once.
         direction: ``"denoising"`` or ``"noising"``. Noising takes its values from the setting's ablation; denoising is only
             defined for ``"corrupted"``.
         per_example: keep the effect on every prompt, not only the means.
@@ -93,7 +94,7 @@ def check_options(by: str, direction: str, ablation: str) -> None:
             f"direction {direction!r}: use {DENOISING!r} (clean values into the corrupted run) or {NOISING!r}"
         )
     if by not in ("", *PARTS_AXES):
-        raise OptionError(f"by={by!r}: use 'position', 'span' or '' (all positions at once)")
+        raise OptionError(f"by={by!r}: use 'position', 'span', 'length' or '' (all positions at once)")
     if direction == DENOISING and ablation != "corrupted":
         raise OptionError(
             f"denoising puts clean values into the corrupted run, and {ablation} ablation has no run to put them into; use "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from circuitfind.patching.patched_runs import DENOISING, PatchedMetric
 from circuitfind.rendering import heat_map
 from circuitfind.scores import Provenance
 from circuitfind.statistics import Values, faithfulness, mean_intervals, mean_of_counted
+from circuitfind.task.spans import length_and_position
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +46,7 @@ class PatchingEffects:
         direction: ``"denoising"``: metric(patched) - metric(corrupted) with clean values put into the corrupted run;
             ``"noising"``: metric(clean) - metric(patched) with ablated values put into the clean run. If less of the metric
             is better, the sign of both is flipped.
-        by: the kind of the columns, ``"position"`` or ``"span"``; ``""`` for all positions at once.
+        by: the kind of the columns, ``"position"``, ``"span"`` or ``"length"``; ``""`` for all positions at once.
         rows: the patched components.
         columns: the parts of the prompts.
         values: mean effect over the prompts that have the part, float64 (rows, columns); NaN where no prompt has it.
@@ -123,7 +125,10 @@ class PatchingEffects:
         return MEANINGS[self.direction]
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row for every component and part: ``component, part, effect, low, high, share, prompts``."""
+        """One row for every component and part: ``component, part, effect, low, high, share, prompts``.
+
+        By length, the columns ``length`` and ``position`` say what the part is.
+        """
         import pandas
 
         rows, columns = np.indices(self.values.shape).reshape(2, -1)
@@ -131,6 +136,7 @@ class PatchingEffects:
             {
                 "component": np.asarray(self.rows, dtype=object)[rows],
                 "part": np.asarray(self.columns, dtype=object)[columns],
+                **{name: np.asarray(of)[columns] for name, of in self._lengths().items()},
                 "effect": self.values.ravel(),
                 "low": self.intervals[..., 0].ravel(),
                 "high": self.intervals[..., 1].ravel(),
@@ -138,6 +144,16 @@ class PatchingEffects:
                 "prompts": self.counts[columns],
             }
         )
+
+    def _lengths(self) -> dict[str, tuple[int, ...]]:
+        """Length and position of every part; nothing where the parts are not by length."""
+        found = [one for one in map(length_and_position, self.columns) if one is not None]
+        return dict(zip(("length", "position"), zip(*found, strict=True), strict=True)) if self.by == "length" else {}
+
+    @property
+    def prompts_by_length(self) -> dict[int, int]:
+        """How many prompts have each length; empty where the parts are not by length."""
+        return dict(zip(self._lengths().get("length", ()), self.counts.tolist(), strict=False))
 
     def top(self, n: int = 10, *, absolute: bool = True) -> pandas.DataFrame:
         """The ``n`` largest effects, absolute or (``absolute=False``) signed, as rows of :meth:`to_frame`, best first."""
@@ -160,9 +176,9 @@ class PatchingEffects:
         """Draw a heat map (.svg, .png or .pdf) of the effects, or of their shares of metric(clean) - metric(corrupted)."""
         p, (values, rows, columns) = self.provenance, self.table(share=share)
         grid = rows != list(self.rows)
-        column_axis = {"position": "position", "span": "part of the prompt"}.get(
-            self.by, axis_of(columns) if grid else ""
-        )
+        named = {"position": "position", "span": "part of the prompt", "length": "position, for each length of prompt"}
+        column_axis = named.get(self.by, axis_of(columns) if grid else "")
+        of_length, panels = Counter(self._lengths().get("length", ())), self.prompts_by_length
         caption = (
             f"Model {p.model}, task {p.task}: {p.n_prompts} {p.split} prompts, {self.direction}, {p.ablation} ablation. "
             f"{self.meaning[0].upper()}{self.meaning[1:]}."
@@ -170,14 +186,15 @@ class PatchingEffects:
         return heat_map(
             values,
             rows,
-            columns,
+            self._lengths().get("position", columns),
             path,
             title=title or f"Activation patching: {WORDS.get(str(p.options.get('what')), 'components')}",
             unit="share of metric(clean) - metric(corrupted)" if share else p.unit,
             row_axis="layer" if grid else "component",
             column_axis=column_axis,
-            caption=caption,
+            caption=caption + " In brackets: how many prompts have the length." * bool(panels),
             missing="the layer has no such component" if grid else "not defined: both prompts score alike",
+            panels={f"{length} tokens ({n})": of_length[length] for length, n in panels.items()},
         )
 
     def to_json(self) -> dict[str, Any]:

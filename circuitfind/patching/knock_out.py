@@ -124,7 +124,10 @@ class AblationEffects:
         values, rows, columns = found or (self.effects[:, None], list(self.names), ["effect"])
         about = f"Model {p.model}, task {p.task}: {p.n_prompts} {p.split} prompts, {p.ablation} ablation."
         caption = f"{about} Effect > 0: the component helps; it is metric(before) - metric(after)."
-        axes = {"row_axis": "layer" if found else "component", "column_axis": axis_of(columns) if found else ""}
+        axes: dict[str, Any] = {
+            "row_axis": "layer" if found else "component",
+            "column_axis": axis_of(columns) if found else "",
+        }
         return heat_map(
             values,
             rows,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def heat_map(
     column_axis: str = "head",
     caption: str = "",
     missing: str = "no value",
+    panels: Mapping[str, int] | None = None,
 ) -> Path:
     """Draw a table of scores; the first row is at the top, and the scale is symmetric around 0.
 
@@ -100,6 +101,8 @@ def heat_map(
         row_axis, column_axis: labels of the two axes.
         caption: sentences below the table.
         missing: why a hatched cell has no value, in words.
+        panels: a heading for each group of neighbouring columns, with how many columns it has; a line parts the groups, and a
+            heading that does not fit is cut to its first word.
 
     Returns:
         The path written.
@@ -125,7 +128,7 @@ def heat_map(
             title, unit, row_axis, _, caption, _ = words
             content = bars(table[:, 0], names[0], [title, unit, row_axis, caption], kind, NO_DATES[kind])
         else:
-            content = _drawn(table, names[0], names[1], words, kind)
+            content = _drawn(table, names[0], names[1], words, kind, panels or {})
     write_whole(path, with_font(content) if kind == "svg" else content)
     return path
 
@@ -144,7 +147,14 @@ def matplotlib_settings() -> Iterator[None]:
         yield
 
 
-def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], words: list[str], kind: str) -> bytes:
+def _drawn(
+    table: np.ndarray[Any, Any],
+    rows: list[str],
+    columns: list[str],
+    words: list[str],
+    kind: str,
+    panels: Mapping[str, int],
+) -> bytes:
     """The picture's bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -152,6 +162,7 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     title, unit, row_axis, column_axis, *notes = words
     upright = _upright(columns, _cell(table)[0])
     layout = _layout(table, rows, columns, title, notes, upright)
+    layout = replace(layout, top=layout.top + LINE) if panels else layout
     figure = Figure(figsize=layout.figure, facecolor=PAPER)
     FigureCanvasAgg(figure)  # for other formats, savefig chooses the canvas
     axes = figure.add_axes(layout.table)
@@ -160,6 +171,7 @@ def _drawn(table: np.ndarray[Any, Any], rows: list[str], columns: list[str], wor
     _frame(axes, (row_axis, column_axis), hatched=bool(np.isnan(table).any()))
     _ticks(axes, "y", rows, layout.height, False)
     _ticks(axes, "x", columns, layout.width, upright)
+    _panels(axes, panels, _cell(table)[0])
     if _numbered(table):
         _numbers(axes, table, colours)
     _words(figure, layout, title, _notes(notes, layout))
@@ -246,6 +258,19 @@ def _frame(axes: Any, names: tuple[str, str], hatched: bool) -> None:
         side.set(color=BORDER, linewidth=0.6)
     axes.set_ylabel(names[0], fontsize=TEXT_SIZE, color=INK)
     axes.set_xlabel(names[1], fontsize=TEXT_SIZE, color=INK)
+
+
+def _panels(axes: Any, panels: Mapping[str, int], cell: float) -> None:
+    """Part groups of columns by lines, and write their headings above them."""
+    start = 0
+    for heading, n in panels.items():
+        if start:
+            axes.axvline(start, color=INK, linewidth=0.8)
+        fits = LETTER * (len(heading) + 1) <= n * cell
+        words, place = heading if fits else heading.partition(" ")[0], (start + n / 2, 0)
+        about = {"ha": "center", "va": "bottom", "fontsize": TICK_SIZE, "color": INK}
+        axes.annotate(words, place, (0, 3), textcoords="offset points", annotation_clip=False, **about)
+        start += n
 
 
 def _upright(columns: list[str], cell: float) -> bool:

@@ -57,7 +57,8 @@ def discover(
     Args:
         algorithm: a registered name; its own options are further keyword arguments (``steps=10``). If None:
             ``eap-ig-inputs`` under ``corrupted`` ablation, otherwise ``eap-ig-activations``.
-        parts: ``"prompt"``, ``"position"`` or ``"span"`` also stores separate scores along that axis (``scores.parts``).
+        parts: ``"prompt"``, ``"position"``, ``"span"`` or ``"length"`` also stores separate scores along that axis
+            (``scores.parts``).
         checkpoint: where a long algorithm keeps its sums.
         workers: number of Ray actors that share the prompts, each with its own copy of the model (on its own GPU if the
             model is on one); 0 works in this process. The scores do not depend on this number.

@@ -38,7 +38,6 @@ from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder, folder_for
 from circuitfind.run.folder import versions as versions
-from circuitfind.run.request import POSITIONAL
 from circuitfind.run.request import RunConfig as RunConfig
 from circuitfind.run.said import (
     MOST_ROWS,
@@ -55,6 +54,7 @@ from circuitfind.selection import Chosen, SizeCurve
 from circuitfind.selection.prefixes import check_size
 from circuitfind.setting.value import Setting as Setting
 from circuitfind.task import Task, write_id_pairs
+from circuitfind.task.spans import PARTS_AXES
 from circuitfind.task.write_pairs import write_pairs
 
 LEAST_CURVE = 32
@@ -120,7 +120,7 @@ def run(
         scores = _discover(begun)
         circuit, curve = _select(begun, scores)
         evaluation = _evaluate(begun, circuit)
-        by_part = _by_part(begun, scores) if begun.config.parts in POSITIONAL else None
+        by_part = _by_part(begun, scores) if begun.config.parts in PARTS_AXES else None
         curve = curve or _curve(begun, scores, circuit)
         sentences = sentences_of(begun.setting, scores, circuit, evaluation, by_part, curve)
         _draw(begun, circuit, evaluation, by_part, curve)
@@ -155,7 +155,7 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     say(f"task {task.name}: {both} pairs{rows_of(train)}")
     for note in notes_on(setting, config.parts):
         say(note)
-    if config.parts in POSITIONAL:
+    if config.parts in PARTS_AXES:
         refuse_unknown_parts(setting, config.parts)
     refuse_failing(setting, config.anyway, say)
     if folder.begin(_resolved_values(setting, config), _decisive(setting, config, options)):

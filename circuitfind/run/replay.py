@@ -200,8 +200,8 @@ def _pairs_of(p: Provenance, settings: Mapping[str, Any], model: Transformer) ->
     """The train pairs the run was made with."""
     given = load_task(settings.get("task") or p.task, model=model)
     task = replace(given, name=p.task)  # the name seeds the order of a file's rows
-    answers = settings.get("answers", "all")
-    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, answers=answers, **p.task_options)
+    how = {"answers": settings.get("answers", "all"), "n_tokens": settings.get("length", 0), **p.task_options}
+    pairs = tokenized_pairs(model, task, split="train", n=p.n_prompts, seed=p.seed, **how)
     found = pairs.fingerprint
     if found != p.pairs_hash:
         raise CircuitError(

@@ -12,9 +12,7 @@ from circuitfind.errors import OptionError
 from circuitfind.run.sharding import check_workers
 from circuitfind.setting.defaults import FAITHFULNESS, N_RANDOM
 from circuitfind.setting.value import Setting
-
-POSITIONAL = ("position", "span")
-"""Parts of prompts for which a run also finds the circuit of (part, edge)."""
+from circuitfind.task.spans import PARTS_AXES
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class RunConfig:
     def _refuse_numbers(self) -> None:
         if self.n_random < 0:
             raise OptionError(f"--random {self.n_random}: give at least 0")
-        if self.rule == "greedy" and self.parts in POSITIONAL:
+        if self.rule == "greedy" and self.parts in PARTS_AXES:
             raise OptionError(
                 f"--greedy grows circuits without parts, but --parts {self.parts} needs one with parts; use --faithfulness, "
                 "--edges or --threshold"

@@ -14,7 +14,7 @@ from circuitfind.selection import SizeCurve
 from circuitfind.setting.value import Setting
 from circuitfind.task import spans_of
 from circuitfind.task.groups import about_split
-from circuitfind.task.spans import about_positions
+from circuitfind.task.spans import about_positions, lengths_in_words, pair_lengths
 
 Evaluated = tuple[Circuit, Evaluation]
 """A circuit and its evaluation."""
@@ -29,8 +29,16 @@ def notes_on(setting: Setting, parts: str) -> list[str]:
     bare = rule_of(setting.ablated_by).carries == "mean" and setting.lacks_corrupted
     means = f"{setting.ablated_by} ablation over the clean prompts, since there are no corrupted ones"
     of_file = [] if task.fixed is None or setting.pairs is not None else [about_split(task.fixed), *task.fixed.notes]
-    positions = about_positions(setting.train, parts)
-    return [*of_file, *[means] * bare, *[f"Weak: {positions}"] * bool(positions)]
+    by_position = setting.ablated_by == "mean-positional" and parts != "length"
+    positions = about_positions(setting.train, "position" if by_position else parts)
+    alone = f"prompts of {setting.length} tokens alone"
+    lengths = f"prompts by length: {lengths_in_words(pair_lengths(setting.train).tolist())}"
+    said = [
+        *[alone] * bool(setting.length),
+        *[lengths] * (parts == "length"),
+        *[f"Weak: {positions}"] * bool(positions),
+    ]
+    return [*of_file, *[means] * bare, *said]
 
 
 def rows_of(pairs: Any) -> str:

@@ -50,8 +50,8 @@ def select(
         top: a circuit of n edges, the best by score; ``refill=False`` prunes the n best edges, which leaves fewer.
         threshold: all edges at least this important. greedy: n edges grown from the logits.
         absolute: rank by absolute score (a hurting edge is important too) or, if False, by score.
-        parts: choose (part of the prompt, edge) pairs, from scores with ``parts="span"`` or ``"position"``. Every rule then
-            needs a setting, or model and task, to know the layout of the parts.
+        parts: choose (part of the prompt, edge) pairs, from scores with ``parts="span"``, ``"position"`` or ``"length"``. Every
+            rule then needs a setting, or model and task, to know the layout of the parts.
 
     Example:
         >>> import circuitfind as cf

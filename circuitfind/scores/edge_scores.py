@@ -78,7 +78,7 @@ class EdgeScores:
         provenance: where they came from.
         parts: the summands of ``values`` times the number of prompts, if requested: float32 (prompts, edges),
             (positions, edges) or (spans, edges). A prompt's row is that prompt's own score.
-        parts_axis: ``"prompt"``, ``"position"``, ``"span"`` or ``""``.
+        parts_axis: ``"prompt"``, ``"position"``, ``"span"``, ``"length"`` or ``""``.
         decisions: the logs of an algorithm that decides edge by edge, one for each threshold.
         spans: what the rows of ``parts`` are, if they are parts of prompts.
         nodes: float64 (senders,), the score of every sender, from an algorithm that scores nodes; see :func:`between`.
@@ -128,7 +128,7 @@ class EdgeScores:
         """
         if self.parts is None or self.parts_axis not in PARTS_AXES:
             raise OptionError(
-                "these scores are not kept apart by parts of prompts; discover with parts='span' or 'position'"
+                "these scores are not kept apart by parts of prompts; discover with parts='span', 'position' or 'length'"
             )
         return self.parts
 

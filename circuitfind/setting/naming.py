@@ -106,18 +106,26 @@ def is_whole(spec: TaskLike) -> bool:
 
 
 def tokenized_pairs(
-    model: Transformer, task: Task, *, split: str, n: int, seed: int = 0, answers: str = "all", **options: str
+    model: Transformer,
+    task: Task,
+    *,
+    split: str,
+    n: int,
+    seed: int = 0,
+    answers: str = "all",
+    n_tokens: int = 0,
+    **options: str,
 ) -> TokenPairs:
-    """Prompts of one split of a task, tokenised for the model."""
+    """Prompts of one split of a task, tokenised for the model; if ``n_tokens`` is not 0, those with so many tokens."""
     if task.tokens is not None:
         task.resolved(options)
-        return id_split(task, n, split, seed)
+        return id_split(task, n, split, seed, n_tokens)
     if model.tokenizer is None:
         raise OptionError(
             f"model {model.name!r} has no tokenizer, so prompts cannot be read; load it with one, or give prompts as "
             "ids: cf.TokenPairs.from_ids(...), or a CSV with clean_ids, corrupted_ids, correct_ids, incorrect_ids"
         )
-    pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
+    pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, n_tokens=n_tokens, **options)
     return tokenize(pairs, model.tokenizer, longest=model.config.n_ctx, answers=answers)
 
 
@@ -140,3 +148,9 @@ def refuse_reference(source: Any, ablation: str | None, pairs: TokenPairs | None
         )
     if isinstance(source, str | Path) and not Path(source).expanduser().is_file():
         raise OptionError(f"--reference-prompts {source}: there is no such file")
+
+
+def begin_with_bos(pairs: TokenPairs, tokenizer: Any) -> bool | None:
+    """Whether every clean prompt begins with the BOS token; None if the tokenizer has none."""
+    bos = getattr(tokenizer, "bos_id", None)
+    return None if bos is None else bool((pairs.clean[:, 0] == bos).all())

@@ -15,13 +15,15 @@ from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
 from circuitfind.graph import REFERENCE
 from circuitfind.scores import Provenance
+from circuitfind.setting import naming
 from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
-from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference, tokenized_pairs
+from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
 from circuitfind.task.metrics import Metric, MetricLike, as_metric, metric_again
 from circuitfind.task.reference import read_reference_prompts
+from circuitfind.task.spans import of_length
 from circuitfind.task.tokens import ANSWERS
 from circuitfind.transformer import Transformer
 
@@ -60,6 +62,7 @@ class Setting:
         corrupt: for your own pairs, the rule that makes their corrupted prompts; see :func:`circuitfind.load_pairs`.
         group_by: for your own pairs, a column; rows with the same text in it belong to one split.
         answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
+        length: use only prompts of so many tokens; 0 uses prompts of any length.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
 
     Raises:
@@ -88,6 +91,7 @@ class Setting:
     answers: str = "all"
     corrupt: str = ""
     group_by: str = ""
+    length: int = 0
     device: str | None = None
     dtype: str = "float32"
     bos: bool | None = None
@@ -118,6 +122,7 @@ class Setting:
             ("prompts", self.n, 1),
             ("held-out", self.n_held_out, 1),
             ("seed", self.seed, 0),
+            ("length", self.length, 0),
             ("batch-size", self.batch_size, 1),
         ):
             if value is not None and value < least:
@@ -187,6 +192,9 @@ class Setting:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, as a run folder stores them."""
         metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
+        also: dict[str, Any] = {"length": self.length} if self.length else {}
+        if isinstance(at := self.reference_prompts, str | Path):
+            also["reference_prompts"] = str(Path(at).expanduser().resolve())
         return {
             "task": self._task_again(),
             "model": self._model_again(),
@@ -201,11 +209,7 @@ class Setting:
             "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
             "task_options": dict(self.task_options or {}),
-            **(
-                {"reference_prompts": str(Path(at).expanduser().resolve())}
-                if isinstance(at := self.reference_prompts, str | Path)
-                else {}
-            ),
+            **also,
         }
 
     def _task_again(self) -> str:
@@ -286,14 +290,13 @@ class Setting:
     def prompts(self, split: str, fresh: int = 0) -> TokenPairs:
         """Tokenised prompts of one split; or that many other prompts from it, if ``fresh`` is above 0."""
         if self.pairs is not None:
-            return self._with_reference(self.pairs)
+            return self._with_reference(of_length(self.pairs, self.length) if self.length else self.pairs)
         n = fresh or (self.n_held_out if split == "held-out" else self.n)
-        seed, options = self.seed + FRESH_SEED * bool(fresh), dict(self.task_options or {})
+        seed, options = self.seed + FRESH_SEED * bool(fresh), dict[str, Any](self.task_options or {})
+        which: dict[str, Any] = {"split": split, "n": n, "seed": seed, "answers": self.answers, "n_tokens": self.length}
         pairs = self._once(
-            (split, n, seed, self.answers, *sorted(options.items())),
-            lambda: tokenized_pairs(
-                self.transformer, self.behaviour, split=split, n=n, seed=seed, answers=self.answers, **options
-            ),
+            (*which.values(), *sorted(options.items())),
+            lambda: naming.tokenized_pairs(self.transformer, self.behaviour, **which, **options),
         )
         return self._with_reference(pairs)
 
@@ -375,13 +378,7 @@ class Setting:
             ablation=self.ablated_by,
             seed=self.seed,
             reference_hash=pairs.reference.checksum() if self.ablated_by == REFERENCE and pairs.reference else "",
-            bos=_begin_with_bos(pairs, model.tokenizer),
+            bos=naming.begin_with_bos(pairs, model.tokenizer),
             **about,
         )
         return Problem(model, pairs, resolved, self.ablated_by, self.seed, self.batch_size, parts, provenance)
-
-
-def _begin_with_bos(pairs: TokenPairs, tokenizer: Any) -> bool | None:
-    """Whether every clean prompt begins with the BOS token; None if the tokenizer has none."""
-    bos = getattr(tokenizer, "bos_id", None)
-    return None if bos is None else bool((pairs.clean[:, 0] == bos).all())

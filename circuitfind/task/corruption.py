@@ -71,12 +71,12 @@ def with_corrupted(pairs: PromptPairs, rule: str, tokenizer: Tokenizer | None = 
     else:
         label, words = _vocabulary(told)
         made = [_tried(pair, lambda pair: _replaced(pair, label, words, tokenizer)) for pair in pairs]
-    failed = [(row, why) for row, (_, why) in enumerate(made, 1) if why]
+    failed = [f"{pair.called(row)}: {why}" for row, (pair, why) in enumerate(made) if why]
     if len(failed) == len(pairs):
-        raise PairsError(f"{pairs.source}: {rule} makes no corrupted prompt of any row; row 1: {failed[0][1]}")
+        raise PairsError(f"{pairs.source}: {rule} makes no corrupted prompt of any row; {failed[0]}")
     notes = [f"the corrupted prompts are made by {rule}"]
     if failed:
-        notes.append(f"{len(failed)} of {len(pairs)} rows have none; row {failed[0][0]}: {failed[0][1]}")
+        notes.append(f"{len(failed)} of {len(pairs)} rows have none; {failed[0]}")
     return replace(pairs, pairs=tuple(pair for pair, _ in made), notes=(*pairs.notes, *notes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.registry import Registry
 from circuitfind.task.groups import combination, fixed_number, groups_of, split_of_groups
 from circuitfind.task.pairs import PromptPair, PromptPairs
-from circuitfind.task.tokenization import find_problems
+from circuitfind.task.spans import rows_of_length
+from circuitfind.task.tokenization import PairProblem, read_pairs
 from circuitfind.task.tokens import Tokenizer, TokenPairs
 
 if TYPE_CHECKING:
@@ -120,7 +121,14 @@ class Task:
         return self.fixed is not None and not any(pair.corrupted for pair in self.fixed)
 
     def pairs(
-        self, n: int, *, split: str = "train", seed: int = 0, tokenizer: Tokenizer | None = None, **options: str
+        self,
+        n: int,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        tokenizer: Tokenizer | None = None,
+        n_tokens: int = 0,
+        **options: str,
     ) -> PromptPairs:
         """``n`` different pairs of one split.
 
@@ -130,6 +138,7 @@ class Task:
             seed: selects among the possible pairs. It never moves a pair to the other split.
             tokenizer: if given, proposals that do not fit it (unequal lengths, answers of several tokens) are skipped, so that
                 one task serves models with different vocabularies.
+            n_tokens: take only pairs whose prompts have so many tokens of ``tokenizer``; 0 takes any.
             options: see :attr:`options`.
 
         Raises:
@@ -137,7 +146,9 @@ class Task:
             UnknownNameError: the task has no such option.
             PairsError: fewer than ``n`` pairs exist or fit the tokenizer; the message gives the usual reason.
         """
-        found, refusals = self._found(n, split, seed, tokenizer, options)
+        found, refusals = self._found(n, split, seed, tokenizer, options, n_tokens)
+        if tokenizer is not None and n_tokens and not len(found):
+            _of_length(self._found(n, split, seed, tokenizer, options)[0], tokenizer, n_tokens)
         if self.fixed is None and len(found) < n:
             reason = f" {sum(refusals.values())} proposals did not fit, e.g. {next(iter(refusals))}" if refusals else ""
             raise PairsError(
@@ -151,7 +162,13 @@ class Task:
         return self._found(n, split, seed, tokenizer, {})[0]
 
     def _found(
-        self, n: int, split: str, seed: int, tokenizer: Tokenizer | None, options: Mapping[str, str]
+        self,
+        n: int,
+        split: str,
+        seed: int,
+        tokenizer: Tokenizer | None,
+        options: Mapping[str, str],
+        n_tokens: int = 0,
     ) -> tuple[PromptPairs, dict[str, int]]:
         """At most ``n`` pairs, and a count for each reason why proposals were skipped."""
         if split not in SPLITS:
@@ -160,7 +177,7 @@ class Task:
             raise OptionError(f"cannot make {n} pairs; ask for at least 1")
         settings = self.resolved(options)
         if self.fixed is not None:
-            return self._fixed_split(n, split, seed), {}
+            return self._fixed_split(n, split, seed, tokenizer, n_tokens), {}
         if self.propose is None:
             raise OptionError(f"the pairs of task {self.name!r} are token ids and have no text")
         rng = random.Random(f"{self.name}/{split}/{seed}")
@@ -173,8 +190,8 @@ class Task:
             key = pair.clean, pair.corrupted, pair.answer_at
             if key in kept or is_held_out(combination(pair)) != (split == "held-out"):
                 continue
-            if tokenizer is not None and (problem := find_problems(PromptPairs((pair,)), tokenizer)):
-                refusals[problem[0].message] = refusals.get(problem[0].message, 0) + 1
+            if tokenizer is not None and (misfit := _misfit(pair, tokenizer, n_tokens)):
+                refusals[misfit] = refusals.get(misfit, 0) + 1
                 continue
             kept[key] = pair
             in_vain = 0
@@ -194,7 +211,7 @@ class Task:
                 raise OptionError(f"option {name}={value!r} of task {self.name!r}: use one of {allowed}")
         return {name: options.get(name, values[0]) for name, values in self.options.items()}
 
-    def _fixed_split(self, n: int, split: str, seed: int) -> PromptPairs:
+    def _fixed_split(self, n: int, split: str, seed: int, tokenizer: Tokenizer | None, n_tokens: int) -> PromptPairs:
         """Rows of a file: two thirds for discovery, the rest held out.
 
         Which rows are held out depends on the texts of the file alone, so that no seed mixes the splits (other rows may);
@@ -202,10 +219,32 @@ class Task:
         decides which ``n`` of the split, and their order.
         """
         assert self.fixed is not None
-        groups, note = split_of_groups(groups_of(self.fixed), split)
+        named = [replace(pair, place=pair.called(row)) for row, pair in enumerate(self.fixed)]
+        groups, note = split_of_groups(groups_of(named), split)
         rows = [pair for group in groups for pair in group]
         random.Random(f"{self.name}/{seed}").shuffle(rows)
-        return PromptPairs(tuple(rows[:n]), f"{self.fixed.source}, {note}, seed {seed}")
+        whole = PromptPairs(tuple(rows), f"{self.fixed.source}, {note}, seed {seed}")
+        return (_of_length(whole, tokenizer, n_tokens) if tokenizer is not None and n_tokens else whole)[:n]
+
+
+def _misfit(pair: PromptPair, tokenizer: Tokenizer, n_tokens: int) -> str:
+    """Why a proposal does not fit, or nothing; ``n_tokens`` is the wanted length, or 0."""
+    (found,) = read_pairs((pair,), tokenizer)
+    if isinstance(found, PairProblem):
+        return found.message
+    length = len(found.clean)
+    return f"the prompt has {length} tokens, not {n_tokens}" if n_tokens and length != n_tokens else ""
+
+
+def _of_length(pairs: PromptPairs, tokenizer: Tokenizer, n_tokens: int) -> PromptPairs:
+    """The pairs whose prompts have so many tokens, and those that cannot be read, which are refused by name later.
+
+    Raises:
+        PairsError: there are none; the message says which lengths there are.
+    """
+    read = read_pairs(pairs, tokenizer)
+    lengths = [n_tokens if isinstance(one, PairProblem) else len(one.clean) for one in read]
+    return replace(pairs, pairs=tuple(pairs[row] for row in rows_of_length(lengths, n_tokens, pairs.source)))
 
 
 TASKS: Registry[Task] = Registry("task", "circuitfind.tasks")

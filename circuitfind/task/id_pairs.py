@@ -20,6 +20,7 @@ from circuitfind.errors import PairsError
 from circuitfind.task.definition import Task
 from circuitfind.task.groups import fixed_number, rows_that_share, split_of_groups
 from circuitfind.task.pairs import PromptPairs
+from circuitfind.task.spans import rows_of_length
 from circuitfind.task.tables import SUFFIXES, Table, is_frame, table_from_file, table_from_frame, table_from_records
 from circuitfind.task.tokens import NO_TOKEN, TokenPairs, padded
 
@@ -58,7 +59,7 @@ def id_pairs_of(source: Any) -> TokenPairs | None:
         )
     clean, corrupted = (padded([row[name] for row in rows], 0) for name in ID_COLUMNS[:2])
     correct, incorrect = (padded([row[name] for row in rows], NO_TOKEN) for name in ID_COLUMNS[2:])
-    return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect)
+    return TokenPairs(clean, corrupted, length, np.array(answer), correct, incorrect, names=table.places)
 
 
 def id_task(pairs: TokenPairs, name: str = "own-pairs", source: str = "token ids", metric: str = "logit-diff") -> Task:
@@ -74,11 +75,14 @@ def id_task(pairs: TokenPairs, name: str = "own-pairs", source: str = "token ids
     )
 
 
-def id_split(task: Task, n: int, split: str, seed: int) -> TokenPairs:
+def id_split(task: Task, n: int, split: str, seed: int, length: int = 0) -> TokenPairs:
     """At most ``n`` pairs of one split of a task of ids: two thirds for discovery, the rest held out.
 
     Pairs of the same two prompts in either order, or of the same clean prompt, stay together. Which are held out depends on the
     ids alone; the seed decides which ``n``, and their order.
+
+    Args:
+        length: take only prompts of so many tokens; 0 takes any.
     """
     pairs = task.tokens
     assert pairs is not None
@@ -87,6 +91,8 @@ def id_split(task: Task, n: int, split: str, seed: int) -> TokenPairs:
     groups.sort(key=lambda group: min((fixed_number(sides[row]), sides[row]) for row in group))
     rows = [row for group in split_of_groups(groups, split)[0] for row in group]
     random.Random(f"{task.name}/{seed}").shuffle(rows)
+    if length:
+        rows = [rows[at] for at in rows_of_length(pairs.length[rows], length, f"{task.source}, {split} split")]
     return pairs.take(rows[:n])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,51 +40,52 @@ def read_reference_prompts(source: Any, tokenizer: Tokenizer | None) -> TokenPai
         return source
     if tokenizer is None:
         raise PairsError("the model has no tokenizer, so reference prompts must be token ids: give TokenPairs")
-    name, texts = _texts(source)
+    name, texts, places = _texts(source)
     if not texts:
         raise PairsError(f"{name} holds no reference prompt; give one or more")
-    ids = [_encoded(name, row, text, tokenizer) for row, text in enumerate(texts, 1)]
+    ids = [_encoded(f"{name}, {place}", text, tokenizer) for place, text in zip(places, texts, strict=True)]
     length = np.array([len(row) for row in ids], dtype=np.int64)
     tokens = padded(ids, 0)
     answers = np.full((len(ids), 1), NO_TOKEN)
     return TokenPairs(tokens, tokens, length, length - 1, answers, answers)
 
 
-def _encoded(name: str, row: int, text: str, tokenizer: Tokenizer) -> list[int]:
+def _encoded(name: str, text: str, tokenizer: Tokenizer) -> list[int]:
     try:
         ids = tokenizer.encode(text) if text.strip() else []
     except PairsError as error:
-        raise PairsError(f"{name}, prompt {row}: {error}") from None
+        raise PairsError(f"{name}: {error}") from None
     if not ids:
-        raise PairsError(f"{name}, prompt {row} is empty; write a prompt or drop it")
+        raise PairsError(f"{name} is empty; write a prompt or drop it")
     return ids
 
 
-def _texts(source: Any) -> tuple[str, list[str]]:
-    """A name for messages, and the prompts."""
+def _texts(source: Any) -> tuple[str, list[str], Sequence[str]]:
+    """A name for messages, the prompts, and where each of them stands."""
     if isinstance(source, PromptPairs):
-        return source.source, [pair.clean for pair in source]
+        return source.source, [pair.clean for pair in source], [pair.called(row) for row, pair in enumerate(source)]
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if path.suffix.lower() == ".txt":
             lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
-            return path.name, [line for line in lines if line.strip()]
-        return path.name, _column(table_from_file(path))
+            kept = {f"line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
+            return path.name, list(kept.values()), list(kept)
+        return _column(table_from_file(path), path.name)
     if is_frame(source):
-        return "the DataFrame of reference prompts", _column(table_from_frame(source))
-    rows = list(source)
+        return _column(table_from_frame(source), "the DataFrame of reference prompts")
+    rows, name = list(source), "the list of reference prompts"
     if all(isinstance(row, str) for row in rows):
-        return "the list of reference prompts", rows
-    return "the list of reference prompts", _column(table_from_records(rows, "the list of reference prompts"))
+        return name, rows, [f"prompt {number}" for number in range(1, len(rows) + 1)]
+    return _column(table_from_records(rows, name), name)
 
 
-def _column(table: Table) -> list[str]:
-    """The prompts of a table."""
-    found = next((name for name in COLUMNS if name in table.columns), None)
+def _column(table: Table, name: str) -> tuple[str, list[str], Sequence[str]]:
+    """The prompts of a table, as :func:`_texts` gives them."""
+    found = next((column for column in COLUMNS if column in table.columns), None)
     texts = [row.clean if isinstance(row, PromptPair) else row.get(found or "") for row in table.rows]
     if any(text is None for text in texts):
         raise PairsError(
             f"{table.source}: reference prompts are in a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, and there are the "
             f"columns {', '.join(table.columns) or '(none)'}"
         )
-    return [str(text) for text in texts]
+    return name, [str(text) for text in texts], table.places

@@ -1,23 +1,30 @@
 """Which part of its prompt every token belongs to; scores and circuits can be separated by part.
 
 * ``position``: every absolute position is a separate part (for prompts of equal length, or aligned on the left).
+* ``length``: every position of every length of prompt, such as ``13:4`` for position 4 of the prompts of 13 tokens. So only
+  prompts of one length are averaged, and all lengths stand side by side.
 * ``span``: the labelled tokens of a task (``IO``, ``S1``, ``S2``, ``END``), and ``rest`` for all others; for prompts of any
   length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from circuitfind.errors import OptionError, PairsError
+from circuitfind.statistics import FEW_PROMPTS
 from circuitfind.task.tokens import Tokenizer, TokenPairs
+from circuitfind.task.whole_numbers import Ids
 
 REST = "rest"
-PARTS_AXES = ("position", "span")
+PARTS_AXES = ("position", "span", "length")
+BETWEEN = ":"
+"""Stands between a length and a position in the name of a part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +66,63 @@ class Spans:
         return found
 
 
+def length_and_position(label: str) -> tuple[int, int] | None:
+    """``13:4`` as (13, 4): the length of the prompts and the position; None of a part that is not by length."""
+    length, between, position = label.partition(BETWEEN)
+    return (int(length), int(position)) if between and length.isdecimal() and position.isdecimal() else None
+
+
+def pair_lengths(pairs: TokenPairs) -> Ids:
+    """The tokens of every pair's prompt, (pairs,), without the tokens of an answer that has several."""
+    if pairs.steps is None:
+        return pairs.length
+    return pairs.length[np.unique(pairs.steps.pair, return_index=True)[1]]
+
+
+def of_length(pairs: TokenPairs, wanted: int) -> TokenPairs:
+    """The pairs whose prompts have so many tokens; see :func:`rows_of_length`."""
+    return pairs.take_pairs(rows_of_length(pair_lengths(pairs), wanted, "the given pairs"))
+
+
+def lengths_in_words(lengths: Iterable[int]) -> str:
+    """Lengths of prompts, with how many prompts have each: ``13 tokens (20 prompts), 14 (7)``."""
+    first, *others = sorted(Counter(lengths).items())
+    return ", ".join(
+        [f"{first[0]} tokens ({first[1]} prompt{'s' * (first[1] > 1)})", *(f"{length} ({n})" for length, n in others)]
+    )
+
+
+def rows_of_length(lengths: Iterable[int], wanted: int, source: str) -> list[int]:
+    """The rows of the prompts that have so many tokens.
+
+    Raises:
+        PairsError: there are none; the message says which lengths there are.
+    """
+    lengths = list(map(int, lengths))
+    if wanted in lengths:
+        return [row for row, length in enumerate(lengths) if length == wanted]
+    there = f"they have {lengths_in_words(lengths)}; give one of these lengths" if lengths else "there are no prompts"
+    raise PairsError(f"no prompt of {source} has {wanted} tokens: {there}")
+
+
 def about_positions(pairs: TokenPairs, kind: str) -> str:
-    """What should be known about results by absolute position where prompts differ in length; empty where they do not."""
-    lengths, counts = np.unique(pairs.length, return_counts=True)
-    if kind != "position" or len(lengths) < 2:
+    """What should be known about results by position where prompts differ in length; empty where they do not.
+
+    Args:
+        kind: the parts of prompts; of ``length``, groups of few prompts are named.
+    """
+    counts = Counter(pair_lengths(pairs).tolist())
+    if kind == "length" and (few := {length: n for length, n in counts.items() if n < FEW_PROMPTS}):
+        which = lengths_in_words(Counter(few).elements())
+        return f"few prompts have {which}; their effects are uncertain below {FEW_PROMPTS} prompts"
+    if kind != "position" or len(counts) < 2:
         return ""
-    most = int(lengths[counts.argmax()])
-    labelled = pairs.text is not None and any(pair.labels for pair in pairs.text)
+    (most, n), labelled = counts.most_common(1)[0], pairs.text is not None and any(pair.labels for pair in pairs.text)
     better = "parts by 'span' compare labelled words" if labelled else "label words to compare parts by 'span'"
     return (
-        f"these prompts have {lengths[0]} to {lengths[-1]} tokens, so a position holds different words in them; {better}, or "
-        f"take prompts of one length: pairs.take(pairs.length == {most}) has {counts.max()} of {len(pairs)}"
+        f"these prompts have {min(counts)} to {max(counts)} tokens, so a position holds different words in them; parts by "
+        f"'length' keep the lengths apart, {better}, and --length {most} (length={most}) takes prompts of one length, as "
+        f"{n} of these {pairs.n_pairs}"
     )
 
 
@@ -77,7 +130,7 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
     """The parts of tokenised pairs.
 
     Args:
-        kind: ``position`` or ``span``.
+        kind: ``position``, ``span`` or ``length``.
         tokenizer: needed for spans, whose labels count characters.
 
     Raises:
@@ -86,6 +139,8 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
     if kind == "position":
         n_positions = pairs.clean.shape[1]
         return Spans(tuple(map(str, range(n_positions))), np.tile(np.arange(n_positions), (len(pairs), 1)))
+    if kind == "length":
+        return _by_length(pairs)
     if kind != "span":
         raise OptionError(f"parts of prompts by {kind!r}: use one of {', '.join(PARTS_AXES)}")
     if pairs.text is None or tokenizer is None or not any(pair.labels for pair in pairs.text):
@@ -104,6 +159,19 @@ def spans_of(pairs: TokenPairs, kind: str, tokenizer: Tokenizer | None = None) -
         for label, place in row.items():
             of[number, place] = labels.index(label)
     return Spans(labels, of)
+
+
+def _by_length(pairs: TokenPairs) -> Spans:
+    """A part for every position of every length of prompt, the shortest prompts first."""
+    lengths, labels = pair_lengths(pairs), list[str]()
+    lengths = lengths if pairs.steps is None else lengths[pairs.steps.pair]
+    of = np.zeros(pairs.clean.shape, dtype=np.int64)
+    for length in np.unique(lengths).tolist():
+        rows = lengths == length
+        stop = int(pairs.length[rows].max())  # with an answer's earlier tokens
+        of[rows] = len(labels) + np.minimum(np.arange(of.shape[1]), stop - 1)
+        labels += [f"{length}{BETWEEN}{position}" for position in range(stop)]
+    return Spans(tuple(labels), of)
 
 
 def _labelled(text: str, labels: Mapping[str, int], tokenizer: Tokenizer) -> dict[str, int]:

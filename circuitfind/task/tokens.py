@@ -81,6 +81,13 @@ class AnswerSteps:
             self.pair[rows], self.answer[rows], self.weight[rows], self.right, self.wrong, self.rows_per_pair
         )
 
+    def take_pairs(self, pairs: Ids) -> tuple[Ids, AnswerSteps]:
+        """The rows of some pairs (sorted numbers), and how they belong together; means over rows stay means over pairs."""
+        rows = np.flatnonzero(np.isin(self.pair, pairs))
+        per_pair = len(rows) / len(pairs)
+        weight, number = self.weight[rows] * (per_pair / self.rows_per_pair), np.searchsorted(pairs, self.pair[rows])
+        return rows, AnswerSteps(number, self.answer[rows], weight, self.right[pairs], self.wrong[pairs], per_pair)
+
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
@@ -100,6 +107,8 @@ class TokenPairs:
         steps: how rows belong together where answers have several tokens; None where each row is a pair of its own.
         reference: prompts that are not measured, but that ``mean-reference`` ablation takes its means over (their clean side);
             None without them.
+        names: what messages call every row: where its file has it, or its number in the whole that a split was taken from. By
+            default those of the text, or numbers.
     """
 
     clean: np.ndarray[Any, np.dtype[np.int64]]
@@ -111,6 +120,7 @@ class TokenPairs:
     text: PromptPairs | None = None
     steps: AnswerSteps | None = None
     reference: TokenPairs | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "length", "answer_position", "correct", "incorrect"):
@@ -122,7 +132,14 @@ class TokenPairs:
 
     def called(self, row: int) -> str:
         """What messages call the pair of a row."""
-        return self.text[row].called(row) if self.text is not None else f"pair {row + 1}"
+        if self.names:
+            return self.names[row]
+        number = row if self.steps is None else int(self.steps.pair[row])
+        return self.text[row].called(number) if self.text is not None else f"pair {number + 1}"
+
+    def called_pair(self, pair: int) -> str:
+        """What messages call a pair, which may have several rows."""
+        return self.called(pair if self.steps is None else int(np.flatnonzero(self.steps.pair == pair)[0]))
 
     @property
     def fingerprint(self) -> str:
@@ -205,7 +222,15 @@ class TokenPairs:
             PromptPairs(tuple(self.text[int(i)] for i in rows), self.text.source) if self.text is not None else None,
             None if self.steps is None else self.steps.take(rows),
             self.reference,
+            tuple(self.called(int(row)) for row in rows),
         )
+
+    def take_pairs(self, pairs: Sequence[int]) -> TokenPairs:
+        """Some pairs whole, with all rows of each; ``pairs`` are sorted numbers."""
+        if self.steps is None:
+            return self.take(pairs)
+        rows, steps = self.steps.take_pairs(np.asarray(pairs, dtype=np.int64))
+        return replace(self.take(rows), steps=steps)
 
 
 def _check_shapes(clean: Ids, corrupted: Ids, real: np.ndarray[Any, Any]) -> None:

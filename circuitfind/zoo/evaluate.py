@@ -84,6 +84,6 @@ def accuracy(
     for name in tasks:
         task = TASKS[name]
         for options in settings_of(task):
-            pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **options)
+            pairs = task.pairs(n, split=split, seed=seed, tokenizer=model.tokenizer, **dict[str, Any](options))
             found.setdefault(name, {})[setting_name(options)] = measure(model, tokenize(pairs, model.tokenizer))
     return found

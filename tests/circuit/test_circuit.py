@@ -102,5 +102,28 @@ def test_a_circuit_edited_in_networkx_comes_back_with_its_scores():
     assert (bare.scores, bare.selection, bare.provenance) == (None, {"rule": "given"}, Provenance())
 
 
+def test_networkx_holds_the_nodes_of_the_circuit_alone_and_every_node_where_asked():
+    circuit = Circuit(GRAPH, GRAPH.mask(["input->a0.h1<k>", "a0.h1->logits"]))
+    assert list(circuit.to_networkx()) == circuit.nodes
+    assert all(values["kind"] for _, values in circuit.to_networkx().nodes(data=True))
+    whole = circuit.to_networkx(every_node=True)
+    assert list(whole) == [place.name for place in GRAPH.places]
+    assert list(whole.edges(keys=True)) == list(circuit.to_networkx().edges(keys=True))
+
+
+def test_an_edge_to_a_node_outside_the_circuit_may_be_added_in_networkx():
+    circuit = Circuit(GRAPH, GRAPH.mask(["input->a0.h1<k>", "a0.h1->logits"]))
+    graph = circuit.to_networkx()
+    assert "a1.h0" not in graph
+    graph.add_edge("a0.h1", "a1.h0", key="q")
+    graph.add_edge("a1.h0", "logits")
+    edited = Circuit.from_networkx(graph)
+    assert set(edited.nodes) == {*circuit.nodes, "a1.h0"}
+    assert {row["name"] for row in edited.edges} - {row["name"] for row in circuit.edges} == {
+        "a0.h1->a1.h0<q>",
+        "a1.h0->logits",
+    }
+
+
 def test_a_notebook_shows_the_picture():
     assert top_edges(some_scores(), 20)._repr_html_().startswith("<svg")

@@ -24,7 +24,7 @@ LETTERS = "abcdefghijklmnopq"
 KINDS_OF_PORTS = {"per-head": {}, "per-group": SHAPES["llama-groups"], "whole-attention": SHAPES["gemma2"]}
 TASK = "ioi"
 """Whose metric is measured; the prompts are given."""
-KINDS_OF_PARTS = ("", "span", "position")
+KINDS_OF_PARTS = ("", "span", "position", "length")
 SCHEMA = json.loads((Path(cf.__file__).parent / "circuit" / "circuit.schema.json").read_text(encoding="utf-8"))
 
 
@@ -117,7 +117,10 @@ def test_networkx_has_every_edge_and_only_nodes_of_the_table(case):
         assert (values["kind"], values["layer"], values["head"]) == (place.kind, place.layer, place.head)
     if circuit.layout is None:
         assert (cf.Circuit.from_networkx(graph).kept == circuit.kept).all()
+        assert all(graph.degree(name) for name in graph)
     else:
+        with pytest.raises(cf.CircuitfindError, match="every_node=True is for a circuit without parts"):
+            circuit.to_networkx(every_node=True)
         with pytest.raises(cf.CircuitfindError, match="read such a circuit from its JSON file"):
             cf.Circuit.from_networkx(graph)
 

@@ -99,6 +99,15 @@ def test_networkx_has_a_node_for_the_keys_and_values_of_a_group_with_links_to_it
     assert nx.is_directed_acyclic_graph(graph)
 
 
+def test_without_the_other_nodes_a_group_is_linked_to_its_heads_that_are_there():
+    kept = SMALL.mask(["input->a1.kv0<k>", "a1.h1->logits", "input->a1.kv1<v>"])
+    graph = SMALL.to_networkx(kept, every_node=False)
+    assert set(graph) == {"input", "a1.kv0", "a1.kv1", "a1.h1", "logits"}
+    assert list(graph.successors("a1.kv0")) == ["a1.h1"]
+    assert graph.nodes["a1.kv1"]["kind"] == "kv"
+    assert (ComputationGraph.from_networkx(graph)[1] == kept).all()
+
+
 def random_rows(seed: int):
     """A graph of rows, each into some neighbouring nodes: first, node, stop, number of nodes."""
     rng = np.random.default_rng(seed)

@@ -149,7 +149,7 @@ def test_scores_without_parts_are_refused_with_the_way_out():
     model = small_model()
     pairs = random_pairs(model)
     scores = ALGORITHMS["eap"](Problem(model, pairs, METRICS["logit-diff"]))
-    with pytest.raises(OptionError, match="parts='span' or 'position'"):
+    with pytest.raises(OptionError, match="parts='span', 'position' or 'length'"):
         top_edges(scores, 5, layout=Layout.of(spans_of(pairs, "position"), pairs))
 
 
@@ -266,6 +266,7 @@ def test_padding_is_not_seen_by_anything():
     assert layout.sees.tolist() == [[True, True], [False, True]]
     assert layout.answers.tolist() == [False, True]
     assert (layout.kind, Layout(("0", "1"), layout.sees, layout.answers).kind) == ("span", "position")
+    assert Layout(("2:0", "2:1"), layout.sees, layout.answers).kind == "length"
 
 
 def test_the_layout_of_scores_holds_the_paths_of_every_set_of_prompts():

@@ -180,7 +180,7 @@ def test_a_long_list_has_a_short_name():
         ({"d_mlp": 0}, "m0.n1", {}, OptionError, "this model has 0 MLPs"),
         ({"granularity": "attention blocks"}, "head", {}, OptionError, "no write of its own; use 'attention'"),
         ({"parallel": True}, "resid_mid.0", {}, UnknownNameError, "unknown component 'resid_mid.0'"),
-        ({}, "head", {"by": "word"}, OptionError, "use 'position', 'span' or ''"),
+        ({}, "head", {"by": "word"}, OptionError, "use 'position', 'span', 'length' or ''"),
         ({}, "head", {"by": "span"}, OptionError, "no labelled positions"),
         ({}, "head", {"direction": "forward"}, OptionError, "'denoising'"),
         ({}, "head", {"ablation": "mean"}, OptionError, "direction='noising'"),

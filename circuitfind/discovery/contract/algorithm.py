@@ -28,7 +28,7 @@ class Algorithm:
         description: one sentence.
         paper: where it is from.
         ablations: the ablations it is defined for.
-        parts: the axes along which it can keep scores apart (``"prompt"``, ``"position"``, ``"span"``).
+        parts: the axes along which it can keep scores apart (``"prompt"``, ``"position"``, ``"span"``, ``"length"``).
         cost: its cost in one sentence.
         forwards: from ``(graph, options)`` to the cost of one prompt in forward passes, for the estimate before a run.
         prompts: from ``(options, prompts)`` to how many prompts it runs in all, where it draws prompts repeatedly.

@@ -23,6 +23,7 @@ from circuitfind.execution.gradients.node_products import output_products
 from circuitfind.execution.memory import attribution_numbers
 from circuitfind.graph import Block, ComputationGraph, Floats
 from circuitfind.scores import EdgeScores
+from circuitfind.task.spans import PARTS_AXES
 from circuitfind.transformer import EXACT, BackwardRule
 
 
@@ -30,7 +31,7 @@ from circuitfind.transformer import EXACT, BackwardRule
 class EdgeAttribution(Algorithm):
     """An algorithm of this family that scores edges; by default it takes one gradient, in the clean run."""
 
-    parts: tuple[str, ...] = ("prompt", "position", "span")
+    parts: tuple[str, ...] = ("prompt", *PARTS_AXES)
     cost: str = "2 forward passes and 1 backward pass"
     forwards: Callable[[ComputationGraph, Mapping[str, Any]], float] = lambda graph, options: 5
     additive: bool = True

@@ -19,9 +19,10 @@ from circuitfind.scores import EdgeScores, Provenance, between
 from circuitfind.scores.decisions import DecisionLog
 from circuitfind.task import Spans, TokenPairs, spans_of
 from circuitfind.task.metrics import Metric
+from circuitfind.task.spans import PARTS_AXES
 from circuitfind.transformer import Transformer
 
-PARTS = ("", "prompt", "position", "span")
+PARTS = ("", "prompt", *PARTS_AXES)
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Problem:
         ablation: what a cut edge carries.
         seed: for algorithms that draw random numbers.
         batch_size: prompts at a time; None lets memory decide.
-        parts: keeps scores apart along an axis: ``"prompt"``, ``"position"`` or ``"span"`` (the parts of prompts that the
-            task's labels name); ``""`` sums.
+        parts: keeps scores apart along an axis: ``"prompt"``, or the parts of prompts by ``"position"``, ``"span"`` (what the
+            task's labels name) or ``"length"`` (see :mod:`circuitfind.task.spans`); ``""`` sums.
         provenance: what is known about the origin of the above, to be written on the scores.
         checkpoint: where long loops keep their sums.
         means: the constants of a mean or ``optimal`` ablation, (senders, 1, positions or 1, d_model), where they are to be
             those of more pairs than these.
-        spans: the parts of prompts, for ``"position"`` and ``"span"``; found from the pairs where not given.
+        spans: the parts of prompts; found from the pairs where not given.
     """
 
     model: Transformer
@@ -56,7 +57,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.parts not in PARTS:
-            raise OptionError(f"parts={self.parts!r}: use 'prompt', 'position', 'span' or '' (summed over all)")
+            raise OptionError(
+                f"parts={self.parts!r}: use 'prompt', 'position', 'span', 'length' or '' (summed over all)"
+            )
         if self.seed < 0:
             raise OptionError(f"seed {self.seed}: give 0 or more")
         if not len(self.pairs):
@@ -69,7 +72,7 @@ class Problem:
             )
         if self.ablation == "corrupted":
             require_corrupted(self.pairs.has_corrupted, "corrupted ablation")
-        if self.parts in ("position", "span") and self.spans is None:
+        if self.parts in PARTS_AXES and self.spans is None:
             object.__setattr__(self, "spans", spans_of(self.pairs, self.parts, self.model.tokenizer))
 
     @property
@@ -147,12 +150,11 @@ class Problem:
         """Which rows of the parts a micro-batch contributes to; row 0 alone where parts are not kept."""
         if self.parts == "prompt":
             return batch.rows if self.pairs.steps is None else self.pairs.steps.pair[batch.rows]
-        return np.arange({"": 1, "position": batch.clean.shape[1], "span": len(self.spans or ())}[self.parts])
+        return np.arange({"": 1, "position": batch.clean.shape[1]}.get(self.parts, len(self.spans or ())))
 
     def add_up(self, steps: Sequence[Any], contribute: Callable[[Any], Contribution]) -> EdgeScores:
         """What every step contributes, summed and divided by the number of prompts; see :func:`.sums.sum_over`."""
-        spans = len(self.spans or ())
-        rows = {"": 1, "prompt": self.pairs.n_pairs, "position": spans, "span": spans}[self.parts]
+        rows = {"": 1, "prompt": self.pairs.n_pairs}.get(self.parts, len(self.spans or ()))
         sums = self._sums(steps, contribute, (rows, self.graph.n_edges))
         per_pair = 1.0 if self.pairs.steps is None else self.pairs.steps.rows_per_pair
         parts = None if not self.parts else (sums / per_pair).astype(np.float32)

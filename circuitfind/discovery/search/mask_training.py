@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ class MaskLoss:
         rows = self._groups[step % len(self._groups)]
         total, gradient = 0.0, torch.zeros_like(log_alpha)
         for batch in make_batches(self._problem.model, self._problem.pairs.take(rows), self._at_a_time):
-            whole = Batch(batch.clean, batch.corrupted, batch.answer, batch.targets, batch.real, rows[batch.rows])
+            whole = replace(batch, rows=rows[batch.rows])
             for value, part in in_pieces(whole, lambda piece: self._of(step, piece, log_alpha)):
                 total, gradient = total + value, gradient + part
         if not (np.isfinite(total) and bool(torch.isfinite(gradient).all())):

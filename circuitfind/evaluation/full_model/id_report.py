@@ -14,9 +14,9 @@ def report_ids(pairs: TokenPairs, model: Transformer) -> PairReport:
     """Check ids and lengths first, then run the model on what is left."""
     faults = [_fault(pairs, row, model) for row in range(len(pairs))]
     rows = [
-        PairRow(row + 1, _shown(pairs, row), fault[0], f"pair {row + 1}: {fault[1]}")
+        PairRow(row + 1, _shown(pairs, row), fault[0], f"{pairs.called(row)}: {fault[1]}", place=pairs.called(row))
         if fault
-        else row_read(row, _shown(pairs, row), _reading(pairs, row), model)
+        else row_read(row, _shown(pairs, row), _reading(pairs, row), model, pairs.called(row))
         for row, fault in enumerate(faults)
     ]
     if usable := [row for row, fault in enumerate(faults) if not fault]:

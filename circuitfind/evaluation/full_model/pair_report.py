@@ -45,6 +45,7 @@ class PairRow:
 
     Attributes:
         pair: row number from 1.
+        place: where its file has it, as messages call it.
         verdict: ``"good"`` or the name of the fault.
         reason: the sentence for people.
         tokens: length of the prompt.
@@ -73,6 +74,7 @@ class PairRow:
     corrupted_log_prob: float = float("nan")
     correct_first: bool = False
     likeliest: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
     """Read every pair first, then run the model on those that can be used."""
     found = read_pairs(pairs, model.tokenizer, model.config.n_ctx)
     rows = [
-        PairRow(row + 1, pair.clean, one.fault, one.message)
+        PairRow(row + 1, pair.clean, one.fault, one.message, place=pair.called(row))
         if isinstance(one, PairProblem)
         else _read_row(row, pair, one, model)
         for row, (pair, one) in enumerate(zip(pairs, found, strict=True))
@@ -146,12 +148,12 @@ def report_pairs(pairs: PromptPairs, model: Transformer) -> PairReport:
 def _read_row(row: int, pair: PromptPair, reading: TokenizedPair, model: Transformer) -> PairRow:
     """What was read of one pair."""
     if reading.clean == reading.corrupted:
-        reason = f"pair {row + 1}: both prompts are the same, so nothing is corrupted; change the corrupted one"
-        return PairRow(row + 1, pair.clean, "same-prompt", reason)
-    return row_read(row, pair.clean, reading, model)
+        reason = f"{pair.called(row)}: both prompts are the same, so nothing is corrupted; change the corrupted one"
+        return PairRow(row + 1, pair.clean, "same-prompt", reason, place=pair.called(row))
+    return row_read(row, pair.clean, reading, model, pair.called(row))
 
 
-def row_read(row: int, shown: str, reading: TokenizedPair, model: Transformer) -> PairRow:
+def row_read(row: int, shown: str, reading: TokenizedPair, model: Transformer, place: str) -> PairRow:
     """A pair that can be used, with what was read of it. Tokens are shown as numbers where the model has no text."""
 
     def texts(ids: Sequence[int], after: Sequence[int] = ()) -> tuple[str, ...]:
@@ -162,6 +164,7 @@ def row_read(row: int, shown: str, reading: TokenizedPair, model: Transformer) -
         tuple(AnswerRead(texts(ids, before), ids) for ids in side) for side in (reading.correct, reading.incorrect)
     )
     about = {"tokens": len(reading.clean), "read_at": reading.place, "read_after": "|".join(texts(before)[-3:])}
+    about["place"] = place
     return PairRow(row + 1, shown, "good", correct=correct, incorrect=incorrect, **about)  # type: ignore[arg-type]
 
 
@@ -205,7 +208,7 @@ def _judged(row: PairRow) -> PairRow:
     if row.correct_first:
         return row
     beaten = "prefers a wrong answer" if row.incorrect else "does not say the correct answer"
-    reason = f"pair {row.pair}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
+    reason = f"{row.place}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
     return replace(row, verdict="model-wrong", reason=reason)
 
 

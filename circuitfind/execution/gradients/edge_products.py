@@ -26,9 +26,9 @@ class EdgeProducts:
 
     Args:
         model: the model.
-        axis: ``""`` sums over prompts and positions; ``"prompt"`` and ``"position"`` keep that axis, and ``"span"`` keeps the
-            parts of a prompt.
-        spans: the parts, for ``"span"``.
+        axis: ``""`` sums over prompts and positions; ``"prompt"`` and ``"position"`` keep that axis, and any other
+            keeps the parts of a prompt.
+        spans: the parts.
     """
 
     def __init__(self, model: Transformer, axis: str = "", spans: Spans | None = None) -> None:
@@ -54,7 +54,7 @@ class EdgeProducts:
         """
         n_prompts, n_positions = change.entry.shape[:2]
         parts = parts_of(self.spans, run.batch) if self.spans is not None else None
-        rows = {"": 1, "prompt": n_prompts, "position": n_positions, "span": len(self.spans or ())}[self.axis]
+        rows = {"": 1, "prompt": n_prompts, "position": n_positions}.get(self.axis, len(self.spans or ()))
         out = np.zeros((rows, self.model.graph.n_edges))
         senders = slice(0, self.model.graph.n_senders) if senders is None else senders
         for tile in tiles(change.entry.shape, self._tokens):
@@ -76,7 +76,7 @@ class EdgeProducts:
         if delta.dtype.itemsize < 4 and delta.device.type == "cpu":
             delta = delta.float()  # once, for the products of all blocks
         room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
-        rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
+        rows = {"prompt": tile[0], "position": tile[1]}.get(self.axis, slice(None))
         for block in graph.blocks:
             if below is not None and block.layer >= below:
                 break
@@ -104,9 +104,9 @@ def block_products(
     Args:
         delta: sender differences, (senders, prompts, positions, d_model).
         gradients: gradients at receivers, (receivers, prompts, positions, d_model).
-        parts: the part of its prompt that every token belongs to, (prompts, positions); for the axis ``"span"``.
+        parts: the part of its prompt that every token belongs to, (prompts, positions); for any other axis than these.
     """
-    if axis == "span":
+    if axis not in ("", "prompt", "position"):
         here = [parts == part for part in range(n_parts)]
         return torch.cat([_product(gradients[:, at].flatten(1)[None], delta[:, at].flatten(1)[None]) for at in here])
     if axis == "":
