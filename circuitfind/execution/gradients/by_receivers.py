@@ -80,6 +80,8 @@ class _LayerState:
         along: the factors of the normalised input, (nodes, prompts, positions, 1) for each port; empty without a norm, or if
             its scale is held constant.
         mlp_gradient: gradient at the MLP's input, (prompts, positions, d_model).
+        neurons: what the MLP read, and the gradients at its neurons that are nodes, (ports, neurons, prompts, positions), for
+            this run and those that were added; empty without such neurons.
         arriving: gradient at the layer's output, (prompts, positions, d_model), if requested.
         added: of runs whose gradients were added, their ``attention_stream`` and ``along``.
     """
@@ -91,6 +93,7 @@ class _LayerState:
     port_gradients: list[Tensor] = field(default_factory=list)
     along: list[Tensor] = field(default_factory=list)
     mlp_gradient: Tensor | None = None
+    neurons: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     arriving: Tensor | None = None
     added: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
 
@@ -103,6 +106,7 @@ class _LayerState:
                 other.mlp_gradient if self.mlp_gradient is None else self.mlp_gradient + other.mlp_gradient
             )
         self.added.append((other.attention_stream, other.along))
+        self.neurons = [*self.neurons, *other.neurons]
 
 
 class AttributionPass:
@@ -270,7 +274,7 @@ class AttributionPass:
         written, graph = stream_grad, self.model.graph
         if self.model.config.d_mlp:
             if at_output is not None:
-                at_output(slice(graph.mlp(layer), graph.mlp(layer) + 1), written)
+                at_output(graph.mlps(layer), written)
             stream_grad = stream_grad + self._backward_mlp(layer, written)
         if self._begins_at_mlp(layer):
             return stream_grad
@@ -283,7 +287,10 @@ class AttributionPass:
         model, state = self.model, self.layers[layer]
         assert state.mlp_stream is not None
         pre = model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
-        gradient = self.differentiated.mlp_gradient(layer, pre, stream_grad)
+        at_port = self.differentiated.mlp_port_gradient(layer, pre, stream_grad)
+        gradient = model.mlp_input_gradient(layer, at_port)
+        if model.graph.neurons_of(layer):
+            state.neurons = [(state.mlp_stream, model.gradients_of_neurons(layer, at_port))]
         where = f"layers.{layer}.ln2"
         norm = model.norm_with_state(where, state.mlp_stream)[1]
         state.mlp_gradient, state.pre = self.differentiated.pull_through_norm(where, norm, gradient), None
@@ -331,14 +338,16 @@ class AttributionPass:
         at the answer positions.
 
         Args:
-            out: buffer for an attention block's gradients, (receivers, prompts, positions, d_model); overwritten.
+            out: buffer for the gradients of a block with several receivers, (receivers or more, prompts, positions, d_model);
+                overwritten.
         """
         if block.kind == "logits":
             return self.logits_gradient[None, prompts, positions]
-        state = self.layers[block.layer]
+        state, out = self.layers[block.layer], out[: block.n_receivers]
         if block.kind == "mlp":
             assert state.mlp_gradient is not None
-            return state.mlp_gradient[None, prompts, positions]
+            whole = state.mlp_gradient[None, prompts, positions]
+            return self._apart(block, state, whole, prompts, positions, out) if block.n_nodes > 1 else whole
         where, graph = f"layers.{block.layer}.ln1", self.model.graph
         runs = [(state.attention_stream, state.along), *state.added]
         norms = [(self.model.norm_with_state(where, stream[prompts, positions])[1], along) for stream, along in runs]
@@ -355,6 +364,18 @@ class AttributionPass:
             for norm, along in norms:
                 if norm is not None and along:
                     part.addcmul_(norm.unit, _of_group(along[number][:, prompts, positions], len(part)), value=-1)
+        return out
+
+    def _apart(
+        self, block: Block, state: _LayerState, whole: Tensor, prompts: slice, positions: slice, out: Tensor
+    ) -> Tensor:
+        """Gradients at the rest of an MLP and at its neurons that are nodes, given the gradient of all together."""
+        where, each = f"layers.{block.layer}.ln2", out[1:].zero_()
+        for stream, at_ports in state.neurons:
+            gradient = self.model.neuron_input_gradients(block.layer, at_ports[:, :, prompts, positions])
+            norm = self.model.norm_with_state(where, stream[prompts, positions])[1]
+            each += self.differentiated.pull_through_norm(where, norm, gradient)
+        torch.sub(whole[0], each.sum(0), out=out[0])
         return out
 
 

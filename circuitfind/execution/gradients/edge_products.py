@@ -75,7 +75,7 @@ class EdgeProducts:
         delta = change.tile(*tile, out=self._reused("senders", (n_senders, *here.shape)), senders=senders)
         if delta.dtype.itemsize < 4 and delta.device.type == "cpu":
             delta = delta.float()  # once, for the products of all blocks
-        room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
+        room = self._reused("receivers", (graph.most_receivers, *here.shape))
         rows = {"": slice(None), "prompt": tile[0], "position": tile[1], "span": slice(None)}[self.axis]
         for block in graph.blocks:
             if below is not None and block.layer >= below:
