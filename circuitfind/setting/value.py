@@ -13,7 +13,7 @@ from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
-from circuitfind.graph import REFERENCE
+from circuitfind.graph import REFERENCE, ComputationGraph
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference, tokenized_pairs
@@ -32,6 +32,7 @@ FRESH_SEED = 1_000_003
 LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
 """How a model is loaded by default."""
 Made = TypeVar("Made")
+Neurons = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Setting:
         group_by: for your own pairs, a column; rows with the same text in it belong to one split.
         answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
+        neurons: for every layer, the neurons of its MLP that are nodes of their own; () for none. If None: those that the model
+            has already. :func:`circuitfind.with_neurons` chooses them.
 
     Raises:
         UnknownNameError: no such metric or ablation.
@@ -92,6 +95,7 @@ class Setting:
     dtype: str = "float32"
     bos: bool | None = None
     kv_ports: str = "head"
+    neurons: Neurons | None = None
     reference_prompts: Any = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -162,6 +166,8 @@ class Setting:
 
         Reference prompts go if the ablation becomes one that does not use them.
         """
+        if changes.keys() == {"neurons"}:
+            return self._split(changes["neurons"])
         if changes.get("ablation", REFERENCE) != REFERENCE:
             changes.setdefault("reference_prompts", None)
         other = replace(self, **changes)
@@ -170,6 +176,19 @@ class Setting:
         elif not changes.keys() & {"model", *LOADING} and (self.model is not None or "task" not in changes):
             other._made.update({key: value for key, value in self._made.items() if key == "model"})
         return other
+
+    def _split(self, neurons: Neurons | None) -> Setting:
+        """The same setting with other neurons as nodes; the weights and the prompts stay loaded."""
+        other = replace(self, neurons=neurons)
+        other._made.update(self._made)
+        if neurons is not None and "model" in self._made:
+            other._made["model"] = self.transformer.with_neurons(neurons)
+        return other
+
+    def of_circuit(self, provenance: Provenance, graph: ComputationGraph) -> Setting:
+        """The setting that a circuit is measured in: :meth:`like`, with the circuit's neurons as nodes."""
+        like = self.like(provenance)
+        return like if like.transformer.graph.neurons == graph.neurons else like.but(neurons=graph.neurons)
 
     def like(self, provenance: Provenance) -> Setting:
         """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
@@ -200,6 +219,7 @@ class Setting:
             "corrupt": self.corrupt,
             "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
+            **({"neurons": self.neurons} if self.neurons else {}),
             "task_options": dict(self.task_options or {}),
             **(
                 {"reference_prompts": str(Path(at).expanduser().resolve())}
@@ -246,6 +266,10 @@ class Setting:
         return self._once("model", self._load)
 
     def _load(self) -> Transformer:
+        whole = self._loaded()
+        return whole if self.neurons is None else whole.with_neurons(self.neurons)
+
+    def _loaded(self) -> Transformer:
         how = {name: getattr(self, name) for name in LOADING}
         if not isinstance(self.model, Transformer):
             return models.load(self.model_spec, **how)
