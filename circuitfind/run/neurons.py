@@ -32,7 +32,7 @@ def score_neurons(setting: Setting, *, method: str = "relp", checkpoint: Checkpo
         >>> list(scores.to_frame(3).columns)
         ['name', 'layer', 'neuron', 'score']
     """
-    problem = setting.but(neurons=()).problem("train")
+    problem = setting.problem("train")
     return scored(replace(problem, checkpoint=checkpoint or Checkpoint()), method)
 
 
@@ -65,9 +65,10 @@ def with_neurons(
         >>> len(scores.values) == setting.transformer.graph.n_edges
         True
     """
-    found = score_neurons(setting, method=method)
+    whole = setting.but(neuron_nodes=())
+    found = score_neurons(whole, method=method)
     chosen = found.top(keep, threshold)
-    narrowed = setting.but(neurons=chosen)
+    narrowed = whole.but(neuron_nodes=chosen)  # with the prompts and the weights that are loaded now
     graph, limit = narrowed.transformer.graph, budget(setting.transformer.device)
     if graph.n_edges * BYTES_PER_EDGE > limit:
         raise OptionError(

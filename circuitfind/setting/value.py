@@ -62,8 +62,8 @@ class Setting:
         group_by: for your own pairs, a column; rows with the same text in it belong to one split.
         answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
-        neurons: for every layer, the neurons of its MLP that are nodes of their own; () for none. If None: those that the model
-            has already. :func:`circuitfind.with_neurons` chooses them.
+        neuron_nodes: for every layer, the neurons of its MLP that are nodes of their own; () for none. If None: those that the
+            model has already. :func:`circuitfind.with_neurons` chooses them.
 
     Raises:
         UnknownNameError: no such metric or ablation.
@@ -95,7 +95,7 @@ class Setting:
     dtype: str = "float32"
     bos: bool | None = None
     kv_ports: str = "head"
-    neurons: Neurons | None = None
+    neuron_nodes: Neurons | None = None
     reference_prompts: Any = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -166,8 +166,8 @@ class Setting:
 
         Reference prompts go if the ablation becomes one that does not use them.
         """
-        if changes.keys() == {"neurons"}:
-            return self._split(changes["neurons"])
+        if changes.keys() == {"neuron_nodes"}:
+            return self._split(changes["neuron_nodes"])
         if changes.get("ablation", REFERENCE) != REFERENCE:
             changes.setdefault("reference_prompts", None)
         other = replace(self, **changes)
@@ -179,7 +179,7 @@ class Setting:
 
     def _split(self, neurons: Neurons | None) -> Setting:
         """The same setting with other neurons as nodes; the weights and the prompts stay loaded."""
-        other = replace(self, neurons=neurons)
+        other = replace(self, neuron_nodes=neurons)
         other._made.update(self._made)
         if neurons is not None and "model" in self._made:
             other._made["model"] = self.transformer.with_neurons(neurons)
@@ -188,7 +188,7 @@ class Setting:
     def of_circuit(self, provenance: Provenance, graph: ComputationGraph) -> Setting:
         """The setting that a circuit is measured in: :meth:`like`, with the circuit's neurons as nodes."""
         like = self.like(provenance)
-        return like if like.transformer.graph.neurons == graph.neurons else like.but(neurons=graph.neurons)
+        return like if like.transformer.graph.neurons == graph.neurons else like.but(neuron_nodes=graph.neurons)
 
     def like(self, provenance: Provenance) -> Setting:
         """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
@@ -219,7 +219,7 @@ class Setting:
             "corrupt": self.corrupt,
             "group_by": self.group_by,
             **{name: getattr(self, name) for name in LOADING},
-            **({"neurons": self.neurons} if self.neurons else {}),
+            **({"neuron_nodes": self.neuron_nodes} if self.neuron_nodes else {}),
             "task_options": dict(self.task_options or {}),
             **(
                 {"reference_prompts": str(Path(at).expanduser().resolve())}
@@ -267,7 +267,7 @@ class Setting:
 
     def _load(self) -> Transformer:
         whole = self._loaded()
-        return whole if self.neurons is None else whole.with_neurons(self.neurons)
+        return whole if self.neuron_nodes is None else whole.with_neurons(self.neuron_nodes)
 
     def _loaded(self) -> Transformer:
         how = {name: getattr(self, name) for name in LOADING}
