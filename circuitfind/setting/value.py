@@ -17,6 +17,7 @@ from circuitfind.graph import REFERENCE, ComputationGraph
 from circuitfind.scores import Provenance
 from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference, tokenized_pairs
+from circuitfind.setting.stored import LOADING, as_stored
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
@@ -29,8 +30,6 @@ GIVEN = "given"
 """The split of prompts that were given as token pairs: whether the circuit was found on them is not known."""
 FRESH_SEED = 1_000_003
 """Added to the seed for the fresh prompts that a circuit is chosen on."""
-LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
-"""How a model is loaded by default."""
 Made = TypeVar("Made")
 Neurons = tuple[tuple[int, ...], ...]
 
@@ -205,41 +204,7 @@ class Setting:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, as a run folder stores them."""
-        metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
-        return {
-            "task": self._task_again(),
-            "model": self._model_again(),
-            "ablation": self.ablated_by,
-            "metric": metric,
-            "n_prompts": self.n,
-            "n_held_out": self.n_held_out,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "answers": self.answers,
-            "corrupt": self.corrupt,
-            "group_by": self.group_by,
-            **{name: getattr(self, name) for name in LOADING},
-            **({"neuron_nodes": self.neuron_nodes} if self.neuron_nodes else {}),
-            "task_options": dict(self.task_options or {}),
-            **(
-                {"reference_prompts": str(Path(at).expanduser().resolve())}
-                if isinstance(at := self.reference_prompts, str | Path)
-                else {}
-            ),
-        }
-
-    def _task_again(self) -> str:
-        """What names the task from any working folder: its name, or the whole path of its file."""
-        if not isinstance(self.task, str | Path):
-            return self.behaviour.name
-        return str(self.task) if is_name(self.task) else str(Path(self.task).expanduser().resolve())
-
-    def _model_again(self) -> str:
-        """What names the model from any working folder: its name, or the whole path of its folder."""
-        spec = self.model_spec
-        if not isinstance(spec, str | Path):
-            return self.transformer.name
-        return str(Path(spec).expanduser().resolve()) if models.is_folder(spec) else str(spec)
+        return as_stored(self)
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self._made:

@@ -14,7 +14,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -78,31 +78,31 @@ class _Scorer:
     def contribute(self, batch: Batch) -> Contribution:
         """Scores summed over a micro-batch's prompts, (1, layers * d_mlp)."""
         batch = self.problem.complete(batch)
-        clean, donor = PlainRun.of(self.model, batch.clean), donor_of(self.ablation, batch, self.means)
+        donor = donor_of(self.ablation, batch, self.means)
         out = np.zeros((self.model.config.n_layers, self.model.config.d_mlp))
-        runs = list(self._streams(clean, donor))
-        for stream in runs:
-            run = AttributionPass(self.model, batch, stream, rule=METHODS[self.method])
-
-            def at_output(senders: slice, gradient: Tensor) -> None:
-                block = self.model.graph.place(senders.start)
-                if block.kind == "mlp" and block.layer in self.layers:
-                    out[block.layer] += self._products(block.layer, clean, donor, gradient) / len(runs)
-
-            run.backward(self.problem.objective(batch), at_output)
+        if self.method == "integrated":
+            clean, start = PlainRun.of(self.model, batch.clean), donor.writes.entry
+            for step in range(STEPS):
+                stream = start + (step + 0.5) / STEPS * (clean.writes.entry - start)
+                self._add(out, batch, stream, donor, clean)
+            out /= STEPS
+        else:
+            self._add(out, batch, self.model.embed(batch.clean), donor, None)
         return Contribution(out.reshape(1, -1))
 
-    def _streams(self, clean: PlainRun, donor: Donor) -> Iterator[Tensor]:
-        """What the first block reads in each run whose gradient is taken."""
-        if self.method != "integrated":
-            yield clean.writes.entry
-            return
-        start = donor.writes.entry
-        for step in range(STEPS):
-            yield start + (step + 0.5) / STEPS * (clean.writes.entry - start)
+    def _add(self, out: Floats, batch: Batch, stream: Tensor, donor: Donor, clean: PlainRun | None) -> None:
+        """Add the products with the gradient of the run on a stream, which is the clean run if no other is given."""
+        run = AttributionPass(self.model, batch, stream, rule=METHODS[self.method])
 
-    def _products(self, layer: int, clean: PlainRun, donor: Donor, gradient: Tensor) -> Floats:
-        change = clean.hidden(layer) - donor.hidden(layer)
+        def at_output(senders: slice, gradient: Tensor) -> None:
+            place = self.model.graph.place(senders.start)
+            if place.kind == "mlp" and place.layer in self.layers:
+                live = run.hidden(place.layer) if clean is None else clean.hidden(place.layer)
+                out[place.layer] += self._products(place.layer, live - donor.hidden(place.layer), gradient)
+
+        run.backward(self.problem.objective(batch), at_output)
+
+    def _products(self, layer: int, change: Tensor, gradient: Tensor) -> Floats:
         at_hidden = torch.matmul(gradient, self.model.weights[f"layers.{layer}.W_out"].T)
         wide = torch.promote_types(change.dtype, torch.float32)
         products = (change.to(wide) * at_hidden.to(wide)).sum((0, 1))

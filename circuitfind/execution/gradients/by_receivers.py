@@ -26,6 +26,7 @@ from torch import Tensor
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.batches import Batch
+from circuitfind.execution.gradients.projections import Projections
 from circuitfind.execution.memory import attribution_numbers, budget
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Block
@@ -33,39 +34,6 @@ from circuitfind.transformer import EXACT, AtBlock, BackwardRule, Transformer, u
 
 AtOutput = Callable[[slice, Tensor], None]
 """Called with the senders that write at a place, and the gradient at each one's write, (prompts, positions, d_model)."""
-SHARE_OF_PROJECTIONS = 0.1
-"""Projections with their norms folded in are kept if they take at most this share of the memory budget."""
-
-
-class Projections:
-    """Every port's projection as seen from the norm's unit output, kept between passes if small enough.
-
-    With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
-    applied to g is ``(W' g - u (u . W' g) / d_model) / s``. Here ``u . W' g`` is the dot product of g with the projected
-    value ``u W'``, so it needs no product in d_model.
-    """
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        c = model.config
-        size = c.n_layers * c.d_model * (c.n_heads + 2 * c.n_kv_heads) * c.d_head * model.dtype.itemsize
-        self.kept = size <= SHARE_OF_PROJECTIONS * budget(model.device)
-        self._known: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
-
-    def __call__(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
-        """The projection (d_model, outputs) and its constant, (shared heads or nodes, 1, 1, width), or None.
-
-        The port's values minus the constant are the product of the unit output and the projection.
-        """
-        if (layer, port) in self._known:
-            return self._known[layer, port]
-        W, bias = self.model.port_weights(layer, port)
-        W, constant = self.model.through_norm(f"layers.{layer}.ln1", W)
-        constant = constant if bias is None else constant + bias
-        found = W, self.model.side_by_side(constant)[:, None, None] if isinstance(constant, Tensor) else None
-        if self.kept:
-            self._known[layer, port] = found
-        return found
 
 
 @dataclass
@@ -283,10 +251,18 @@ class AttributionPass:
             at_output(graph.heads(layer), arriving)
         return stream_grad + self._backward_attention(layer, arriving)
 
-    def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
-        model, state = self.model, self.layers[layer]
+    def hidden(self, layer: int) -> Tensor:
+        """Hidden values (prompts, positions, d_mlp) of an MLP; during the backward pass they cost an activation."""
+        return self.model.mlp_core(layer, self._pre(layer))
+
+    def _pre(self, layer: int) -> Tensor:
+        state = self.layers[layer]
         assert state.mlp_stream is not None
-        pre = model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
+        return self.model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
+
+    def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
+        model, state, pre = self.model, self.layers[layer], self._pre(layer)
+        assert state.mlp_stream is not None
         at_port = self.differentiated.mlp_port_gradient(layer, pre, stream_grad)
         gradient = model.mlp_input_gradient(layer, at_port)
         if model.graph.neurons_of(layer):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.gradients.by_receivers import AttributionPass, Projections
+from circuitfind.execution.gradients.by_receivers import AttributionPass
+from circuitfind.execution.gradients.projections import Projections
 from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.graph import Floats
