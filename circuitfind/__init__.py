@@ -26,6 +26,8 @@ _PUBLIC = {
     "load_pairs": "task",
     "load_circuit": "formats",
     "check_pairs": "run.calls",
+    "score_neurons": "run.neurons",
+    "with_neurons": "run.neurons",
     "discover": "run.calls",
     "select": "run.selecting",
     "curve": "run.selecting",

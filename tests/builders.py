@@ -118,6 +118,9 @@ FAMILIES = {
     "llama-groups": LLAMA | GROUPED | BY_GROUP,
     "qwen3-groups": LLAMA | BY_GROUP | {"n_kv_heads": 1, "qk_norm": "head", "norm_eps": 1e-3, "n_layers": 3},
     "parallel-groups": PARTLY_ROTARY | BY_GROUP | {"n_heads": 6, "n_kv_heads": 2, "parallel": True, "qk_norm": "head"},
+    "neurons": {"neurons": ((3, 7, 12), (0,))},
+    "llama-neurons": LLAMA | GROUPED | BY_GROUP | {"neurons": ((), (1, 19))},
+    "parallel-neurons": PARTLY_ROTARY | {"parallel": True, "neurons": ((5, 6), (2,))},
     "bidirectional": {"causal": False, "n_heads": 2, "activation": "gelu"},
     "bidirectional-window": {"causal": False, "d_mlp": 0, "norm": "none", "windows": (2, 0)}
     | {"positions": "alibi", "alibi": alibi_slopes(3)},
@@ -128,12 +131,23 @@ SHAPES = GPT2_SHAPES | FAMILIES
 """Changes to :func:`small_model`. Between them, every switch of a configuration is set somewhere."""
 
 
-FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "experts", "bidirectional")
+FEW_SHAPES = ("layernorm-mlp", "attention-only", "llama", "gemma2", "cohere", "experts", "bidirectional", "neurons")
 
 
 few_shapes = pytest.mark.parametrize("model", FEW_SHAPES, indirect=True)
 """For slow tests."""
-MORE_SHAPES = (*FEW_SHAPES, "no-norm", "gpt-j", "gemma3", "olmo2", "bloom", "everything", "llama-groups")
+MORE_SHAPES = (
+    *FEW_SHAPES,
+    "no-norm",
+    "gpt-j",
+    "gemma3",
+    "olmo2",
+    "bloom",
+    "everything",
+    "llama-groups",
+    "llama-neurons",
+    "parallel-neurons",
+)
 some_architectures = pytest.mark.parametrize("model", MORE_SHAPES, indirect=True)
 """For tests against plain loops that are slow: between them, every switch of a configuration but the positions is set."""
 

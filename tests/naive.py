@@ -149,8 +149,26 @@ def attention_node(model: Transformer, layer: int, node: int, q_in: Tensor, k_in
     return _norm(model, key + "ln1_post", _plus(model, total, key + "b_O")) if c.post_norm else total
 
 
-def mlp_node(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    """What an MLP writes (positions, d_model) from its raw input."""
+def neurons_of(c: TransformerConfig, layer: int) -> tuple[int, ...]:
+    """The neurons of a layer that are nodes of their own."""
+    return c.neurons[layer] if c.neurons else ()
+
+
+def mlp_nodes(c: TransformerConfig, layer: int) -> list[str]:
+    """The MLP (or the rest of it), and its neurons that are nodes."""
+    return [f"m{layer}", *(f"m{layer}.n{neuron}" for neuron in neurons_of(c, layer))]
+
+
+def mlp_node(model: Transformer, name: str, x: Tensor) -> Tensor:
+    """What ``m3`` (without its neurons that are nodes) or the neuron ``m3.n7`` writes (positions, d_model)."""
+    layer, _, neuron = name[1:].partition(".n")
+    whole = _mlp(model, int(layer), x, None)
+    alone = {n: _mlp(model, int(layer), x, n) for n in neurons_of(model.config, int(layer))}
+    return alone[int(neuron)] if neuron else whole - sum(alone.values())
+
+
+def _mlp(model: Transformer, layer: int, x: Tensor, neuron: int | None) -> Tensor:
+    """What a whole MLP writes, or one of its neurons, without the bias."""
     c, w, key = model.config, model.weights, f"layers.{layer}."
     act = partial(derivatives.activation, ACTIVATIONS[c.activation])
     x = _before_block(model, key + "ln2", x)
@@ -162,6 +180,8 @@ def mlp_node(model: Transformer, layer: int, x: Tensor) -> Tensor:
         hidden = act(up) if gate is None else derivatives.gate(act(gate), up)
         if c.mlp_norm:
             hidden = _norm(model, key + "mlp_ln", hidden, kind="layer")
+        if neuron is not None:
+            return torch.stack([value * w[key + "W_out"][neuron] for value in hidden[:, neuron]])
         out = _plus(model, hidden @ w[key + "W_out"], key + "b_out")
     return _norm(model, key + "ln2_post", out) if c.post_norm else out
 
@@ -222,7 +242,8 @@ def _walk(model: Transformer, start: Tensor, read: Read) -> tuple[dict[str, Tens
             biases = _plus(model, biases, f"layers.{layer}.b_O")
         if c.d_mlp:
             before_mlp = below if c.parallel else (dict(out), biases)
-            out[f"m{layer}"] = mlp_node(model, layer, read(f"m{layer}", *before_mlp))
+            for name in mlp_nodes(c, layer):
+                out[name] = mlp_node(model, name, read(name, *before_mlp))
     return out, read("logits", out, biases)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from naive import members, n_nodes, node_name, owners
+from naive import members, mlp_nodes, n_nodes, node_name, owners
 
 import circuitfind as cf
 from circuitfind.discovery.contract import ALGORITHMS, Problem
@@ -26,7 +26,7 @@ def acdc_senders(model: Transformer, layer: int, of_mlp: bool, low_to_high: bool
         out += [node_name(c, layer, head) for head in heads]
     for lower in range(layer)[::-1]:
         if c.d_mlp:
-            out.append(f"m{lower}")
+            out += mlp_nodes(c, lower) if low_to_high else mlp_nodes(c, lower)[::-1]
         out += [node_name(c, lower, head) for head in heads]
     return [*out, "input"]
 
@@ -37,7 +37,8 @@ def acdc_order(model: Transformer, low_to_high: bool, split: bool, direct: bool)
     order = [("logits", acdc_senders(model, c.n_layers, False, low_to_high))]
     for layer in range(c.n_layers)[::-1]:
         if c.d_mlp:
-            order.append((f"m{layer}", acdc_senders(model, layer, True, low_to_high)))
+            below = acdc_senders(model, layer, True, low_to_high)
+            order += [(name, below) for name in mlp_nodes(c, layer)[::-1]]
         below = acdc_senders(model, layer, False, low_to_high)
         ports = [f"{owner}<{port}>" for port in "vkq" for owner in owners(c, layer, port)[::-1]]
         if not split:

@@ -7,7 +7,7 @@ has a copy of a node for every way on from it, so a copy is known by the node an
 import re
 
 import torch
-from naive import attention_node, logits, mlp_node, n_nodes, node_name
+from naive import attention_node, logits, mlp_node, mlp_nodes, n_nodes, node_name
 from torch import Tensor
 
 from circuitfind.transformer import Transformer
@@ -21,7 +21,7 @@ def order(model: Transformer) -> list[tuple[str, int]]:
     for layer in range(c.n_layers):
         out += [(node_name(c, layer, node), 2 * layer) for node in range(n_nodes(model))]
         if c.d_mlp:
-            out.append((f"m{layer}", 2 * layer if c.parallel else 2 * layer + 1))
+            out += [(name, 2 * layer if c.parallel else 2 * layer + 1) for name in mlp_nodes(c, layer)]
     return [*out, ("logits", 2 * c.n_layers)]
 
 
@@ -89,8 +89,10 @@ def patched_logits(
         if (node, tail) not in on_a_path:
             return base[node]
         read = [reads(node, port, tail) for port in ports_of(node)]
-        layer, head = (int(part) for part in re.fullmatch(r"\D(\d+)(?:\.h(\d+))?", node).groups("0"))
-        return attention_node(model, layer, head, *read) if node.startswith("a") else mlp_node(model, layer, *read)
+        if node.startswith("m"):
+            return mlp_node(model, node, *read)
+        layer, head = (int(part) for part in re.fullmatch(r"a(\d+)(?:\.h(\d+))?", node).groups("0"))
+        return attention_node(model, layer, head, *read)
 
     def reads(node: str, port: str, tail: Tail) -> Tensor:
         total = zero.clone()

@@ -129,6 +129,7 @@ def setting_of_circuit(
             dtype=dtype or run.get("dtype") or "float32",
             bos=run.get("bos") if bos is None else bos,
             kv_ports="group" if circuit.graph.n_kv_groups else "head",
+            neuron_nodes=circuit.graph.neurons or None,
         )
 
     return setting

@@ -21,7 +21,7 @@ from circuitfind.cli.options import (
     sayer,
 )
 from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
-from circuitfind.errors import OptionError
+from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.setting.defaults import FAITHFULNESS, N_HELD_OUT, N_RANDOM
 
 Random = Annotated[int, typer.Option(help="Random circuits of equal size, as a control.")]
@@ -61,6 +61,10 @@ Parts = Annotated[
         "position for each 'length' of prompt."
     ),
 ]
+NodesOf = Annotated[
+    str, typer.Option("--nodes", help="heads: heads and whole MLPs; neurons: the strongest neurons of MLPs as well.")
+]
+Neurons = Annotated[int | None, typer.Option(help="How many neurons are nodes (default with --nodes neurons: 200).")]
 Workers = Annotated[
     int, typer.Option(help="Share the prompts out over N Ray workers, one GPU (or CPU core) each; 0: this process.")
 ]
@@ -84,6 +88,8 @@ def discover(
     held_out: Annotated[int, typer.Option("--held-out", "--n-held-out", help="Pairs for evaluation.")] = N_HELD_OUT,
     random: Random = N_RANDOM,
     parts: Parts = "",
+    nodes: NodesOf = "heads",
+    neurons: Neurons = None,
     workers: Workers = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: results/TASK/MODEL/ALGORITHM).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that exists.")] = False,
@@ -94,7 +100,8 @@ def discover(
     from circuitfind.run.pipeline import RunConfig, run
 
     options, rule = read_settings(option, "--option"), _rule(faithfulness, edges, threshold, greedy)
-    config = RunConfig(algorithm, options, *rule, not signed, random, parts, anyway, workers)
+    n_neurons = _n_neurons(nodes, neurons)
+    config = RunConfig(algorithm, options, *rule, not signed, random, parts, anyway, workers, n_neurons)
     setting = setting.but(task=_task_or_data(task, data), n_held_out=held_out)
     result = run(setting, config, out, force=force, say=sayer(as_json))
     summary = {"folder": str(result.folder), "verdict": result.sentences, **result.evaluation.to_json()}
@@ -103,6 +110,19 @@ def discover(
         summary["positional"] = result.by_part[1].to_json()
         summary["positional"].pop("per_example")
     print_result(summary, as_json, _discovery_lines(result))
+
+
+def _n_neurons(nodes: str, neurons: int | None) -> int:
+    """How many neurons are to be nodes."""
+    from circuitfind.run.neurons import N_NEURONS
+
+    if nodes not in ("heads", "neurons"):
+        raise UnknownNameError("nodes", nodes, ("heads", "neurons"))
+    if nodes == "heads" and neurons:
+        raise OptionError(f"--neurons {neurons} goes with --nodes neurons")
+    if neurons is not None and neurons < 1:
+        raise OptionError(f"--neurons {neurons}: give at least 1, or --nodes heads")
+    return 0 if nodes == "heads" else neurons or N_NEURONS
 
 
 def _task_or_data(task: str | None, data: Path | None) -> str:

@@ -26,7 +26,7 @@ from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution
 from circuitfind.errors import OptionError
 from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
-from circuitfind.transformer import BackwardRule
+from circuitfind.transformer.rules import gim_rule
 
 PATTERNS = 6
 """Tensors of the pattern's size that one layer's backward step holds."""
@@ -39,12 +39,9 @@ def gim(problem: Problem, *, temperature: float = 2.0) -> EdgeScores:
         temperature: of the softmax in the backward pass; 1 differentiates it exactly.
     """
     problem.require_slope("GIM", "eap-ig-inputs")
-    rule = BackwardRule(
-        constant_norms=True, temperature=temperature, attention_share=0.5, gate_share=0.5, constant_router=True
-    )
 
     def score(prompts: Contrast) -> Floats:
-        clean = prompts.clean_run(rule)
+        clean = prompts.clean_run(gim_rule(temperature))
         change = clean.writes.minus(prompts.ablated)
         return prompts.dot(change, gradient_of=clean)
 

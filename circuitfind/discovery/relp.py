@@ -32,13 +32,12 @@ from circuitfind.discovery.contract import ALGORITHMS, Contrast, EdgeAttribution
 from circuitfind.errors import OptionError
 from circuitfind.graph import Floats
 from circuitfind.scores import EdgeScores
-from circuitfind.transformer import BackwardRule
+from circuitfind.transformer.rules import RELP
 
-LRP = BackwardRule(constant_norms=True, ratio_activations=True, gate_share=0.5, constant_router=True)
 RULES = {
-    "exact": LRP,
-    "half": replace(LRP, attention_share=0.5),
-    "frozen": replace(LRP, constant_pattern=True),
+    "exact": RELP,
+    "half": replace(RELP, attention_share=0.5),
+    "frozen": replace(RELP, constant_pattern=True),
 }
 
 

@@ -180,7 +180,7 @@ def _ablated_logits(model: Transformer, group: _Prompts, senders: range, constan
             read = reads(torch.cat((before[0], unchanged)), ablated)
             ablated = ablated + model.mlp_block(layer, read) if len(ablated) else ablated
             stream = stream + writes.mlps[layer]
-            ablated = torch.cat((ablated, branches(range(graph.mlp(layer), graph.mlp(layer) + 1))))
+            ablated = torch.cat((ablated, branches(range(graph.mlps(layer).start, graph.mlps(layer).stop))))
     row = torch.arange(len(stream), device=stream.device)
     final = ablated.unflatten(0, (len(senders), len(stream)))[:, row, group.answer]
     return model.unembed(final), model.unembed(stream[row, group.answer])

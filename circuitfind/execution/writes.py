@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuitfind.graph import Block, ComputationGraph
 from circuitfind.transformer import AtBlock, Transformer, base_streams, walk
+from circuitfind.transformer.walk import split_mlp
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Writes:
         entry: what ``input`` writes, (prompts, positions, d_model).
         mixed: mixed values of every layer's attention nodes, (nodes, prompts, positions, width) each. With a norm after the
             block, their writes instead, (nodes, prompts, positions, d_model).
-        mlps: what every MLP writes, (prompts, positions, d_model) each.
+        mlps: what every MLP writes, its neurons that are nodes included, (prompts, positions, d_model) each.
+        hidden: hidden values of every MLP's neurons that are nodes, (neurons, prompts, positions) each; empty without any.
         constant: if given, it replaces all of the above: (senders, 1 or prompts, 1 or positions, d_model).
         less: if given, it is subtracted from all of the above; same shape as ``constant``.
         recorded: the streams of the run, if it kept them.
@@ -38,6 +40,7 @@ class Writes:
     entry: Tensor
     mixed: list[Tensor] = field(default_factory=list)
     mlps: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
     constant: Tensor | None = None
     less: Tensor | None = None
     recorded: list[Tensor] = field(default_factory=list)
@@ -56,6 +59,7 @@ class Writes:
             self.mixed.append(kept(self.model, at.mixed, at.written))
         elif at.block.kind == "mlp":
             self.mlps.append(at.written)
+            self.hidden.append(at.hidden)
 
     def of(self, sender: int) -> Tensor:
         """What one sender writes, (prompts, positions, d_model)."""
@@ -76,10 +80,20 @@ class Writes:
         if sender == 0:
             return self.entry
         kind, layer, place = self.model.graph.place(sender)
-        if kind == "mlp":
-            return self.mlps[layer]
+        if kind in ("mlp", "neuron"):
+            return self._of_mlp(layer, sender - self.model.graph.mlp(layer))
         z = self.mixed[layer][place]
         return z if self.model.config.post_norm else self.model.write_node(layer, place, z)
+
+    def _of_mlp(self, layer: int, node: int) -> Tensor:
+        """What one node of an MLP writes: 0 for the MLP or the rest of it, n for its n-th neuron that is a node."""
+        hidden = self.hidden[layer]
+        if not len(hidden):
+            return self.mlps[layer]
+        W = self.model.neuron_output_weights(layer)
+        if node:
+            return hidden[node - 1][..., None] * W[node - 1]
+        return self.mlps[layer] - torch.einsum("npt,nd->ptd", hidden, W)
 
     @cached_property
     def streams(self) -> tuple[Tensor, ...]:
@@ -142,7 +156,9 @@ class Writes:
         if part.start == 0:
             out[0] = self.entry[prompts, positions]
         elif kind == "mlp":
-            out[0] = self.mlps[layer][prompts, positions]
+            hidden = self.hidden[layer]
+            here = hidden[:, prompts, positions] if len(hidden) else hidden
+            split_mlp(self.model, layer, self.mlps[layer][prompts, positions], here, out)
         elif self.model.config.post_norm:
             out.copy_(self.mixed[layer][:, prompts, positions])
         else:
@@ -160,7 +176,8 @@ class Writes:
             return replace(self, less=other.constant)
         mixed = [ours - theirs for ours, theirs in zip(self.mixed, other.mixed, strict=True)]
         mlps = [ours - theirs for ours, theirs in zip(self.mlps, other.mlps, strict=True)]
-        return Writes(self.model, self.entry - other.entry, mixed, mlps)
+        hidden = [ours - theirs for ours, theirs in zip(self.hidden, other.hidden, strict=True)]
+        return Writes(self.model, self.entry - other.entry, mixed, mlps, hidden)
 
 
 def kept(model: Transformer, z: Tensor, written: Tensor) -> Tensor:
@@ -174,7 +191,7 @@ def sublayers(graph: ComputationGraph) -> Iterator[slice]:
     for layer in range(graph.n_layers):
         yield graph.heads(layer)
         if graph.has_mlp:
-            yield slice(graph.mlp(layer), graph.mlp(layer) + 1)
+            yield graph.mlps(layer)
 
 
 def _cut(constant: Tensor, prompts: slice, positions: slice) -> Tensor:

@@ -143,5 +143,6 @@ FORMATS.add(
         read,
         write,
         needs=("n_heads",),
+        heads_only=True,
     )
 )

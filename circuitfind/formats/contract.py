@@ -147,6 +147,7 @@ class Format:
         write: ``write(contents, path, **given)``; None if the format cannot be written.
         needs: facts about the model that ``write`` takes: ``d_model``, ``n_heads``.
         options: further keywords that ``write`` takes.
+        heads_only: whether its graphs have heads and whole MLPs only, as other tools' have.
         ours: tried first on a file that no format recognises, to report what is wrong with it.
     """
 
@@ -158,6 +159,7 @@ class Format:
     write: Callable[..., None] | None = None
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    heads_only: bool = False
     ours: bool = False
 
 

@@ -178,5 +178,6 @@ FORMATS.add(
         read,
         write,
         needs=("d_model", "n_heads"),
+        heads_only=True,
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -32,7 +33,8 @@ def _keyed_by_port(found: Any) -> Any:
     """The graph as :meth:`Circuit.from_networkx` takes it: GraphML ids are unique per file, our keys per pair of nodes."""
     import networkx
 
-    graph = networkx.MultiDiGraph(**found.graph)
+    neurons = {"neurons": json.loads(text)} if (text := found.graph.get("neurons")) else {}
+    graph = networkx.MultiDiGraph(**{**found.graph, **neurons})
     graph.add_nodes_from(found.nodes(data=True))
     graph.add_edges_from((u, v, data.get("port", ""), data) for u, v, data in found.edges(data=True))
     return graph
@@ -46,6 +48,8 @@ def write(contents: Contents, path: Path) -> None:
     for source, target, data in graph.edges(data=True):
         if not data:  # the link from shared keys and values to a head, which is not an edge
             data |= {"name": f"{source}=>{target}", "port": SHARED}
+    if "neurons" in graph.graph:
+        graph.graph["neurons"] = json.dumps(graph.graph["neurons"])  # GraphML has no lists
     networkx.write_graphml_xml(graph, path, edge_id_from_attribute="name")
 
 

@@ -297,6 +297,7 @@ FORMATS.add(
         read,
         write,
         needs=("d_model", "n_heads"),
+        heads_only=True,
         options=("pair", "circuits", "level", "force"),
     )
 )

@@ -60,7 +60,13 @@ def write(what: Contents | Circuit | EdgeScores | Importances, path: str | Path,
     allowed = (*chosen.needs, *chosen.options)
     if unknown := [name for name in given if name not in allowed]:
         raise OptionError(f"format {to} takes no {unknown[0]}; it takes {', '.join(allowed) or 'nothing else'}")
-    chosen.write(Contents.of(what), Path(path), **given)
+    contents = Contents.of(what)
+    if chosen.heads_only and contents.graph is not None and (neurons := sum(map(len, contents.graph.neurons))):
+        others = ", ".join(one.name for one in FORMATS if one.write is not None and not one.heads_only)
+        raise OptionError(
+            f"format {to} has heads and whole MLPs only, but {neurons} neurons are nodes of this graph; use one of {others}"
+        )
+    chosen.write(contents, Path(path), **given)
     return Path(path)
 
 

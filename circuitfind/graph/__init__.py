@@ -6,6 +6,7 @@ from circuitfind.graph.blocks import Block, Floats, Ints, Longs, Mask, PerEdge
 from circuitfind.graph.computation_graph import ComputationGraph
 from circuitfind.graph.kinds import LETTERS, NODE_KINDS, PORTS, NodeKind
 from circuitfind.graph.names import ARROW, Place, place_of, place_or_none, port_name, split_port
+from circuitfind.graph.nodes import neurons_by_layer
 from circuitfind.graph.spellings import in_our_spelling
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PerEdge",
     "Place",
     "in_our_spelling",
+    "neurons_by_layer",
     "place_of",
     "place_or_none",
     "port_name",

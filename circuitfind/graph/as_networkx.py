@@ -52,9 +52,10 @@ def to_networkx(
 
 
 def attributes_of(name: str) -> dict[str, Any]:
-    """``kind``, ``layer`` and ``head`` of a node; -1 for a missing layer or head."""
+    """``kind``, ``layer`` and ``head`` of a node, -1 for a missing layer or head; ``neuron`` of a neuron."""
     place = place_of(name)
-    return {"kind": place.kind, "layer": place.layer, "head": place.head}
+    neuron = {"neuron": place.number} if place.kind == "neuron" else {}
+    return {"kind": place.kind, "layer": place.layer, "head": place.head, **neuron}
 
 
 def shape_and_edges(graph: networkx.MultiDiGraph) -> tuple[dict[str, Any], list[str]]:

@@ -178,11 +178,11 @@ class ComputationGraph(Nodes):
         """The graph, or the part of it that ``kept`` selects, as a ``networkx.MultiDiGraph``.
 
         Graph attributes: :attr:`shape`.
-        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``kv``, ``mlp``, ``logits``), ``layer`` and ``head``
-        (-1 where there is none). The keys and values of a group are a ``kv`` node here. Links with the key :data:`.SHARED` lead
-        from it to its heads; they are not edges of this graph and have no attributes. Edge key: the port (``q``, ``k``, ``v``)
-        or ``""``. Edge attributes: ``name``, ``index`` (this module's edge number), ``port``, and ``score`` where scores are
-        given.
+        Node attributes: ``kind`` (``input``, ``head``, ``attention``, ``kv``, ``mlp``, ``neuron``, ``logits``), ``layer`` and
+        ``head`` (-1 where there is none), and ``neuron`` for a neuron. The keys and
+        values of a group are a ``kv`` node here. Links with the key :data:`.SHARED` lead from it to its heads; they are not
+        edges of this graph and have no attributes. Edge key: the port (``q``, ``k``, ``v``) or ``""``. Edge attributes:
+        ``name``, ``index`` (this module's edge number), ``port``, and ``score`` where scores are given.
 
         Args:
             kept: boolean (edges,), all edges if None. An edge takes a kilobyte, so a million edges take a gigabyte.

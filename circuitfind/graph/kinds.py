@@ -65,7 +65,7 @@ NODE_KINDS = {
         NodeKind("logits", "logits", "logits", look="bar", label="logits", example="logits"),
     )
 }
-"""By name. ``kv`` is not a node of its own: it stands for the keys and values that the heads of a group share. ``neuron`` is
-patched by hand and not yet a node of the graph."""
+"""By name. ``kv`` is not a node of its own: it stands for the keys and values that the heads of a group share. ``neuron`` is a
+node where the graph says so; the MLP's node is then the rest."""
 LETTERS = {kind.pattern[0]: kind.block for kind in NODE_KINDS.values()}
 """From the first letter of node names to the block they read in: all nodes of a block share the letter."""

@@ -1,9 +1,9 @@
 """The nodes of a transformer: what writes to the residual stream, what reads from it, and in what order.
 
 * senders: ``input`` (token + position embedding), ``a{L}.h{H}`` (a head, without the attention output bias), ``m{L}``
-  (an MLP with its bias);
-* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}`` and ``logits``, each *before* its norm. Where heads share keys
-and values, these may have a receiver for each group of heads, ``a{L}.kv{G}<k>`` and ``<v>``, instead of one per head.
+  (an MLP with its bias), ``m{L}.n{N}`` (a neuron that is a node of its own; ``m{L}`` is then the rest of the MLP);
+* receivers: ``a{L}.h{H}<q>``, ``<k>``, ``<v>``, ``m{L}``, ``m{L}.n{N}`` and ``logits``, each *before* its norm. Where heads
+share keys and values, these may have a receiver for each group of heads, ``a{L}.kv{G}<k>`` and ``<v>``.
 
 Everything is numbered in execution order. Receivers come in **blocks** (the q, k and v ports of a layer, its MLP, the
 logits). All receivers of a block read the same senders, which are always the first ``n_senders``. A node has the number of
@@ -13,7 +13,7 @@ its sender; the logits are the last node.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -53,9 +53,11 @@ class Nodes:
             own (a norm mixes them, as in Gemma 2 and 3 and OLMo 2); ``n_heads`` is then 1.
         n_kv_groups: how many k and v ports a layer has, if each serves a group of neighbouring heads; 0 means one per head.
             Groups have equal sizes. A group is not a node: an edge into its port leads to all its heads.
+        neurons: for every layer, the neurons of its MLP that are nodes of their own, in rising order; () for none anywhere. The
+            node ``m{L}`` is then the rest of the MLP, with its bias.
 
     Raises:
-        CircuitError: the heads cannot be divided evenly into this number of groups.
+        CircuitError: the heads cannot be divided evenly into this number of groups, or the neurons fit no MLPs.
     """
 
     n_layers: int
@@ -64,16 +66,18 @@ class Nodes:
     parallel: bool = False
     whole_attention: bool = False
     n_kv_groups: int = 0
+    neurons: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         groups = self.n_kv_groups
+        object.__setattr__(self, "neurons", neurons_by_layer(self.neurons, self.n_layers if self.has_mlp else 0))
         if groups and (self.whole_attention or groups < 0 or self.n_heads % groups):
             raise CircuitError(f"{groups} groups of keys and values do not fit {self.n_heads} heads (or whole blocks)")
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The constructor's arguments, as files store them: ``n_kv_groups`` only if there are groups."""
-        return {name: value for name, value in asdict(self).items() if value or name != "n_kv_groups"}
+        """The constructor's arguments, as files store them: ``n_kv_groups`` and ``neurons`` only if there are some."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("n_kv_groups", "neurons")}
 
     # ---------------------------------------------------------------- nodes
 
@@ -83,11 +87,12 @@ class Nodes:
         ports = tuple((port, self.n_heads if port == "q" else shared) for port in PORTS)
         yield Sublayer("attention", [Place(kind, layer, head) for head in range(self.n_heads)], ports)
         if self.has_mlp:
-            yield Sublayer("mlp", [Place("mlp", layer)], (("", 1),))
+            apart = [Place("neuron", layer, neuron) for neuron in self.neurons_of(layer)]
+            yield Sublayer("mlp", [Place("mlp", layer), *apart], (("", 1 + len(apart)),))
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """The place of every node: the input, every head and MLP, the logits."""
+        """The place of every node: the input, every head, MLP and neuron, the logits."""
         inner = (place for layer in range(self.n_layers) for part in self.sublayers(layer) for place in part.places)
         return (Place("input"), *inner, Place("logits"))
 
@@ -102,11 +107,11 @@ class Nodes:
 
     @property
     def n_senders(self) -> int:
-        """The number of senders: the input, every head, every MLP."""
+        """The number of senders: the input, every head, every MLP, every neuron that is a node."""
         return len(self.places) - 1
 
     def node_name(self, node: int) -> str:
-        """``input``, ``a{L}.h{H}`` (or ``a{L}``), ``m{L}`` or ``logits``."""
+        """``input``, ``a{L}.h{H}`` (or ``a{L}``), ``m{L}``, ``m{L}.n{N}`` or ``logits``."""
         return self.places[node].name
 
     @cached_property
@@ -197,20 +202,33 @@ class Nodes:
         return self.block_at("attention", layer).first_node + head
 
     def mlp(self, layer: int) -> int:
-        """Sender number of an MLP."""
+        """Sender number of an MLP, or of the rest of it; its neurons that are nodes come next."""
         return self.block_at("mlp", layer).first_node
+
+    def mlps(self, layer: int) -> slice:
+        """Sender numbers of an MLP, or of the rest of it, and of its neurons that are nodes."""
+        return self.block_at("mlp", layer).nodes
+
+    def neurons_of(self, layer: int) -> tuple[int, ...]:
+        """The neurons of a layer that are nodes of their own."""
+        return self.neurons[layer] if self.neurons else ()
 
     # ---------------------------------------------------------------- receivers
 
     @property
     def n_receivers(self) -> int:
-        """The number of receivers: the ports, every MLP, the logits."""
+        """The number of receivers: the ports, every MLP, every neuron that is a node, the logits."""
         return self.blocks[-1].receivers.stop
 
     @property
     def ports_per_layer(self) -> int:
         """The number of attention ports of a layer: q of every head, k and v of every head or group."""
         return self.n_heads + 2 * (self.n_kv_groups or self.n_heads)
+
+    @property
+    def most_receivers(self) -> int:
+        """The number of receivers of the largest block."""
+        return max(block.n_receivers for block in self.blocks)
 
     @property
     def heads_per_port(self) -> int:
@@ -255,10 +273,27 @@ class Nodes:
 
     @cached_property
     def receiver_ports(self) -> tuple[str, ...]:
-        """``q``, ``k`` or ``v`` for every port, ``""`` for an MLP and the logits."""
+        """``q``, ``k`` or ``v`` for every port, ``""`` for MLPs, neurons and the logits."""
         return tuple(port for block in self.blocks for port, n in block.ports for _ in range(n))
 
     @cached_property
     def receiver_number(self) -> Mapping[str, int]:
         """Number of every receiver, by name."""
         return {name: number for number, name in enumerate(self.receiver_names)}
+
+
+def neurons_by_layer(neurons: Iterable[Iterable[int]], n_layers: int) -> tuple[tuple[int, ...], ...]:
+    """Neurons for each layer as sorted tuples; () if there are none at all.
+
+    Raises:
+        CircuitError: not one entry for each MLP, or a neuron is negative or named twice.
+    """
+    found = tuple(tuple(sorted(int(neuron) for neuron in layer)) for layer in neurons)
+    if not any(found):
+        return ()
+    if len(found) != n_layers:
+        raise CircuitError(f"neurons are given for {len(found)} layers, but this graph has {n_layers} MLPs")
+    for layer, some in enumerate(found):
+        if len(set(some)) < len(some) or (some[:1] < (0,) and some):
+            raise CircuitError(f"the neurons of layer {layer} must be different numbers from 0 on; {some} was given")
+    return found

@@ -2,7 +2,7 @@
 
 Other tools' spellings are understood too (:mod:`circuitfind.graph.spellings`).
 
-* ``input``, ``a3.h5`` (``a3`` if attention is one node), ``m3``: what a sender writes.
+* ``input``, ``a3.h5`` (``a3`` if attention is one node), ``m3`` (the rest, if some neurons are nodes): what a sender writes.
 * ``a3``: what all heads of a layer write.
 * ``m3.n17``: one hidden value of an MLP, after its activation (and gate, and inner norm).
 * ``resid_pre.3``, ``resid_mid.3``, ``resid_final``: the residual stream before the attention and before the MLP of a layer, and
@@ -135,7 +135,7 @@ def _sites(model: Transformer, name: str) -> list[Site]:
     if (streams := stream_names(graph)) and name in streams:
         return [Site(streams[name])]
     place = place_or_none(name)
-    if place is not None and place.kind == "neuron":
+    if place is not None and place.kind == "neuron" and name not in graph.node_number:
         return [neuron_site(model, place.layer, [place.number])]
     if place is not None and place.of.has_layer and place.layer < graph.n_layers:
         nodes = (

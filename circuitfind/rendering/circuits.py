@@ -99,9 +99,9 @@ def _drawing(
     named = {node for edge in edges for node in (edge.source, edge.target)}
     roles = {node: role for node, role in _roles(circuit, task).items() if node in named}
     title = f"Circuit of {p.model} for {p.task}" if p.task and p.model else "Circuit"
-    return CircuitDrawing(
-        graph.n_layers, graph.n_heads, edges, _caption(circuit, measured), roles, p.unit or "score", title
-    )
+    split = frozenset(graph.node_name(graph.mlp(layer)) for layer, some in enumerate(graph.neurons) if some)
+    caption, unit = _caption(circuit, measured), p.unit or "score"
+    return CircuitDrawing(graph.n_layers, graph.n_heads, edges, caption, roles, unit, title, split)
 
 
 def _caption(circuit: Circuit, measured: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class CircuitDrawing:
         roles: the known roles of nodes, such as `{"a9.h6": "name mover"}`; nodes outside the circuit are ignored.
         unit: unit of the scores, such as `"logit difference"`.
         title: first line of the caption, in bold; omitted if empty.
+        split: MLPs of which some neurons are nodes of their own, so that the node is the rest.
 
     Raises:
         CircuitError: an edge that does not exist in a model with these layers and heads, an edge given twice, a score that
@@ -83,6 +84,7 @@ class CircuitDrawing:
     roles: Mapping[str, str] = field(default_factory=dict)
     unit: str = "metric"
     title: str = ""
+    split: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

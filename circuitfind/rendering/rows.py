@@ -182,8 +182,11 @@ def add_node(dot: graphviz.Digraph, node: str, picture: Picture, column: str = "
         dot.node(label=bar_label(node, role, picture.more.get(node, 0)), fillcolor=fill, width=width, **_BAR, **names)
     else:
         ports = place.of.ports if place.of.look == "ports" and picture.ports else ()
-        more = picture.more.get(node, 0)
-        dot.node(label=node_label(place.label, role, fill, ports, picture.entered(node), more), **names)
+        more, label = (
+            picture.more.get(node, 0),
+            f"rest of {place.label}" if node in picture.drawing.split else place.label,
+        )
+        dot.node(label=node_label(label, role, fill, ports, picture.entered(node), more), **names)
 
 
 def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: str = "", part: str = "") -> None:

@@ -114,7 +114,7 @@ def evaluate(setting: Setting, circuit: Circuit, *, split: str = "held-out", n_r
         >>> bool(measured.faithfulness > measured.random.max())
         True
     """
-    setting = setting.like(circuit.provenance)
+    setting = setting.of_circuit(circuit.provenance, circuit.graph)
     require_fit(circuit, setting.transformer)
     with torch.inference_mode():
         return evaluate_circuit(
@@ -147,7 +147,7 @@ def hypotheses(setting: Setting, circuit: Circuit, *, split: str = "held-out", *
         >>> len(found.tests)
         5
     """
-    setting = setting.like(circuit.provenance)
+    setting = setting.of_circuit(circuit.provenance, circuit.graph)
     require_fit(circuit, setting.transformer)
     metric = setting.measure_of(circuit.provenance)
     if setting.metric is None and metric.flat_at_clean:

@@ -38,6 +38,7 @@ from circuitfind.run.estimate import estimate
 from circuitfind.run.folder import PACKAGES as PACKAGES
 from circuitfind.run.folder import RunFolder, folder_for
 from circuitfind.run.folder import versions as versions
+from circuitfind.run.neurons import with_neurons
 from circuitfind.run.request import RunConfig as RunConfig
 from circuitfind.run.said import (
     MOST_ROWS,
@@ -146,6 +147,9 @@ def _load(setting: Setting, config: RunConfig, out: Path | None, force: bool, sa
     with _timed(seconds, "load"):
         model, task = setting.transformer, setting.behaviour
     train, held_out = setting.train, setting.held_out
+    if config.n_neurons:
+        setting = with_neurons(setting, config.n_neurons, say=say)
+        model = setting.transformer
     if config.rule in ("top", "greedy"):
         check_size(model.graph, config.value)
     folder = folder or RunFolder(_folder_of(setting, config, force, say), force=force)
@@ -183,6 +187,7 @@ def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -
     own, train = setting.to_json(), setting.train
     settings = {name: own[name] for name in ("ablation", "seed", "batch_size", "dtype", "kv_ports")}
     settings |= {"algorithm": config.algorithm, "parts": config.parts, "options": options}
+    settings |= {"neurons": setting.transformer.graph.neurons}
     metric = setting.measure()
     settings |= {"metric": metric.name, "metric_source": metric.source_json}
     if config.parts == "span" and train.text is not None:

@@ -156,6 +156,7 @@ def replay_decisions(
     model = models.load(
         settings.get("model") or p.model, device=device, dtype=used, bos=settings.get("bos"), kv_ports=ports
     )
+    model = model.with_neurons(settings.get("neuron_nodes") or ())
     options = ALGORITHMS[p.algorithm].resolve(p.options)
     logs = read_table(path, model.graph)
     _check_whole(path, logs, model.graph, options)

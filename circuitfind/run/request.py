@@ -29,6 +29,7 @@ class RunConfig:
         parts: store separate scores along this axis of the prompts.
         anyway: continue even if the model is no better than chance on the prompts.
         workers: number of Ray actors for discovery; the scores do not depend on it.
+        n_neurons: how many neurons are nodes of their own, chosen by :func:`circuitfind.with_neurons`; 0 for none.
     """
 
     algorithm: str | None = None
@@ -40,6 +41,7 @@ class RunConfig:
     parts: str = ""
     anyway: bool = False
     workers: int = 0
+    n_neurons: int = 0
 
     def resolved(self, setting: Setting) -> tuple[RunConfig, dict[str, Any]]:
         """The same with its algorithm named, and all options of the algorithm; refuses what is wrong for every model.
@@ -64,6 +66,8 @@ class RunConfig:
         return self.rule == "default" or self.rule in ALGORITHMS[self.algorithm or ""].rules
 
     def _refuse_numbers(self) -> None:
+        if self.n_neurons < 0:
+            raise OptionError(f"--neurons {self.n_neurons}: give at least 1, or --nodes heads")
         if self.n_random < 0:
             raise OptionError(f"--random {self.n_random}: give at least 0")
         if self.rule == "greedy" and self.parts in PARTS_AXES:

@@ -13,11 +13,12 @@ from circuitfind.discovery.contract import Problem
 from circuitfind.errors import OptionError, UnknownNameError
 from circuitfind.execution import ABLATIONS, require_corrupted
 from circuitfind.execution.memory import memory_limit
-from circuitfind.graph import REFERENCE
+from circuitfind.graph import REFERENCE, ComputationGraph
 from circuitfind.scores import Provenance
 from circuitfind.setting import naming
 from circuitfind.setting.defaults import ABLATION, ENOUGH_FRESH, N_HELD_OUT, N_PROMPTS, TIMES_FRESH
 from circuitfind.setting.naming import TaskLike, is_name, is_whole, load_task, refuse_reference
+from circuitfind.setting.stored import LOADING, as_stored
 from circuitfind.task import Task, TokenPairs
 from circuitfind.task.corruption import check_rule
 from circuitfind.task.files import lacks_corrupted
@@ -31,9 +32,8 @@ GIVEN = "given"
 """The split of prompts that were given as token pairs: whether the circuit was found on them is not known."""
 FRESH_SEED = 1_000_003
 """Added to the seed for the fresh prompts that a circuit is chosen on."""
-LOADING = {"device": None, "dtype": "float32", "bos": None, "kv_ports": "head"}
-"""How a model is loaded by default."""
 Made = TypeVar("Made")
+Neurons = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Setting:
         answers: ``"all"`` tokens of an answer count (its log-probability is the sum over its tokens), or the ``"first"`` alone.
         length: use only prompts of so many tokens; 0 uses prompts of any length.
         device, dtype, bos, kv_ports: how a named model is loaded; see :func:`circuitfind.load_model`.
+        neuron_nodes: for every layer, the neurons of its MLP that are nodes of their own; () for none. If None: those that the
+            model has already. :func:`circuitfind.with_neurons` chooses them.
 
     Raises:
         UnknownNameError: no such metric or ablation.
@@ -96,6 +98,7 @@ class Setting:
     dtype: str = "float32"
     bos: bool | None = None
     kv_ports: str = "head"
+    neuron_nodes: Neurons | None = None
     reference_prompts: Any = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -167,6 +170,8 @@ class Setting:
 
         Reference prompts go if the ablation becomes one that does not use them.
         """
+        if changes.keys() == {"neuron_nodes"}:
+            return self._split(changes["neuron_nodes"])
         if changes.get("ablation", REFERENCE) != REFERENCE:
             changes.setdefault("reference_prompts", None)
         other = replace(self, **changes)
@@ -175,6 +180,19 @@ class Setting:
         elif not changes.keys() & {"model", *LOADING} and (self.model is not None or "task" not in changes):
             other._made.update({key: value for key, value in self._made.items() if key == "model"})
         return other
+
+    def _split(self, neurons: Neurons | None) -> Setting:
+        """The same setting with other neurons as nodes; the weights and the prompts stay loaded."""
+        other = replace(self, neuron_nodes=neurons)
+        other._made.update(self._made)
+        if neurons is not None and "model" in self._made:
+            other._made["model"] = self.transformer.with_neurons(neurons)
+        return other
+
+    def of_circuit(self, provenance: Provenance, graph: ComputationGraph) -> Setting:
+        """The setting that a circuit is measured in: :meth:`like`, with the circuit's neurons as nodes."""
+        like = self.like(provenance)
+        return like if like.transformer.graph.neurons == graph.neurons else like.but(neuron_nodes=graph.neurons)
 
     def like(self, provenance: Provenance) -> Setting:
         """The same setting, with the ablation and task options it leaves open taken from a circuit's provenance."""
@@ -191,39 +209,7 @@ class Setting:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values, as a run folder stores them."""
-        metric = self.metric if self.metric is None or isinstance(self.metric, str) else as_metric(self.metric).name
-        also: dict[str, Any] = {"length": self.length} if self.length else {}
-        if isinstance(at := self.reference_prompts, str | Path):
-            also["reference_prompts"] = str(Path(at).expanduser().resolve())
-        return {
-            "task": self._task_again(),
-            "model": self._model_again(),
-            "ablation": self.ablated_by,
-            "metric": metric,
-            "n_prompts": self.n,
-            "n_held_out": self.n_held_out,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "answers": self.answers,
-            "corrupt": self.corrupt,
-            "group_by": self.group_by,
-            **{name: getattr(self, name) for name in LOADING},
-            "task_options": dict(self.task_options or {}),
-            **also,
-        }
-
-    def _task_again(self) -> str:
-        """What names the task from any working folder: its name, or the whole path of its file."""
-        if not isinstance(self.task, str | Path):
-            return self.behaviour.name
-        return str(self.task) if is_name(self.task) else str(Path(self.task).expanduser().resolve())
-
-    def _model_again(self) -> str:
-        """What names the model from any working folder: its name, or the whole path of its folder."""
-        spec = self.model_spec
-        if not isinstance(spec, str | Path):
-            return self.transformer.name
-        return str(Path(spec).expanduser().resolve()) if models.is_folder(spec) else str(spec)
+        return as_stored(self)
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self._made:
@@ -250,6 +236,10 @@ class Setting:
         return self._once("model", self._load)
 
     def _load(self) -> Transformer:
+        whole = self._loaded()
+        return whole if self.neuron_nodes is None else whole.with_neurons(self.neuron_nodes)
+
+    def _loaded(self) -> Transformer:
         how = {name: getattr(self, name) for name in LOADING}
         if not isinstance(self.model, Transformer):
             return models.load(self.model_spec, **how)

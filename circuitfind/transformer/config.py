@@ -70,6 +70,7 @@ class TransformerConfig:
             (``"attention blocks"``).
         kv_ports: what has its own k and v port in the graph: every ``"head"``, or every ``"group"`` of heads that share keys
             and values.
+        neurons: for every layer, the neurons of its MLP that are nodes of their own in the graph; () for none.
     """
 
     n_layers: int
@@ -112,6 +113,7 @@ class TransformerConfig:
     granularity: str = "heads"
     kv_ports: str = "head"
     d_vocab_out: int = 0
+    neurons: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):  # a configuration read from JSON has lists
@@ -151,6 +153,18 @@ class TransformerConfig:
         if self.kv_ports == "group" and (self.heads_per_node > 1 or self.n_kv_heads == self.n_heads):
             reason = "attention is one node in each layer" if self.heads_per_node > 1 else "every head has its own"
             raise ModelError(f"keys and values have no ports by group in this model: {reason}; use kv_ports 'head'")
+        self._check_neurons()
+
+    def _check_neurons(self) -> None:
+        for layer, neurons in enumerate(self.neurons):
+            if not neurons:
+                continue
+            if reason := self.whole_mlp(layer):
+                raise ModelError(f"the neurons of layer {layer} have no writes of their own: {reason}")
+            if max(neurons) >= self.d_mlp:
+                raise ModelError(
+                    f"layer {layer} has neurons 0 to {self.d_mlp - 1}; neuron {max(neurons)} was asked for"
+                )
 
     # ---------------------------------------------------------------- what the switches mean for a layer
 
@@ -187,6 +201,18 @@ class TransformerConfig:
         """Whether a layer's MLP is a mixture of experts."""
         return self.n_experts > 0 and layer not in self.dense_layers
 
+    def whole_mlp(self, layer: int) -> str:
+        """Why a layer's MLP cannot be split into neurons; empty if it can."""
+        if not self.d_mlp:
+            return "the model has no MLPs"
+        if self.has_experts(layer):
+            return "which of them run is decided by a router"
+        if self.post_norm:
+            return "a norm after the MLP mixes them"
+        if self.mlp_norm or self.activation == "solu":
+            return "a norm or a softmax inside the MLP mixes them"
+        return ""
+
     def window(self, layer: int) -> int:
         """How many positions a layer attends to, looking back; 0 for all."""
         return self.windows[layer] if self.windows else 0
@@ -211,7 +237,7 @@ class TransformerConfig:
         """The computation graph of a transformer of this shape."""
         n_nodes, whole = self.n_heads // self.heads_per_node, self.granularity != "heads"
         groups = self.n_kv_heads if self.kv_ports == "group" else 0
-        return ComputationGraph(self.n_layers, n_nodes, self.d_mlp > 0, self.parallel, whole, groups)
+        return ComputationGraph(self.n_layers, n_nodes, self.d_mlp > 0, self.parallel, whole, groups, self.neurons)
 
 
 def rotary_frequencies(dimensions: int, base: float = 10000.0) -> tuple[float, ...]:

@@ -50,6 +50,15 @@ class BackwardRule:
 
 
 EXACT = BackwardRule()
+RELP = BackwardRule(constant_norms=True, ratio_activations=True, gate_share=0.5, constant_router=True)
+"""The rules of layer-wise relevance propagation as in RelP (Rezaei Jafari et al. 2025, arXiv:2508.21258), attention exact."""
+
+
+def gim_rule(temperature: float = 2.0) -> BackwardRule:
+    """The rules of GIM (Edin et al. 2025, arXiv:2505.17630)."""
+    return BackwardRule(
+        constant_norms=True, temperature=temperature, attention_share=0.5, gate_share=0.5, constant_router=True
+    )
 
 
 def under(rule: BackwardRule, model: Transformer) -> Transformer:

@@ -35,6 +35,7 @@ class AtBlock:
             itself (nodes, ...), as the :data:`Adding` decides.
         mixed: an attention block's mixed values, (nodes, prompts, positions, width).
         ports: an attention block's q, k and v, as projected or as kept; an MLP's port, if requested.
+        hidden: hidden values of the MLP's neurons that are nodes, (neurons, prompts, positions).
     """
 
     block: Block
@@ -43,6 +44,7 @@ class AtBlock:
     written: Tensor = NOTHING
     mixed: Tensor = NOTHING
     ports: tuple[Tensor, ...] = ()
+    hidden: Tensor = NOTHING
 
 
 Adding = Callable[["Transformer", int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -124,12 +126,14 @@ def _attention(
 
 def _mlp(model: Transformer, block: Block, reads: Tensor, stream: Tensor, with_port: bool) -> AtBlock:
     layer = block.layer
-    if not with_port:
+    if not with_port and block.n_nodes == 1:
         written = model.mlp_block(layer, reads)
         return AtBlock(block, reads, stream + written, written)
     port = model.mlp_port(layer, reads)
-    written = model.mlp_out(layer, model.mlp_core(layer, port))
-    return AtBlock(block, reads, stream + written, written, ports=(port,))
+    hidden = model.mlp_core(layer, port)
+    written = model.mlp_out(layer, hidden)
+    apart = model.hidden_of_neurons(layer, hidden) if block.n_nodes > 1 else NOTHING
+    return AtBlock(block, reads, stream + written, written, ports=(port,) if with_port else (), hidden=apart)
 
 
 def walk_into(
@@ -143,8 +147,21 @@ def walk_into(
     room[0] = entry
     for at in walk(model, entry, add=partial(_into, room), keep=keep):
         if at.block.kind == "mlp":
-            room[model.graph.mlp(at.block.layer)] = at.written
+            split_mlp(model, at.block.layer, at.written, at.hidden, room[model.graph.mlps(at.block.layer)])
         yield at
+
+
+def split_mlp(model: Transformer, layer: int, written: Tensor, hidden: Tensor, out: Tensor) -> Tensor:
+    """What the nodes of an MLP write, given what they write together (...) and the neurons' hidden values.
+
+    Args:
+        out: overwritten, (nodes, ..., d_model): the rest of the MLP, then its neurons.
+    """
+    out[0] = written
+    if len(out) > 1:
+        torch.mul(hidden[..., None], model.neuron_output_weights(layer)[:, None, None], out=out[1:])
+        out[0] -= out[1:].sum(0)
+    return out
 
 
 def attention_patterns(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:

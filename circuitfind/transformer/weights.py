@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from circuitfind.errors import ModelError
-from circuitfind.graph import ComputationGraph
+from circuitfind.graph import ComputationGraph, neurons_by_layer
 from circuitfind.transformer import norms
 from circuitfind.transformer.config import TransformerConfig, weight_shapes
 from circuitfind.transformer.norms import NormState
@@ -118,6 +118,22 @@ class Weights:
         source = self.source.removesuffix(by) + (by if kv_ports == "group" else "")
         config = replace(self.config, kv_ports=kv_ports)
         return type(self)(config, self.weights, tokenizer=self.tokenizer, name=self.name, source=source)
+
+    def with_neurons(self, neurons: Iterable[Iterable[int]]) -> Self:
+        """The same model with some neurons of every layer's MLP as nodes of their own.
+
+        Args:
+            neurons: for every layer, numbers of its neurons; () for none at all.
+
+        Raises:
+            ModelError: neurons of these MLPs have no writes of their own, or there are no such neurons.
+            CircuitError: not one entry for each layer, or a neuron is named twice.
+        """
+        wanted = neurons_by_layer(neurons, self.config.n_layers)
+        if wanted == self.config.neurons:
+            return self
+        config = replace(self.config, neurons=wanted)
+        return type(self)(config, self.weights, tokenizer=self.tokenizer, name=self.name, source=self.source)
 
     def checksum(self) -> str:
         """Identifies the weights: SHA-256 over each tensor's name, shape and bytes (evenly spaced rows of large tensors)."""

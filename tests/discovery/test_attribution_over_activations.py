@@ -22,7 +22,7 @@ def by_sublayer(model):
     for layer in range(c.n_layers):
         yield [naive.node_name(c, layer, node) for node in range(naive.n_nodes(model))]
         if c.d_mlp:
-            yield [f"m{layer}"]
+            yield naive.mlp_nodes(c, layer)
 
 
 def naive_activations(model, pairs, metric, ablation, points, credited=lambda names: names):
@@ -158,7 +158,7 @@ def test_a_pass_that_begins_at_a_block_has_the_gradients_of_the_whole_pass(model
         return METRICS["logit-diff"](logits, batch.targets)
 
     def receivers(run, block):
-        room = torch.empty((model.graph.ports_per_layer, *batch.clean.shape, model.config.d_model), dtype=model.dtype)
+        room = torch.empty((model.graph.most_receivers, *batch.clean.shape, model.config.d_model), dtype=model.dtype)
         return run.receivers(block, *everything, out=room).clone()
 
     with torch.no_grad():

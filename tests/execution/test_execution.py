@@ -147,7 +147,7 @@ def test_gradients_of_a_few_tokens_are_those_of_all(model, pairs):
     batch = one_batch(model, pairs)
     run = AttributionPass(model, batch, model.embed(batch.clean))
     run.backward(lambda logits: METRICS["logit-diff"](logits, batch.targets))
-    shape = (model.graph.ports_per_layer, *batch.clean.shape, model.config.d_model)
+    shape = (model.graph.most_receivers, *batch.clean.shape, model.config.d_model)
     for block in model.graph.blocks:
         run.projections.kept = True
         whole = run.receivers(block, slice(None), slice(None), torch.empty(shape, dtype=model.dtype))
@@ -171,7 +171,7 @@ def test_receiver_gradients_times_differences_are_the_naive_attribution(model, p
 
     run = AttributionPass(model, batch, outputs[0] + point * delta[0], recompute=recompute)
     run.backward(lambda logits: metric(logits, batch.targets))
-    everything, room = (slice(None), slice(None)), delta.new_empty((model.graph.ports_per_layer, *delta.shape[1:]))
+    everything, room = (slice(None), slice(None)), delta.new_empty((model.graph.most_receivers, *delta.shape[1:]))
     for block in model.graph.blocks:
         gradients = run.receivers(block, *everything, out=room)
         values = torch.einsum("snpd,rnpd->nrs", delta[: block.n_senders], gradients)

@@ -32,13 +32,18 @@ def hidden_of(model: Transformer, layer: int, x: Tensor) -> Tensor:
 
 
 def mlp_of(model: Transformer, layer: int, x: Tensor, swap: Swap) -> Tensor:
-    """What an MLP writes, its hidden values swapped on the way."""
-    c, key = model.config, f"layers.{layer}."
+    """What an MLP writes, its hidden values swapped on the way; the rest of it is swapped apart from neurons that are nodes."""
+    c, key, name = model.config, f"layers.{layer}.", f"m{layer}"
     if c.has_experts(layer):
-        return naive.mlp_node(model, layer, x)
-    hidden = swap(f"m{layer}.hidden", hidden_of(model, layer, x))
-    out = naive._plus(model, hidden @ model.weights[key + "W_out"], key + "b_out")
-    return naive._norm(model, key + "ln2_post", out) if c.post_norm else out
+        return swap(name, naive.mlp_node(model, name, x))
+    hidden, apart = hidden_of(model, layer, x), list(naive.neurons_of(c, layer))
+    swapped, W = swap(f"{name}.hidden", hidden), model.weights[key + "W_out"]
+    if not apart:
+        out = naive._plus(model, swapped @ W, key + "b_out")
+        return swap(name, naive._norm(model, key + "ln2_post", out) if c.post_norm else out)
+    rest = [neuron for neuron in range(c.d_mlp) if neuron not in apart]
+    written = swap(name, naive._plus(model, swapped[:, rest] @ W[rest], key + "b_out"))
+    return written + swapped[:, apart] @ W[apart]
 
 
 def walk(model: Transformer, tokens: Tensor, swap: Swap) -> Tensor:
@@ -53,7 +58,7 @@ def walk(model: Transformer, tokens: Tensor, swap: Swap) -> Tensor:
         stream = stream if c.post_norm else naive._plus(model, stream, f"layers.{layer}.b_O")
         if c.d_mlp:
             stream = stream if c.parallel else swap(f"resid_mid.{layer}", stream)
-            stream = stream + swap(f"m{layer}", mlp_of(model, layer, before if c.parallel else stream, swap))
+            stream = stream + mlp_of(model, layer, before if c.parallel else stream, swap)
     return naive.logits(model, swap("resid_final", stream))
 
 
@@ -71,7 +76,7 @@ def put(values: dict[str, Tensor], names: list[str], places: list[int]) -> Swap:
     def swap(name: str, value: Tensor) -> Tensor:
         value = value.clone()
         for place in places:
-            if name in names or name.partition(".h")[0] in names:
+            if name in names or (name[0] == "a" and name.partition(".h")[0] in names):
                 value[place] = values[name][place]
             for mlp, _, neuron in neurons:
                 if name == f"{mlp}.hidden":

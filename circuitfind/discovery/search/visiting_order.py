@@ -41,6 +41,6 @@ def senders_before(graph: ComputationGraph, block: Block, heads: str) -> list[in
 
     def place(sender: int) -> tuple[int, int, int]:
         at = graph.place(sender)
-        return -at.layer, -at.of.order, at.number
+        return -at.layer, -at.of.order, sender
 
     return nearest_first if heads == ORDERS[0] else [*sorted(nearest_first[:-1], key=place), 0]

@@ -70,7 +70,7 @@ class MaskedRun:
         """A block's inputs as a leaf and the outputs of its function, with the autograd graph between them.
 
         The inputs are (receivers, prompts, positions, d_model); for the logits (1, prompts, d_model), at the answers only. The
-        outputs are what :attr:`.Writes.mixed` or :attr:`.Writes.mlps` hold, or the logits.
+        outputs are what :attr:`.Writes.mixed` holds, what the nodes of an MLP write, or the logits.
         """
         senders = self.delta[: block.n_senders]
         if block.kind == "logits":
@@ -97,7 +97,7 @@ class MaskedRun:
         if block.kind == "logits":
             return model.unembed(inputs[0])
         if block.kind == "mlp":
-            return model.mlp_block(layer, inputs[0])
+            return model.mlp_nodes(layer, inputs)
         each = model.graph.by_head(inputs.flatten(1)).unflatten(1, inputs.shape[1:])
         x = model.norm(f"layers.{layer}.ln1", each)
         ports = (model.project_each(layer, port, part) for port, part in zip(PORTS, x.chunk(3), strict=True))
@@ -108,8 +108,8 @@ class MaskedRun:
         """Store the deltas of a block's nodes, given the output of its function."""
         model, graph, ablated = self.model, self.model.graph, self._ablated
         if block.kind == "mlp":
-            node = graph.mlp(block.layer)
-            self.delta[node] = output - ablated.of(node)
+            for node, written in zip(range(*graph.mlps(block.layer).indices(graph.n_senders)), output, strict=True):
+                self.delta[node] = written - ablated.of(node)
         elif block.kind == "attention":
             heads, constant = graph.heads(block.layer), ablated.constant
             difference = output - ablated.mixed[block.layer] if constant is None else output  # writes are linear in it
@@ -157,7 +157,7 @@ class MaskedRun:
         if block.kind == "logits":
             return arriving
         if block.kind == "mlp":
-            return self._arrived[graph.mlp(block.layer)]
+            return self._arrived[graph.mlps(block.layer)]
         heads = self._arrived[graph.heads(block.layer)]
         if model.config.post_norm:
             return heads

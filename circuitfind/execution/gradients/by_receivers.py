@@ -26,6 +26,7 @@ from torch import Tensor
 
 from circuitfind.errors import OptionError
 from circuitfind.execution.batches import Batch
+from circuitfind.execution.gradients.projections import Projections
 from circuitfind.execution.memory import attribution_numbers, budget
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import PORTS, Block
@@ -33,39 +34,6 @@ from circuitfind.transformer import EXACT, AtBlock, BackwardRule, Transformer, u
 
 AtOutput = Callable[[slice, Tensor], None]
 """Called with the senders that write at a place, and the gradient at each one's write, (prompts, positions, d_model)."""
-SHARE_OF_PROJECTIONS = 0.1
-"""Projections with their norms folded in are kept if they take at most this share of the memory budget."""
-
-
-class Projections:
-    """Every port's projection as seen from the norm's unit output, kept between passes if small enough.
-
-    With ``W'`` that projection, u the unit output and 1/s the inverse scale, the transposed Jacobian of ``x -> u(x) W'``
-    applied to g is ``(W' g - u (u . W' g) / d_model) / s``. Here ``u . W' g`` is the dot product of g with the projected
-    value ``u W'``, so it needs no product in d_model.
-    """
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        c = model.config
-        size = c.n_layers * c.d_model * (c.n_heads + 2 * c.n_kv_heads) * c.d_head * model.dtype.itemsize
-        self.kept = size <= SHARE_OF_PROJECTIONS * budget(model.device)
-        self._known: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
-
-    def __call__(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
-        """The projection (d_model, outputs) and its constant, (shared heads or nodes, 1, 1, width), or None.
-
-        The port's values minus the constant are the product of the unit output and the projection.
-        """
-        if (layer, port) in self._known:
-            return self._known[layer, port]
-        W, bias = self.model.port_weights(layer, port)
-        W, constant = self.model.through_norm(f"layers.{layer}.ln1", W)
-        constant = constant if bias is None else constant + bias
-        found = W, self.model.side_by_side(constant)[:, None, None] if isinstance(constant, Tensor) else None
-        if self.kept:
-            self._known[layer, port] = found
-        return found
 
 
 @dataclass
@@ -80,6 +48,8 @@ class _LayerState:
         along: the factors of the normalised input, (nodes, prompts, positions, 1) for each port; empty without a norm, or if
             its scale is held constant.
         mlp_gradient: gradient at the MLP's input, (prompts, positions, d_model).
+        neurons: what the MLP read, and the gradients at its neurons that are nodes, (ports, neurons, prompts, positions), for
+            this run and those that were added; empty without such neurons.
         arriving: gradient at the layer's output, (prompts, positions, d_model), if requested.
         added: of runs whose gradients were added, their ``attention_stream`` and ``along``.
     """
@@ -91,6 +61,7 @@ class _LayerState:
     port_gradients: list[Tensor] = field(default_factory=list)
     along: list[Tensor] = field(default_factory=list)
     mlp_gradient: Tensor | None = None
+    neurons: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     arriving: Tensor | None = None
     added: list[tuple[Tensor, list[Tensor]]] = field(default_factory=list)
 
@@ -103,6 +74,7 @@ class _LayerState:
                 other.mlp_gradient if self.mlp_gradient is None else self.mlp_gradient + other.mlp_gradient
             )
         self.added.append((other.attention_stream, other.along))
+        self.neurons = [*self.neurons, *other.neurons]
 
 
 class AttributionPass:
@@ -270,7 +242,7 @@ class AttributionPass:
         written, graph = stream_grad, self.model.graph
         if self.model.config.d_mlp:
             if at_output is not None:
-                at_output(slice(graph.mlp(layer), graph.mlp(layer) + 1), written)
+                at_output(graph.mlps(layer), written)
             stream_grad = stream_grad + self._backward_mlp(layer, written)
         if self._begins_at_mlp(layer):
             return stream_grad
@@ -279,11 +251,22 @@ class AttributionPass:
             at_output(graph.heads(layer), arriving)
         return stream_grad + self._backward_attention(layer, arriving)
 
-    def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
-        model, state = self.model, self.layers[layer]
+    def hidden(self, layer: int) -> Tensor:
+        """Hidden values (prompts, positions, d_mlp) of an MLP; during the backward pass they cost an activation."""
+        return self.model.mlp_core(layer, self._pre(layer))
+
+    def _pre(self, layer: int) -> Tensor:
+        state = self.layers[layer]
         assert state.mlp_stream is not None
-        pre = model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
-        gradient = self.differentiated.mlp_gradient(layer, pre, stream_grad)
+        return self.model.mlp_port(layer, state.mlp_stream) if state.pre is None else state.pre
+
+    def _backward_mlp(self, layer: int, stream_grad: Tensor) -> Tensor:
+        model, state, pre = self.model, self.layers[layer], self._pre(layer)
+        assert state.mlp_stream is not None
+        at_port = self.differentiated.mlp_port_gradient(layer, pre, stream_grad)
+        gradient = model.mlp_input_gradient(layer, at_port)
+        if model.graph.neurons_of(layer):
+            state.neurons = [(state.mlp_stream, model.gradients_of_neurons(layer, at_port))]
         where = f"layers.{layer}.ln2"
         norm = model.norm_with_state(where, state.mlp_stream)[1]
         state.mlp_gradient, state.pre = self.differentiated.pull_through_norm(where, norm, gradient), None
@@ -331,14 +314,16 @@ class AttributionPass:
         at the answer positions.
 
         Args:
-            out: buffer for an attention block's gradients, (receivers, prompts, positions, d_model); overwritten.
+            out: buffer for the gradients of a block with several receivers, (receivers or more, prompts, positions, d_model);
+                overwritten.
         """
         if block.kind == "logits":
             return self.logits_gradient[None, prompts, positions]
-        state = self.layers[block.layer]
+        state, out = self.layers[block.layer], out[: block.n_receivers]
         if block.kind == "mlp":
             assert state.mlp_gradient is not None
-            return state.mlp_gradient[None, prompts, positions]
+            whole = state.mlp_gradient[None, prompts, positions]
+            return self._apart(block, state, whole, prompts, positions, out) if block.n_nodes > 1 else whole
         where, graph = f"layers.{block.layer}.ln1", self.model.graph
         runs = [(state.attention_stream, state.along), *state.added]
         norms = [(self.model.norm_with_state(where, stream[prompts, positions])[1], along) for stream, along in runs]
@@ -355,6 +340,18 @@ class AttributionPass:
             for norm, along in norms:
                 if norm is not None and along:
                     part.addcmul_(norm.unit, _of_group(along[number][:, prompts, positions], len(part)), value=-1)
+        return out
+
+    def _apart(
+        self, block: Block, state: _LayerState, whole: Tensor, prompts: slice, positions: slice, out: Tensor
+    ) -> Tensor:
+        """Gradients at the rest of an MLP and at its neurons that are nodes, given the gradient of all together."""
+        where, each = f"layers.{block.layer}.ln2", out[1:].zero_()
+        for stream, at_ports in state.neurons:
+            gradient = self.model.neuron_input_gradients(block.layer, at_ports[:, :, prompts, positions])
+            norm = self.model.norm_with_state(where, stream[prompts, positions])[1]
+            each += self.differentiated.pull_through_norm(where, norm, gradient)
+        torch.sub(whole[0], each.sum(0), out=out[0])
         return out
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from circuitfind.execution.batches import parts_of
-from circuitfind.execution.gradients.by_receivers import AttributionPass, Projections
+from circuitfind.execution.gradients.by_receivers import AttributionPass
+from circuitfind.execution.gradients.projections import Projections
 from circuitfind.execution.memory import TILE_BYTES, budget, tile_tokens
 from circuitfind.execution.writes import Writes, tiles
 from circuitfind.graph import Floats
@@ -75,7 +76,7 @@ class EdgeProducts:
         delta = change.tile(*tile, out=self._reused("senders", (n_senders, *here.shape)), senders=senders)
         if delta.dtype.itemsize < 4 and delta.device.type == "cpu":
             delta = delta.float()  # once, for the products of all blocks
-        room = self._reused("receivers", (graph.ports_per_layer, *here.shape))
+        room = self._reused("receivers", (graph.most_receivers, *here.shape))
         rows = {"prompt": tile[0], "position": tile[1]}.get(self.axis, slice(None))
         for block in graph.blocks:
             if below is not None and block.layer >= below:

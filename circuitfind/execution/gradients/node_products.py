@@ -14,6 +14,7 @@ from torch import Tensor
 from circuitfind.execution.gradients.by_receivers import AttributionPass
 from circuitfind.execution.writes import Writes
 from circuitfind.graph import Floats
+from circuitfind.transformer.walk import split_mlp
 
 
 def output_products(run: AttributionPass, change: Writes, objective: Callable[[Tensor], Tensor]) -> Floats:
@@ -46,7 +47,7 @@ def _dots(change: Writes, senders: slice, gradient: Tensor, wide: torch.dtype) -
     if place.kind == "input":
         live, at = change.entry[None], gradient[None]
     elif place.kind == "mlp":
-        live, at = change.mlps[place.layer][None], gradient[None]
+        live, at = _of_mlp(change, place.layer, gradient)
     elif model.config.post_norm:
         live, at = change.mixed[place.layer], gradient[None]
     else:
@@ -56,3 +57,10 @@ def _dots(change: Writes, senders: slice, gradient: Tensor, wide: torch.dtype) -
     if change.less is None:
         return total
     return total - torch.einsum("sptd,ptd->ps", change.less[senders].to(wide), gradient.to(wide))
+
+
+def _of_mlp(change: Writes, layer: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """What the nodes of an MLP write, (nodes, prompts, positions, d_model), and the gradient there."""
+    written, hidden = change.mlps[layer], change.hidden[layer]
+    out = written.new_empty((1 + len(hidden), *written.shape))
+    return split_mlp(change.model, layer, written, hidden, out), gradient[None]

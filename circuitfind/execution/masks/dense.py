@@ -49,8 +49,8 @@ def run_masked(
             heads = graph.heads(block.layer)
             delta[:, heads] = heads_from_ports(model, block.layer, inputs) - constant[heads]
         elif block.kind == "mlp":
-            node = graph.mlp(block.layer)
-            delta[:, node] = model.mlp_block(block.layer, inputs[:, 0]) - constant[node]
+            nodes = graph.mlps(block.layer)
+            delta[:, nodes] = model.mlp_nodes(block.layer, inputs) - constant[nodes]
     final = inputs[:, 0]
     if positions is not None:
         final = final[:, torch.arange(len(tokens), device=final.device), positions]

@@ -60,19 +60,14 @@ def run_circuit(
         at_answer = everywhere.isdisjoint(nodes)
         if block.kind == "attention":
             _run_heads(model, block, mask, base, nodes, live, at_answer)
-        elif at_answer:
-            live.add_at_answer(nodes[0], model.mlp_block(block.layer, live.inputs_at_answer(mask, base)[0]))
         else:
-            live.add(nodes[0], model.mlp_block(block.layer, live.inputs(mask, base)[0]))
+            _run_mlp(model, block, mask, base, nodes, live, at_answer)
     raise AssertionError("the last block is the logits")
 
 
 def _nodes_of(graph: ComputationGraph, block: Block) -> range:
     """The senders that a block computes."""
-    if block.kind == "attention":
-        heads = graph.heads(block.layer)
-        return range(heads.start, heads.stop)
-    return range(graph.mlp(block.layer), graph.mlp(block.layer) + 1) if block.kind == "mlp" else range(0)
+    return range(block.nodes.start, min(block.nodes.stop, graph.n_senders))
 
 
 def _read_everywhere(graph: ComputationGraph, kept: np.ndarray[Any, Any], senders: frozenset[int]) -> set[int]:
@@ -83,6 +78,8 @@ def _read_everywhere(graph: ComputationGraph, kept: np.ndarray[Any, Any], sender
         if not nodes:
             continue
         mask = block.matrix(kept)
+        if block.kind == "mlp":
+            mask = mask[:, [node - block.first_node for node in nodes if node in found]]
         if block.kind == "attention" and found.isdisjoint(nodes):
             mask = graph.by_head(mask).reshape(len(mask), 3, -1, mask.shape[-1])[:, 1:]
         elif found.isdisjoint(nodes):
@@ -196,6 +193,28 @@ class _LiveSenders:
         weights[:, [place[sender] for sender in feeding]] = mask[:, feeding]
         weight = torch.from_numpy(weights).to(base)
         return torch.addmm(base.reshape(1, -1), weight, delta[: len(place)].flatten(1)).view(len(mask), *base.shape)
+
+
+def _run_mlp(
+    model: Transformer,
+    block: Block,
+    mask: np.ndarray[Any, Any],
+    base: Tensor,
+    nodes: list[int],
+    live: _LiveSenders,
+    at_answer: bool,
+) -> None:
+    """Compute the nodes of an MLP that are in the circuit, each with its own input."""
+    places = [node - block.first_node for node in nodes]
+    if at_answer:
+        inputs = live.inputs_at_answer(mask[:, places], base)[:, :, None]
+        for node, output in zip(nodes, model.mlp_nodes(block.layer, inputs, places), strict=True):
+            live.add_at_answer(node, output[:, 0])
+        return
+    for node, output in zip(
+        nodes, model.mlp_nodes(block.layer, live.inputs(mask[:, places], base), places), strict=True
+    ):
+        live.add(node, output)
 
 
 def _run_heads(

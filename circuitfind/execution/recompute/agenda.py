@@ -44,6 +44,8 @@ class Stage:
         block, layer: their block number and layer.
         nodes: their numbers.
         heads: which attention nodes of the layer these are; () for its MLP.
+        of_mlp: which nodes of the layer's MLP these are: 0 for the MLP or the rest of it, n for its n-th neuron that is a node;
+            () for attention.
         ports: the ports that read something new, by name: ``q``, ``k``, ``v`` or :data:`MLP`. Other ports keep their values.
         at_answer: whether what they write matters at the answer position only.
         last_uses: numbers of stages that nothing reads after this one.
@@ -53,6 +55,7 @@ class Stage:
     layer: int
     nodes: tuple[int, ...]
     heads: tuple[int, ...]
+    of_mlp: tuple[int, ...]
     ports: Mapping[str, Reading]
     at_answer: bool
     last_uses: tuple[int, ...] = ()
@@ -70,7 +73,7 @@ class Stage:
         """Floating-point operations of the matrix products of this stage."""
         written = prompts * (1 if self.at_answer else positions)
         if not self.heads:
-            return 2 * written * config.mlp_weights
+            return 2 * written * self._mlp_weights(config)
         read = sum(prompts * (1 if self.reads_answer_only(port) else positions) for port in self.ports)
         attention = 2 * written * positions
         return 2 * len(self.heads) * config.node_width * (config.d_model * (read + written) + attention)
@@ -78,7 +81,12 @@ class Stage:
     def weights(self, config: TransformerConfig) -> int:
         """The number of weights that the stage reads."""
         of_head = config.d_model * config.node_width * (len(self.ports) + 1)
-        return len(self.heads) * of_head if self.heads else config.mlp_weights
+        return len(self.heads) * of_head if self.heads else self._mlp_weights(config)
+
+    def _mlp_weights(self, config: TransformerConfig) -> int:
+        """Weights that one token uses; those of neurons that are nodes are few."""
+        neurons = sum(node > 0 for node in self.of_mlp) * (2 + config.gated) * config.d_model
+        return neurons + (config.mlp_weights if 0 in self.of_mlp else 0)
 
 
 @dataclass(frozen=True)

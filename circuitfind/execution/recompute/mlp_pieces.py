@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,16 @@ def mlp_tokens(model: Transformer) -> int:
     return max(1, HIDDEN_BYTES // per_token) if model.device.type == "cpu" else 2**62
 
 
-def mlp_in_pieces(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    """What the MLP of a layer writes when it reads ``x`` (..., d_model), as a new tensor of that shape."""
+def mlp_in_pieces(model: Transformer, layer: int, x: Tensor, nodes: Sequence[int] = (0,)) -> Tensor:
+    """What nodes of an MLP write together when they read ``x`` (..., d_model), as a new tensor of that shape.
+
+    Args:
+        nodes: as for :meth:`circuitfind.transformer.mlp.MlpNodes.mlp_nodes`.
+    """
     flat, tokens = x.flatten(0, -2), mlp_tokens(model)
     if len(flat) <= tokens:
-        return model.mlp_block(layer, x)
+        return model.mlp_nodes_together(layer, x, nodes)
     out = torch.empty_like(flat)
     for part, place in zip(flat.split(tokens), out.split(tokens), strict=True):
-        place.copy_(model.mlp_block(layer, part))
+        place.copy_(model.mlp_nodes_together(layer, part, nodes))
     return out.view(x.shape)

@@ -247,17 +247,30 @@ class _PatchedRun:
                 if site.neurons:
                     change = self._change_of_neurons(layer, list(site.neurons), reads, run, live)
                 else:
+                    live = self._live_node(layer, site.node, reads, run, live)
                     change = self.window.cut(self.donor.writes.of(site.node)) - live
                 self._add(stream, run, change)
         return stream
+
+    def _live_node(self, layer: int, node: int, reads: Tensor | None, run: int, live: Tensor) -> Tensor:
+        """What one node of an MLP writes, given what all of them write together: a neuron, or the rest."""
+        apart = list(self.model.graph.neurons_of(layer))
+        if not apart:
+            return live
+        hidden, W = self._hidden(layer, reads, run)[..., apart], self.model.neuron_output_weights(layer)
+        place = node - self.model.graph.mlp(layer)
+        return hidden[..., place - 1, None] * W[place - 1] if place else live - hidden @ W
+
+    def _hidden(self, layer: int, reads: Tensor | None, run: int) -> Tensor:
+        return (
+            self.window.cut(self.base.hidden(layer)) if reads is None else hidden_values(self.model, layer, reads[run])
+        )
 
     def _change_of_neurons(
         self, layer: int, neurons: list[int], reads: Tensor | None, run: int, live: Tensor
     ) -> Tensor:
         """The change in an MLP's write from patched hidden values; needs few rows of its output matrix if no norm follows."""
-        hidden = (
-            self.window.cut(self.base.hidden(layer)) if reads is None else hidden_values(self.model, layer, reads[run])
-        )
+        hidden = self._hidden(layer, reads, run)
         all_of = self.donor.hidden(layer).expand(*self.base.writes.entry.shape[:2], -1)
         wanted = self.window.cut(all_of[..., neurons])
         if self.model.config.post_norm:

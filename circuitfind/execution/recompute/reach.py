@@ -52,7 +52,7 @@ class Positions:
         if block.kind == "logits":
             return True
         if block.kind == "mlp":
-            return self.at_answer[self.graph.mlp(block.layer)]
+            return all(self.at_answer[block.first_node + int(row)] for row in rows)
         heads = self.graph.n_heads
         return bool((rows < heads).all()) and all(self.at_answer[self.graph.head(block.layer, int(h))] for h in rows)
 
@@ -106,9 +106,10 @@ def _port(graph: ComputationGraph, block: Block, receiver: int) -> str:
 
 
 def _stage(positions: Positions, number: int, node: int, ports: Mapping[str, Reading]) -> Stage:
-    graph, block = positions.graph, positions.graph.blocks[number]
-    heads = (node - graph.heads(block.layer).start,) if block.kind == "attention" else ()
-    return Stage(number, block.layer, (node,), heads, ports, positions.at_answer[node])
+    block = positions.graph.blocks[number]
+    place = (node - block.first_node,)
+    heads, of_mlp = (place, ()) if block.kind == "attention" else ((), place)
+    return Stage(number, block.layer, (node,), heads, of_mlp, ports, positions.at_answer[node])
 
 
 def _with_last_uses(stages: Sequence[Stage], logits: Reading) -> tuple[Stage, ...]:

@@ -89,7 +89,8 @@ def _logits_without(
         return model.unembed(batch.at_answer(inputs))
     nodes = _nodes(model, block, receiver)
     if block.kind == "mlp":
-        change = model.mlp_block(block.layer, inputs) - run.writes[nodes[0]]
+        node = (nodes[0] - block.first_node,)
+        change = model.mlp_nodes_together(block.layer, inputs, node) - run.writes[nodes[0]]
     else:
         change = _change_of_heads(model, run, block, receiver, inputs)
     return model.unembed(batch.at_answer(_after(model, run, block_number, nodes[0], change)))
@@ -127,5 +128,5 @@ def _after(model: Transformer, run: CleanRun, block_number: int, node: int, chan
         stream, layer = run.streams[block_number + 2] + change, following.layer + 1
         if following.n_senders > node:  # in parallel blocks the MLP does not read the attention
             read = run.streams[block_number + 1] + change
-            stream += model.mlp_block(following.layer, read) - run.writes[model.graph.mlp(following.layer)]
+            stream += model.mlp_block(following.layer, read) - run.writes[model.graph.mlps(following.layer)].sum(0)
     return model.layer_range(stream.flatten(0, 1), layer, model.config.n_layers).view(stream.shape)

@@ -151,7 +151,7 @@ class State:
     def _compute(self, stage: Stage, inputs: Mapping[str, Tensor], keep: bool) -> Tensor:
         """What a node writes, (circuits, prompts, positions or 1, d_model), given new inputs of some ports."""
         if not stage.heads:
-            return mlp_in_pieces(self.model, stage.layer, inputs[MLP])
+            return mlp_in_pieces(self.model, stage.layer, inputs[MLP], stage.of_mlp)
         model, layer, (head,), answer = self.model, stage.layer, stage.heads, self.batch.answer
         ports = {}
         for port in PORTS:
@@ -178,23 +178,27 @@ class State:
         sending = set(graph.ends(np.flatnonzero(kept))[0].tolist())
         for number, block in enumerate(graph.blocks[:-1]):
             rows, layer = block.matrix(kept), block.layer
-            if block.kind == "mlp" and graph.mlp(layer) in sending:
-                operations += self._settle_node(number, graph.mlp(layer), None, {MLP: rows[0]})
+            if block.kind == "mlp":
+                for place, row in enumerate(rows):
+                    if block.first_node + place in sending:
+                        operations += self._settle_node(number, block.first_node + place, {MLP: row})
             if block.kind == "attention":
                 by_port = graph.by_head(rows).reshape(len(PORTS), graph.n_heads, -1)
                 for head in range(graph.n_heads):
                     if graph.head(layer, head) in sending:
                         ports = dict(zip(PORTS, by_port[:, head], strict=True))
-                        operations += self._settle_node(number, graph.head(layer, head), head, ports)
+                        operations += self._settle_node(number, graph.head(layer, head), ports)
         return operations
 
-    def _settle_node(self, block: int, node: int, head: int | None, kept: Mapping[str, Mask]) -> int:
+    def _settle_node(self, number: int, node: int, kept: Mapping[str, Mask]) -> int:
         """Compute a node, given the kept edges into its ports."""
         senders = {port: tuple(np.flatnonzero(row).tolist()) for port, row in kept.items()}
-        ports = {port: Reading(block, unchanged=reads) for port, reads in senders.items()}
-        heads = () if head is None else (head,)
-        stage = Stage(block, self.model.graph.blocks[block].layer, (node,), heads, ports, at_answer=False)
-        read = {port: self.input(block, reads, False)[None] for port, reads in senders.items()}
+        ports = {port: Reading(number, unchanged=reads) for port, reads in senders.items()}
+        block = self.model.graph.blocks[number]
+        place = (node - block.first_node,)
+        heads, of_mlp = (place, ()) if block.kind == "attention" else ((), place)
+        stage = Stage(number, block.layer, (node,), heads, of_mlp, ports, at_answer=False)
+        read = {port: self.input(number, reads, False)[None] for port, reads in senders.items()}
         self._keep_output(stage, self._compute(stage, read, keep=True))
         return stage.operations(self.model.config, *self.batch.clean.shape)
 

@@ -111,10 +111,10 @@ def _bundled(
         block, ports, inputs = bundle
         at_answer = all(answer_only[reading] for reading in inputs)
         nodes = bundles[bundle]
-        heads = tuple(node - graph.heads(graph.blocks[block].layer).start for node in nodes)
-        is_mlp = automaton.kinds[block] == "mlp"
+        places = tuple(node - graph.blocks[block].first_node for node in nodes)
+        heads, of_mlp = ((), places) if automaton.kinds[block] == "mlp" else (places, ())
         read = {port: readings[numbers[block, items]] for port, items in ports}
-        stages.append(Stage(block, graph.blocks[block].layer, tuple(nodes), () if is_mlp else heads, read, at_answer))
+        stages.append(Stage(block, graph.blocks[block].layer, tuple(nodes), heads, of_mlp, read, at_answer))
         for port, items in ports:
             answer_only[numbers[block, items]] &= stages[-1].reads_answer_only(port)
     return Agenda(tuple(reversed(stages)), readings[numbers[top]])

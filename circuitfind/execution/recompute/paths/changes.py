@@ -109,11 +109,12 @@ class _Changes:
         """The change of an MLP's output."""
         (reading,), base = stage.ports.values(), self.base
         x = self._input(stage, next(iter(stage.ports)))
-        written = base.written([self.model.graph.mlp(stage.layer)])
+        written = base.written(list(stage.nodes))
         one = reading.stages[:1]
         narrow = self.narrow.get(one[0]) if one and reading == Reading(stage.block, stages=one) else None
-        if narrow is None or stage.at_answer or self.model.config.has_experts(stage.layer):
-            return self._less(mlp_in_pieces(self.model, stage.layer, x), written, stage.at_answer)
+        split = len(self.model.graph.neurons_of(stage.layer)) > 0
+        if narrow is None or stage.at_answer or split or self.model.config.has_experts(stage.layer):
+            return self._less(mlp_in_pieces(self.model, stage.layer, x, stage.of_mlp), written, stage.at_answer)
         below, stream = self.agenda.stages[reading.stages[0]], base.writes.streams[stage.block][:, base.start :]
         mlp = NarrowMlp.of(self.model, stage.layer, stream, below.layer, below.heads)
         rows = max(1, mlp_tokens(self.model) // written[0].shape[0] // len(written)) * len(written)
