@@ -64,7 +64,7 @@ def test_options_that_are_none_are_refused_in_one_message(refused, words, reason
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("evaluate", "nowhere.json"), "nowhere.json is not a readable JSON file"),
+        (("evaluate", "nowhere.json"), "there is no nowhere.json"),
         (("evaluate", "."), "is not a readable JSON file"),
         (("evaluate", "{folder}", "--task", "ioy"), "Did you mean 'ioi'"),
         (("evaluate", "{folder}", "--model", "induction-2l"), "evaluate it on the model it was found in"),

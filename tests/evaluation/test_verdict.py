@@ -37,6 +37,13 @@ def test_sound_evidence_is_one_sentence_with_its_control_and_one_on_what_becomes
 FULL = np.linspace(2.0, 3.0, 40)
 
 
+def test_a_circuit_that_misses_its_target_by_less_than_is_said_is_not_weak_for_it():
+    near, far = (verdict(CHOSEN, sound(circuit=share * FULL)) for share in (0.8497, 0.8494))
+    assert "85.0%" in near[0]
+    assert not any("chosen to reach" in line for line in near)
+    assert any("reaches 84.9% here" in line for line in far)
+
+
 @pytest.mark.parametrize(
     ("changes", "doubt"),
     [

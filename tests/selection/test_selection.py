@@ -259,7 +259,7 @@ def test_rules_with_parts_are_checked():
         cf.select(scores, MODEL, pairs=PAIRS, parts=True, greedy=4)
     with pytest.raises(OptionError, match="depends on how the parts of prompts lie: give model and task"):
         cf.select(scores, parts=True, top=4)
-    with pytest.raises(OptionError, match="discover with parts='span' or 'position'"):
+    with pytest.raises(OptionError, match="discover with parts='span', 'position' or 'length'"):
         cf.select(scores_of(MODEL, PAIRS), MODEL, pairs=PAIRS, parts=True)
 
 

@@ -36,8 +36,8 @@ def require_prompts(scores: EdgeScores) -> None:
     """
     if scores.parts is None or scores.parts_axis != "prompt":
         raise OptionError(
-            "this needs the scores of every prompt: find them with parts='prompt' (--parts prompt), with an algorithm that "
-            "offers it; see 'circuitfind algorithms'"
+            "this needs the scores of every prompt: find them with parts='prompt' (--parts prompt), by an algorithm that takes "
+            "gradients, such as eap-ig-inputs"
         )
     if len(scores.parts) < 2:
         raise OptionError("the scores are of one prompt, so there is nothing to draw from; give at least two")
