@@ -134,7 +134,7 @@ def note_of(pictures: Sequence[Picture]) -> str:
     place = place_of(boxes[0][1])
     parts = [f"{place.label} is head {place.number} of layer {place.layer}"] if place.kind == "head" else []
     grey = any(len(picture.entered(node)) < len(place_of(node).of.ports) for picture, node in boxes)
-    unread = " (a grey letter: no line ends there)" if grey else ""
+    unread = " (grey: no line ends there)" if grey else ""
     parts += [f"q, k, v are a head's query, key and value inputs{unread}"] if first.ports else []
     parts += ["a head's q, k and v edges are merged, their scores added"] if first.merged else []
     parts += ["weak edges are faint"] if first.crowded else []

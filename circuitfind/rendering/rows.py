@@ -162,7 +162,7 @@ def add_margin(dot: graphviz.Digraph, rows: Sequence[DrawnRow]) -> None:
     """Add the labels to the left of the rows."""
     # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in order.
     with dot.subgraph(name="cluster_margin") as margin:
-        margin.attr(peripheries="0", label="")
+        margin.attr(peripheries="0", label="", margin="8")
         for row in rows:
             margin.node(row.name, row.label, group="margin")
         for lower, upper in pairwise(rows):
