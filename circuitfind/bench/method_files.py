@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from circuitfind.bench.page import inline, number, plain_words
 from circuitfind.bench.pictures import to_svg
 from circuitfind.run.folder import versions
 
+CALLED = {"n_prompts": "train prompts", "n_held_out": "held-out prompts", "n_edges": "edges of the model"}
 AGREE = (
     "Spearman's rank correlation of the scores of all edges; the Jaccard index of the circuits of {n:,} edges, and that of two "
     "random sets of these sizes."
@@ -33,12 +34,30 @@ def summary(found: MethodComparison) -> str:
     )
 
 
+def verdict(found: MethodComparison) -> list[str]:
+    """Which algorithm is nearest to the whole model at each size, in a sentence; none where nothing was measured."""
+    at: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for lead in found.leads:
+        at.setdefault((lead.algorithm, lead.ties), []).append(f"{lead.size:,}")
+    parts = []
+    for (best, ties), sizes in at.items():
+        tied = f" (not to be told apart from {_and(ties)})" if ties else ""
+        parts.append(f"at {_and(sizes)} edges {best}{tied}")
+    test = "Told apart: the 95 % interval of the difference, on the same resampled prompts, excludes 0."
+    return [f"Faithfulness nearest to 100 %: {'; '.join(parts)}. {test}"] if parts else []
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
 # ---------------------------------------------------------------- text
 
 
 def lines(found: MethodComparison) -> Iterator[str]:
     """The comparison as lines of text."""
     yield summary(found)
+    yield from verdict(found)
     yield from found.notes
     yield from (f"left out: {name}: {reason}" for name, reason in found.left_out.items())
     width = 2 + max(len(name) for name in ("algorithm", *(method.name for method in found.methods)))
@@ -147,6 +166,8 @@ def methods_page(found: MethodComparison, svg: str) -> str:
     return words.get_template("methods.html.j2").render(
         title=f"Circuits of {found.about['task']} in {found.about['model']}: {len(found.methods)} algorithms",
         summary=summary(found),
+        verdict=verdict(found),
+        examples=found.examples,
         notes=found.notes,
         svg=Markup(inline(svg, "curves", said)),
         caption=said,
@@ -177,8 +198,9 @@ def _sections(found: MethodComparison) -> Iterator[dict[str, Any]]:
     yield {
         "id": "cost",
         "title": "Cost",
-        "intro": "Of the scores. A forward pass is a plain one of all train prompts; memory is in addition to the weights.",
-        "heads": ["algorithm", "seconds", "plain forward passes", "MB"],
+        "intro": "What it took to score all edges. As a measure that does not depend on the machine: in that time the model, "
+        "with nothing cut, could have read all train prompts so many times. Memory is on top of the model's weights.",
+        "heads": ["algorithm", "seconds", "times reading all prompts", "MB"],
         "rows": [[{"text": one.name}, *(_number(getattr(one, name)) for name in costs)] for one in found.methods],
     }
     if found.agreement:
@@ -215,5 +237,15 @@ def _number(value: float | None, interval: str = "") -> dict[str, Any]:
 def _facts(found: MethodComparison) -> Iterator[tuple[str, str]]:
     """How the page was made."""
     yield "command", " ".join((Path(sys.argv[0]).name, *sys.argv[1:]))
-    for name, value in {**found.about, **versions()}.items():
-        yield name.replace("_", " "), plain_words(value)
+    options = [f"{name}{_given(chosen)}" for name, chosen in found.about["options"].items()]
+    for name, value in {**found.about, "options": options, **versions()}.items():
+        if words := plain_words(value):
+            yield CALLED.get(name, name.replace("_", " ")), words
+
+
+def _given(options: Mapping[str, Any]) -> str:
+    """An algorithm's options in brackets, such as ``(steps 5, points midpoint)``."""
+    words = (
+        f"{name} {plain_words(list(value) if isinstance(value, tuple) else value)}" for name, value in options.items()
+    )
+    return f" ({', '.join(words)})" if options else ""

@@ -1,4 +1,4 @@
-"""The picture of a comparison of algorithms: faithfulness and KL against the size of the circuit, with 95 % bands."""
+"""The picture of a comparison of algorithms: faithfulness and KL against the size of the circuit, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "Circuits of equal sizes on held-out prompts: faithfulness (left; 1 is the whole model) and KL(full || circuit) (right; 0 "
-    "is the whole model). Bands are 95 % bootstrap intervals over prompts."
+    "is the whole model). Upright lines are 95 % bootstrap intervals over prompts; algorithms stand side by side at each "
+    "size."
 )
+APART = 0.012
+"""How far algorithms are set apart at one size, as a share of the axis."""
+DEEPEST = 10
+"""A logarithmic axis of KL ends at the least KL divided by this, whatever the intervals do."""
 OWN = " A star is an algorithm's own circuit."
 
 
@@ -29,13 +34,16 @@ def draw_methods(found: MethodComparison) -> Any:
     left.axhline(1, color=INK, linewidth=0.6)
     for number, method in enumerate(found.methods):
         look = _look(number, method.name)
-        _draw(left, method, look, "faithfulness")
-        _draw(right, method, look, "kl")
+        beside = (number - (len(found.methods) - 1) / 2) * APART
+        for axes, quantity in ((left, "faithfulness"), (right, "kl")):
+            _draw(axes, method, look, quantity, (max(found.sizes) / min(found.sizes)) ** beside)
     for axes in (left, right):
         axes.set_xscale("log")
         _mark_sizes(axes, found.sizes)
     if all(point.kl_95[0] > 0 for method in found.methods for point in method.points):
         right.set_yscale("log")
+        least = min(point.kl for method in found.methods for point in method.points)
+        right.set_ylim(bottom=max(right.get_ylim()[0], least / DEEPEST))
     else:
         right.set_ylim(bottom=0)
     unit = f"faithfulness ({found.about['metric']})"
@@ -61,13 +69,12 @@ def _look(number: int, name: str) -> dict[str, Any]:
     }
 
 
-def _draw(axes: Any, method: Method, look: dict[str, Any], quantity: str) -> None:
-    """One algorithm's curve and band, and its own circuit."""
+def _draw(axes: Any, method: Method, look: dict[str, Any], quantity: str, beside: float) -> None:
+    """One algorithm's curve with its intervals, and its own circuit; ``beside`` is a factor of all sizes."""
     points = [point for point in method.points if point.asked is not None and point.edges]
-    x = [point.edges for point in points]
+    x = [point.edges * beside for point in points]
     axes.plot(x, [getattr(point, quantity) for point in points], linewidth=1.6, markersize=4.5, zorder=3, **look)
-    low, high = _band(points, quantity)
-    axes.fill_between(x, low, high, color=look["color"], alpha=0.16, linewidth=0, zorder=2)
+    axes.vlines(x, *_ends(points, quantity), color=look["color"], linewidth=1.2, alpha=0.75, zorder=2)
     for point in method.points:
         if point.asked is None and point.edges:
             color = look["color"]
@@ -76,7 +83,7 @@ def _draw(axes: Any, method: Method, look: dict[str, Any], quantity: str) -> Non
             )
 
 
-def _band(points: Sequence[SizePoint], quantity: str) -> tuple[list[float], list[float]]:
+def _ends(points: Sequence[SizePoint], quantity: str) -> tuple[list[float], list[float]]:
     ends = [getattr(point, f"{quantity}_95") for point in points]
     return [end[0] for end in ends], [end[1] for end in ends]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from circuitfind.scores import EdgeScores
-from circuitfind.statistics import finite
+from circuitfind.statistics import Values, finite, quantiles
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +26,7 @@ class SizePoint:
     Attributes:
         asked, edges: edges asked for (None: the algorithm's own circuit), and alive edges of the circuit.
         faithfulness, kl: a ratio of means, and the mean KL(full || circuit) in nats; each with its 95 % interval.
+        draws: the faithfulness on resampled prompts, which are the same for all circuits.
     """
 
     asked: int | None
@@ -32,6 +35,22 @@ class SizePoint:
     faithfulness_95: Interval
     kl: float
     kl_95: Interval
+    draws: Values = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The algorithm whose circuit of one size is nearest to the whole model: its faithfulness is nearest to 1.
+
+    Attributes:
+        size: edges asked for.
+        ties: the algorithms not to be told apart from it: the 95 % interval of the difference of their distances from 1, over
+            the same resampled prompts, has 0 in it.
+    """
+
+    size: int
+    algorithm: str
+    ties: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +97,7 @@ class MethodComparison:
         methods: one for each algorithm, in the order asked for.
         left_out: algorithms that could not take part, with the reason.
         notes: what weakens the comparison.
+        examples: some of the held-out pairs, each as its columns; none where prompts have no text.
     """
 
     about: Mapping[str, Any]
@@ -87,6 +107,23 @@ class MethodComparison:
     agreement: tuple[PairAgreement, ...]
     left_out: Mapping[str, str]
     notes: tuple[str, ...]
+    examples: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """Which algorithm is nearest to the whole model at each size where that is defined."""
+        found = (self._lead(place, size) for place, size in enumerate(self.sizes))
+        return tuple(lead for lead in found if lead is not None)
+
+    def _lead(self, place: int, size: int) -> Lead | None:
+        points = {one.name: one.points[place] for one in self.methods}
+        away = {name: abs(point.faithfulness - 1) for name, point in points.items() if np.isfinite(point.faithfulness)}
+        if len(away) < 2 or not all(len(points[name].draws) for name in away):
+            return None
+        best = min(away, key=away.__getitem__)
+        near = np.abs(points[best].draws - 1)
+        ends = {name: quantiles(np.abs(points[name].draws - 1) - near, 0.025, 0.975) for name in away if name != best}
+        return Lead(size, best, tuple(name for name, (low, high) in ends.items() if low <= 0 <= high))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each algorithm and circuit."""
@@ -138,6 +175,8 @@ class MethodComparison:
             "cost": cost,
             "agree_at": self.agree_at,
             "agreement": [asdict(pair) for pair in self.agreement],
+            "leads": [asdict(lead) for lead in self.leads],
+            "examples": [dict(pair) for pair in self.examples],
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }

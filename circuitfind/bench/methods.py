@@ -46,6 +46,8 @@ from circuitfind.task.metrics import METRICS
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Sizes of the circuits as shares of all edges, where none are asked for."""
 KL = METRICS["kl"]
+EXAMPLES, ANSWERS = 2, 4
+"""How many pairs are shown, and at most how many answers of each."""
 
 
 @in_setting()
@@ -107,6 +109,7 @@ def compare_algorithms(
         agreement=tuple(_agreements(methods, agree_at, absolute)),
         left_out=left_out,
         notes=(*_notes(setting), *_overridden(found, setting.measure().name)),
+        examples=tuple(_examples(setting)),
     )
 
 
@@ -233,7 +236,8 @@ def _points(runner: CircuitRunner, chosen: Sequence[tuple[int | None, Circuit]],
     divergences: Values = runner.run(masks, KL.name)
     intervals = mean_intervals(divergences, seed)
     for (asked, circuit), value, divergence, (low, high) in zip(chosen, values, divergences, intervals, strict=True):
-        least, most = quantiles(bootstrap(value, empty, full, seed), 0.025, 0.975)
+        draws = bootstrap(value, empty, full, seed)
+        least, most = quantiles(draws, 0.025, 0.975)
         yield SizePoint(
             asked,
             circuit.n_edges,
@@ -241,6 +245,7 @@ def _points(runner: CircuitRunner, chosen: Sequence[tuple[int | None, Circuit]],
             (least, most),
             float(divergence.mean()),
             (float(low), float(high)),
+            draws,
         )
 
 
@@ -251,6 +256,19 @@ def _agreements(methods: Sequence[Method], size: int, absolute: bool) -> Iterato
         yield PairAgreement(
             one.name, other.name, found.agreement["all"].spearman, found.edges.jaccard, found.edges.by_chance
         )
+
+
+def _examples(setting: Setting) -> Iterator[dict[str, str]]:
+    """The first held-out pairs, each as its columns that are text."""
+    for pair in (setting.held_out.text or ())[:EXAMPLES]:
+        answers = {side: " | ".join(map(str, getattr(pair, side)[:ANSWERS])) for side in ("correct", "incorrect")}
+        more = {side: ", ..." * (len(getattr(pair, side)) > ANSWERS) for side in answers}
+        columns = {
+            "clean": pair.clean,
+            "corrupted": pair.corrupted,
+            **{side: answers[side] + more[side] for side in answers},
+        }
+        yield {name: words for name, words in columns.items() if words}
 
 
 def _about(setting: Setting, absolute: bool) -> dict[str, Any]:

@@ -214,8 +214,12 @@ Detail = Annotated[
 Strongest = Annotated[
     int | None, typer.Option("--strongest", "--top", help="Draw the N strongest edges, and say how many are left out.")
 ]
-Title = Annotated[str | None, typer.Option(help="Instead of task and model; an empty text for none.")]
+Title = Annotated[str | None, typer.Option(help="The line on top, instead of task and model; an empty text for none.")]
 Caption = Annotated[bool, typer.Option("--caption/--no-caption", help="Sentences below the picture.")]
+Legend = Annotated[bool, typer.Option("--legend/--no-legend", help="Colours, widths and letters explained below.")]
+ByPart = Annotated[
+    bool, typer.Option("--parts/--no-parts", help="Of a run with parts of the prompt: draw them, or the plain circuit.")
+]
 Size = Annotated[str | None, typer.Option(help="column (3.3 in) or page (6.9 in) of a paper, with legible text.")]
 FontName = Annotated[
     str | None, typer.Option(help="A font of this machine (default: DejaVu Sans, the same on every machine).")
@@ -232,6 +236,8 @@ def render(
     top: Strongest = None,
     title: Title = None,
     caption: Caption = True,
+    legend: Legend = True,
+    parts: ByPart = True,
     size: Size = None,
     font: FontName = None,
     edges: Edges = None,
@@ -244,25 +250,41 @@ def render(
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
     from circuitfind import rendering
     from circuitfind.circuit.json_file import read_object
-    from circuitfind.formats.circuit_json import CIRCUITS
+    from circuitfind.formats.circuit_json import BY_PART, CIRCUITS
     from circuitfind.run import calls
 
-    loaded, settings = _open(circuit, edges, threshold, greedy, nodes, signed)
     chosen = any(rule is not None for rule in (edges, threshold, greedy, nodes))
-    file = circuit / "circuit.json" if circuit.is_dir() else circuit
+    by_part = circuit / BY_PART
+    drawn = by_part if parts and not chosen and by_part.exists() else circuit
+    loaded, settings = _open(drawn, edges, threshold, greedy, nodes, signed)
+    if loaded.parts and not parts:
+        raise OptionError(f"{circuit} holds a circuit by parts of the prompt; without --no-parts it is drawn")
+    file = drawn / "circuit.json" if drawn.is_dir() else drawn
     measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
+    sayer(as_json)(_said(loaded, by_part.exists()))
     path = calls.render(
         loaded,
         file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
         title=title,
         caption=caption,
+        legend=legend,
         strongest=top,
         size=size,
         font=font or rendering.FONT,
         evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
         detail=detail,
     )
-    print_result({"picture": str(path)}, as_json, [str(path)])
+    print_result({"picture": str(path), "circuit": str(file)}, as_json, [str(path)])
+
+
+def _said(circuit: Any, choice: bool) -> str:
+    """Which circuit was drawn, and how to get the other one of a run with parts of the prompt."""
+    if circuit.layout is None:
+        kind, other = "the plain circuit", "--parts draws it by parts of the prompt"
+    else:
+        kind, other = "the circuit by parts of the prompt", "--no-parts draws the plain one"
+    edges = f"{kind}, {circuit.n_edges:,} edge{'s' * (circuit.n_edges != 1)}"
+    return f"{edges}; {other}" if choice else edges
 
 
 @app.command()

@@ -16,7 +16,8 @@ from circuitfind.formats.importances import Importances
 from circuitfind.scores import EdgeScores
 
 SCORES = "scores.safetensors"
-CIRCUITS = {"circuit.json": "evaluation.json", "positional.json": "positional_evaluation.json"}
+BY_PART = "positional.json"
+CIRCUITS = {"circuit.json": "evaluation.json", BY_PART: "positional_evaluation.json"}
 """The circuits of a run folder, each with the file of its evaluation."""
 
 

@@ -27,6 +27,7 @@ def circuit_dot(
     detail: str = "auto",
     title: str | None = None,
     caption: bool = True,
+    legend: bool = True,
     strongest: int | None = None,
     size: str | None = None,
     font: str = FONT,
@@ -39,6 +40,7 @@ def circuit_dot(
         detail: see :func:`circuitfind.rendering.to_dot`.
         title: instead of the names of task and model; none if empty.
         caption: whether the sentences about the circuit stand below the picture.
+        legend: whether colours, widths and letters are explained below the picture.
         strongest: how many edges are drawn; None leaves it to ``detail``.
         size: ``"column"`` or ``"page"`` of a paper; None lets the width follow from the circuit.
         font: the family of all text; give it to :func:`circuitfind.rendering.render` too.
@@ -53,6 +55,7 @@ def circuit_dot(
         worded = tuple(replace(column, drawing=replace(column.drawing, **words)) for column in columns.columns)
         dot_of = partial(columns_to_dot, replace(columns, columns=worded))
     chosen: dict[str, Any] = {"detail": detail, "strongest": strongest}
+    dot_of = partial(dot_of, legend=legend)
     dot = dot_of(**chosen) if size is None else on_paper(dot_of, size, **chosen)
     return dot if font == FONT else dot.replace(f'fontname="{FONT}"', f'fontname="{safe_name(font)}"')
 

@@ -19,10 +19,11 @@ from circuitfind.errors import CircuitError
 from circuitfind.graph import PORTS
 from circuitfind.rendering import style
 from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
-from circuitfind.rendering.labels import printable, short, text
+from circuitfind.rendering.labels import printable, short, text, title_label
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import Picture, pictures_of
-from circuitfind.rendering.rows import GRAPH, NODE, DrawnRow, add_node, add_stroke, row_labels
+from circuitfind.rendering.rows import ABOVE, GRAPH, NODE, DrawnRow, add_node, add_stroke, add_title, row_labels
+from circuitfind.task.spans import REST
 
 _SPACING = {"ranksep": "0.42", "nodesep": "0.08"}
 
@@ -127,12 +128,13 @@ def columns_to_dot(
     strongest: int | None = None,
     lines: int | None = None,
     room: float | None = None,
+    legend: bool = True,
 ) -> str:
     """DOT text of a circuit with parts; the same circuit gives the same bytes.
 
     Args:
         drawing: the circuit.
-        detail, strongest, lines, room: as in :func:`circuitfind.rendering.to_dot`, for all columns together.
+        detail, strongest, lines, room, legend: as in :func:`circuitfind.rendering.to_dot`, for all columns together.
 
     Raises:
         OptionError: an unknown detail, or no edge or line to draw.
@@ -145,13 +147,13 @@ def columns_to_dot(
     links = _links(drawing, shown)
     drawn = sorted(links, key=lambda link: -link.weight)[:LINKS]
     notes = [*_empty_note(drawing, kept), *_weak_note(kept, chosen), *_link_note(len(drawn), len(links))]
-    label = legend_label(*pictures, links=bool(drawn), notes=notes, counted=every, room=room)
+    label = legend_label(*pictures, links=bool(drawn), notes=notes, counted=every, room=room, legend=legend)
     dot = graphviz.Digraph("circuit", graph_attr={**GRAPH, **_SPACING, "label": label}, node_attr=NODE)
     rows = _rows(shown)
     _add_posts(dot, list(rows.values()), len(shown))
     for key, row in rows.items():
         _add_row(dot, row, [column.rows.get(key, []) for column in shown], shown)
-    _add_headings(dot, list(rows.values())[-1], shown)
+    _add_headings(dot, list(rows.values())[-1], shown, title_label(pictures[0].drawing.title, room))
     for column in shown:
         for stroke in column.picture.strokes:
             add_stroke(dot, stroke, column.picture, column.suffix, column.column.label)
@@ -210,13 +212,19 @@ def _sizes(shown: Sequence[_Shown]) -> tuple[Mapping[tuple[str, str], float], Ma
 def _empty_note(drawing: ColumnsDrawing, shown: Sequence[Column]) -> Iterator[str]:
     labels = [column.label for column in drawing.columns if column not in shown]
     if labels:
-        yield f"Nothing is kept at {', '.join(labels)}."
+        yield f"Without an edge: {_parts_of(labels)}."
 
 
 def _weak_note(kept: Sequence[Column], shown: Sequence[Column]) -> Iterator[str]:
     labels = [column.label for column in kept if column not in shown]
     if labels:
-        yield f"All edges at {', '.join(labels)} are among the weaker ones."
+        yield f"Not drawn, since all their edges are among the weaker ones: {_parts_of(labels)}."
+
+
+def _parts_of(labels: Sequence[str]) -> str:
+    """Parts of the prompt by their labels, in quotes."""
+    named = ", ".join(f"“{label}”" + " (the tokens without a label)" * (label == REST) for label in labels)
+    return f"the part{'s' * (len(labels) > 1)} {named} of the prompt"
 
 
 def _link_note(drawn: int, there: int) -> Iterator[str]:
@@ -275,7 +283,7 @@ def _add_between(rank: graphviz.Digraph, row: str, number: int, names: Sequence[
         rank.edge(source, target, **_BESIDE)
 
 
-def _add_headings(dot: graphviz.Digraph, below: DrawnRow, shown: Sequence[_Shown]) -> None:
+def _add_headings(dot: graphviz.Digraph, below: DrawnRow, shown: Sequence[_Shown], title: str) -> None:
     with dot.subgraph() as rank:
         rank.attr(rank="same")
         for column in shown:
@@ -284,6 +292,10 @@ def _add_headings(dot: graphviz.Digraph, below: DrawnRow, shown: Sequence[_Shown
             name = f"{_TOP}{column.suffix}"
             rank.node(name, f"<{text(words, 11, bold=True)}>")
             _add_between(rank, _TOP, column.number, [name])
+    if title:
+        dot.node(ABOVE, "", group="margin")
+        dot.edge(below.name, ABOVE, style="invis", weight="100", minlen="2")
+        add_title(dot, title)
 
 
 def _add_link(dot: graphviz.Digraph, link: Link, shown: Sequence[_Shown], faint: bool) -> None:

@@ -95,7 +95,6 @@ def _legend(whole: Picture, sets: Sequence[CircuitDrawing], names: tuple[str, st
     ]
     said = (note_of((whole,)), left_out((whole,)))
     rows += [text_row(line, 9, color=style.MUTED) for note in said for line in textwrap.wrap(note, COLUMNS + 10)]
-    rows += [text_row(line, 11, bold=True) for line in textwrap.wrap(whole.drawing.title, COLUMNS * 4 // 5)]
     rows += [text_row(part, 10) for line in whole.drawing.caption for part in textwrap.wrap(line, COLUMNS)]
     return f"<{PLAIN_TABLE}{''.join(rows)}</TABLE>>"
 
@@ -118,5 +117,5 @@ def _add_stroke(
         arrowsize=f"{0.35 + 0.06 * width:.2f}",
         edgetooltip=graphviz.escape(printable(f"{where}: {'; '.join([*named, *more])}")),
         id="_".join(filter(None, ("edge", where.replace(" ", "-"), stroke.source, stroke.target, stroke.port))),
-        **edge_count(stroke, whole, look.color),
+        **edge_count(stroke, whole, width),
     )

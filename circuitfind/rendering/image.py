@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,7 +81,18 @@ def draw(dot_text: str, kind: str, font: str = FONT) -> bytes:
         content = (_engine() if font == FONT else _apart())(dot_text, kind)
     if kind == "svg":
         return with_font(content, font)
+    if kind == "png":
+        return with_resolution(content)
     return _DATE.sub(_NO_DATE, content) if kind == "pdf" else content
+
+
+def with_resolution(png: bytes, dpi: int = DPI) -> bytes:
+    """A PNG file that says how many dots it has per inch, so that it is placed at its own size."""
+    header = png.index(b"IHDR") + 21  # the chunk's name, 13 bytes, and 4 of its checksum
+    per_metre = round(dpi / 0.0254)
+    chunk = b"pHYs" + struct.pack(">IIB", per_metre, per_metre, 1)
+    size, check = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
+    return png[:header] + size + chunk + check + png[header:]
 
 
 def _engine() -> Engine:

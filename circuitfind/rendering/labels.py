@@ -16,6 +16,9 @@ BODY = "body"
 ROLE_WIDTH = 13
 """Characters per line of a role, so that a head with a long role is not much wider than its three ports."""
 
+TITLE_LETTERS = 64
+"""The most letters in a line of the title."""
+
 MARGIN_WIDTH, COMPACT_MARGIN = 82, 40
 """Points; fits `layer 11 attention`, or `heads 11`, so that all row labels end on one vertical line."""
 
@@ -82,6 +85,23 @@ def _sill(port: str) -> str:
 def bar_label(name: str, role: str, more: int = 0) -> str:
     """The label of the input or the logits: a name and, if known, a role, and how many of its edges are not drawn."""
     return f"<{_named(name, role, more)}>"
+
+
+def count_label(n: int, width: float) -> str:
+    """A number beside a line of this width in points, on white where another line passes below it."""
+    beside, number = f'<TD WIDTH="{2 + round(width / 2)}"></TD>', text(f"{n:,}", 8)
+    return f'<{PLAIN_TABLE}<TR>{beside}<TD BGCOLOR="{PAPER}">{number}</TD></TR></TABLE>>'
+
+
+def title_label(words: str, room: float | None = None) -> str:
+    """The title in bold, in as many lines as it takes; ``room`` is the picture's width in points."""
+    letters = TITLE_LETTERS if room is None else max(int((room - COMPACT_MARGIN) / 8), 12)
+    rows = (
+        f'<TR><TD ALIGN="LEFT">{text(line, 12, bold=True)}</TD></TR>'
+        for line in textwrap.wrap(printable(words), letters)
+    )
+    cells = "".join(rows)
+    return f"<{PLAIN_TABLE}{cells}</TABLE>>" if cells else ""
 
 
 def margin_label(row: str, gap: str, compact: bool = False) -> str:

@@ -35,8 +35,9 @@ def legend_label(
     notes: Sequence[str] = (),
     counted: Sequence[Picture] = (),
     room: float | None = None,
+    legend: bool = True,
 ) -> str:
-    """The whole block as one HTML-like label.
+    """The whole block as one HTML-like label; empty if there is nothing to say.
 
     Args:
         pictures: one, or several side by side, with the same text and the same scale.
@@ -44,24 +45,29 @@ def legend_label(
         notes: further remarks about the picture.
         counted: the pictures whose edges are counted, if some of them are not drawn at all.
         room: the block's width in points; None lets it follow from the number of lines.
+        legend: whether colours, widths and letters are explained; what is not drawn is said in any case.
     """
     first = pictures[0]
-    drawing, empty = first.drawing, not any(picture.drawing.edges for picture in pictures)
+    drawing = first.drawing
     columns = min(max(86, 50 + sum(len(picture.strokes) for picture in pictures)), 105)
     columns, small = (columns, columns + 10) if room is None else (int(room / LETTER), int(room / LETTER / 0.9))
-    rows = [] if empty else [_signs(), *widths(pictures, drawing.unit, narrow=first.compact)]
-    rows += _links(columns) if links else []
-    rows += _roles(first.fills, columns)
-    said = (note_of(pictures), *notes, left_out(counted or pictures))
+    rows: list[str] = []
+    if legend:
+        rows += [*_signs(pictures), *widths(pictures, drawing.unit, narrow=first.compact)]
+        rows += [*(_links(columns) if links else []), *_roles(_fills(pictures), columns)]
+    said = (*([note_of(pictures)] if legend else []), *notes, left_out(counted or pictures))
     rows += [text_row(line, 9, color=MUTED) for note in said for line in textwrap.wrap(note, small)]
-    rows += [text_row(line, 11, bold=True) for line in textwrap.wrap(drawing.title, columns * 4 // 5)]
     rows += [text_row(line, 10) for line in textwrap.wrap(" ".join(drawing.caption), columns)]
     table = PLAIN_TABLE if room is None else PLAIN_TABLE.replace(">", f' WIDTH="{room:.0f}">')
-    return f"<{table}{''.join(rows)}</TABLE>>"
+    return f"<{table}{''.join(rows)}</TABLE>>" if rows else ""
 
 
-def _signs() -> str:
-    return legend_row([bar(28, 2, HELPS), word("helps (score > 0)"), dashes(2, HURTS), word("hurts (score < 0)")])
+def _signs(pictures: Sequence[Picture]) -> list[str]:
+    """The looks of lines by the sign of their score, of the signs that are drawn."""
+    drawn = {stroke.score < 0 for picture in pictures for stroke in picture.strokes}
+    helps = [bar(28, 2, HELPS), word("helps (score > 0)")] if False in drawn else []
+    hurts = [dashes(2, HURTS), word("hurts (score < 0)")] if True in drawn else []
+    return [legend_row([*helps, *hurts])] if drawn else []
 
 
 def _links(columns: int) -> list[str]:
@@ -71,6 +77,8 @@ def _links(columns: int) -> list[str]:
 
 def widths(pictures: Sequence[Picture], unit: str, narrow: bool = False) -> list[str]:
     """Samples of pen widths from the weakest to the strongest line drawn, each with the score it stands for."""
+    if not any(picture.strokes for picture in pictures):
+        return []
     samples = [part for width, score in samples_of(pictures) for part in (bar(28, width, INK), word(number(score)))]
     if narrow:
         return [legend_row([word(f"width: |score|, {short(unit)}")]), legend_row(samples)]
@@ -90,6 +98,12 @@ def samples_of(pictures: Sequence[Picture]) -> list[tuple[int, float]]:
     between = (least + THICKEST) // 2
     middle = [(between, score_of_width(between, largest))] if least < between else []
     return [(least, min(scores)), *middle, (THICKEST, largest)]
+
+
+def _fills(pictures: Sequence[Picture]) -> Mapping[str, str]:
+    """The fill colours of the roles that are drawn."""
+    drawn = {picture.drawing.roles.get(node) for picture in pictures for node in picture.nodes}
+    return {role: fill for role, fill in pictures[0].fills.items() if role in drawn}
 
 
 def _roles(fills: Mapping[str, str], columns: int) -> list[str]:
@@ -114,30 +128,30 @@ def note_of(pictures: Sequence[Picture]) -> str:
         return "The circuit is empty: no edge is kept." if empty else "All edges are inside a box."
     if first.bands is not None:
         return _merged_note(pictures, first.bands)
-    nodes = [place_of(node) for picture in pictures for node in picture.nodes if is_attention(node)]
-    if not nodes:
+    boxes = [(picture, node) for picture in pictures for node in picture.nodes if is_attention(node)]
+    if not boxes:
         return "Weak edges are faint." if first.crowded else ""
-    place = nodes[0]
+    place = place_of(boxes[0][1])
     parts = [f"{place.label} is head {place.number} of layer {place.layer}"] if place.kind == "head" else []
-    parts += ["q, k, v are a head's query, key and value inputs"] if first.ports else []
+    grey = any(len(picture.entered(node)) < len(place_of(node).of.ports) for picture, node in boxes)
+    unread = " (grey: no line ends there)" if grey else ""
+    parts += [f"q, k, v are a head's query, key and value inputs{unread}"] if first.ports else []
     parts += ["a head's q, k and v edges are merged, their scores added"] if first.merged else []
     parts += ["weak edges are faint"] if first.crowded else []
     return "; ".join(parts) + "." if parts else ""
 
 
 def _merged_note(pictures: Sequence[Picture], bands: Bands) -> str:
-    layers = f"a band of {bands.depth} layers" if bands.depth > 1 else "a layer"
-    counts = sorted(len(stroke.edges) for picture in pictures for stroke in picture.strokes)
-    nodes = sum(sum(picture.members.values()) - 2 for picture in pictures)
-    parts = [f"{nodes:,} nodes are merged: a box is all heads, or all MLPs, of {layers}"]
-    parts += [
-        f"an arrow holds {counts[0]:,} to {counts[-1]:,} edges (half of the arrows up to {counts[len(counts) // 2]:,}; the "
-        "strongest say how many), their scores added"
-    ]
+    nodes = sum(n for picture in pictures for n in picture.members.values() if n > 1)
+    whole = f"all heads, or all MLPs, of a band of {bands.depth} layers" if bands.depth > 1 else "all heads of a layer"
+    parts = [f"{nodes:,} {'nodes' if bands.depth > 1 else 'heads'} are merged: a box is {whole}"] if nodes else []
+    some = any(len(picture.counted) < len(picture.strokes) for picture in pictures)
+    where = "the strongest arrows" if some else "an arrow"
+    parts += [f"numbers: edges in {where}, their scores added"]
     parts += ["weak arrows are faint"] if pictures[0].crowded else []
     inside = sum(sum(picture.inside.values()) for picture in pictures)
     parts += [f"{inside:,} edges stay inside a band and are counted at the left"] if inside else []
-    return "; ".join(parts) + "."
+    return f"{parts[0][:1].upper()}{'; '.join(parts)[1:]}."
 
 
 def left_out(pictures: Sequence[Picture]) -> str:
@@ -150,9 +164,12 @@ def left_out(pictures: Sequence[Picture]) -> str:
     if pictures[0].bands is not None:
         return f"{words}; the circuit's file has all."
     lost = sum(len(set(picture.drawing.nodes) - set(picture.nodes)) for picture in pictures)
-    nodes = f", nor {lost:,} node{'s' * (lost != 1)} without others" if lost else ""
+    nodes = f", nor {lost:,} node{'s' * (lost != 1)} that no other edge joins" if lost else ""
     counts = "" if pictures[0].compact else "; +3 in a box: three of them begin or end there"
-    return f"{words}{nodes}{counts}. The circuit's file has all."
+    ends = sum(len(picture.cut_short) for picture in pictures)
+    boxes = "A box" if ends == 1 else f"{ends:,} boxes"
+    onward = f" {boxes} that no line leaves send{'s' * (ends == 1)} weaker edges, which are not drawn." if ends else ""
+    return f"{words}{nodes}{counts}.{onward} The circuit's file has all."
 
 
 def text_row(words: str, size: float, color: str = INK, bold: bool = False) -> str:

@@ -135,6 +135,12 @@ class Picture:
         return {} if self.compact else Counter(node for edge in self.hidden for node in (edge.source, edge.target))
 
     @property
+    def cut_short(self) -> frozenset[str]:
+        """The nodes whose edges onward are all left out."""
+        onward = {edge.source for edge in self.hidden} - {stroke.source for stroke in self.strokes}
+        return frozenset(onward.intersection(self.nodes) - {INPUT})
+
+    @property
     def merged(self) -> bool:
         """Whether edges into a head's q, k and v are drawn as one."""
         return self.drawing.has_ports and not self.ports

@@ -11,9 +11,11 @@ import graphviz
 from circuitfind.graph import place_of
 from circuitfind.rendering import style
 from circuitfind.rendering.drawing import INPUT, LOGITS, CircuitDrawing, is_attention
-from circuitfind.rendering.labels import BODY, bar_label, margin_label, node_label, printable
+from circuitfind.rendering.labels import BODY, bar_label, count_label, margin_label, node_label, printable, title_label
 from circuitfind.rendering.legend import legend_label
 from circuitfind.rendering.picture import READABLE, Picture, Stroke, picture_of
+
+ABOVE = "row of the title"
 
 TALL = 16
 """With more rows than this, rows are set closer, unless there are too many lines."""
@@ -28,6 +30,7 @@ GRAPH = {
     "outputorder": "edgesfirst",
     "labelloc": "b",
     "pad": str(style.PAD),
+    "margin": "0",
     "bgcolor": style.PAPER,
     "fontname": style.FONT,
 }
@@ -57,6 +60,7 @@ def to_dot(
     strongest: int | None = None,
     lines: int | None = None,
     room: float | None = None,
+    legend: bool = True,
 ) -> str:
     """DOT text of a circuit; the same circuit gives the same bytes, regardless of the order of its edges.
 
@@ -68,26 +72,38 @@ def to_dot(
         strongest: how many edges are drawn, those with the largest absolute scores; None leaves it to ``detail``.
         lines: the most lines that are drawn; None leaves it to ``detail``.
         room: width of the text below the picture in points; None lets it follow from the number of lines.
+        legend: whether colours, widths and letters are explained below the picture.
 
     Raises:
         OptionError: an unknown detail, or no edge or line to draw.
     """
     picture = picture_of(drawing, detail, strongest=strongest, lines=lines, room=room)
-    dot = lay_out(picture, legend_label(picture, room=room))
+    dot = lay_out(picture, legend_label(picture, room=room, legend=legend), room)
     for stroke in picture.strokes:
         add_stroke(dot, stroke, picture)
     return str(dot.source)
 
 
-def lay_out(picture: Picture, label: str) -> graphviz.Digraph:
-    """The nodes of a picture in their rows, with a label below but without lines."""
+def lay_out(picture: Picture, label: str, room: float | None = None) -> graphviz.Digraph:
+    """The nodes of a picture in their rows, with a title above and a label below, but without lines."""
     rows = list(_rows(picture))
     graph = {**GRAPH, **_spacing(picture, rows), "label": label}
     dot = graphviz.Digraph("circuit", graph_attr=graph, node_attr=NODE)
-    add_margin(dot, rows)
+    title = title_label(picture.drawing.title, room)
+    add_margin(dot, [*rows, *[DrawnRow(ABOVE, "", ())] * bool(title)])
     for row in rows:
         _add_row(dot, row, picture)
+    add_title(dot, title)
     return dot
+
+
+def add_title(dot: graphviz.Digraph, title: str) -> None:
+    """Add the title at the left of its own row, which is above all others; none if empty."""
+    if title:
+        with dot.subgraph() as rank:
+            rank.attr(rank="same")
+            rank.node("title", title, id="title", tooltip=" ")
+            rank.edge(ABOVE, "title", style="invis", weight="9")
 
 
 def _spacing(picture: Picture, rows: Sequence[DrawnRow]) -> dict[str, str]:
@@ -146,7 +162,7 @@ def add_margin(dot: graphviz.Digraph, rows: Sequence[DrawnRow]) -> None:
     """Add the labels to the left of the rows."""
     # A cluster keeps the labels in one column that no edge enters; the chain keeps the rows in order.
     with dot.subgraph(name="cluster_margin") as margin:
-        margin.attr(peripheries="0", label="")
+        margin.attr(peripheries="0", label="", margin="8")
         for row in rows:
             margin.node(row.name, row.label, group="margin")
         for lower, upper in pairwise(rows):
@@ -204,7 +220,7 @@ def add_stroke(dot: graphviz.Digraph, stroke: Stroke, picture: Picture, column: 
         edgetooltip=graphviz.escape(printable(f"{stroke.description} {picture.drawing.unit}{where}")),
         id="_".join(filter(None, ("edge", stroke.source, stroke.target, stroke.port))) + column,
         **_straight(stroke, picture),
-        **edge_count(stroke, picture, style.edge_color(stroke.score)),
+        **edge_count(stroke, picture, width),
     )
 
 
@@ -215,11 +231,11 @@ def _straight(stroke: Stroke, picture: Picture) -> dict[str, str]:
     return {"weight": str(1 + round(6 * abs(stroke.score) / picture.largest))}
 
 
-def edge_count(stroke: Stroke, picture: Picture, color: str) -> dict[str, str]:
+def edge_count(stroke: Stroke, picture: Picture, width: float) -> dict[str, str]:
     """The attributes that show the number of edges, for the strongest arrows between boxes."""
     if stroke not in picture.counted:
         return {}
-    return {"label": f"{len(stroke.edges):,}", "fontname": style.FONT, "fontsize": "8", "fontcolor": color}
+    return {"label": count_label(len(stroke.edges), width), "fontname": style.FONT}
 
 
 def end(node: str, column: str = "", port: str | None = None) -> str:

@@ -200,6 +200,7 @@ def render(
     detail: str = "auto",
     title: str | None = None,
     caption: bool = True,
+    legend: bool = True,
     strongest: int | None = None,
     size: str | None = None,
     font: str = rendering.FONT,
@@ -212,8 +213,9 @@ def render(
         detail: ``ports`` (separate q, k and v), ``heads`` (one node per head), ``layers`` (one box for all heads of a layer
             or of several), or ``auto``: ports up to 60 edges, then the 60 strongest lines between heads, and layers where
             heads have more than 300 lines. A picture says how many edges are not drawn.
-        title: instead of the names of task and model; none if empty.
+        title: the line on top, instead of the names of task and model; none if empty.
         caption: whether sentences about the circuit and its evaluation stand below the picture.
+        legend: whether colours, widths and letters are explained below the picture.
         strongest: how many edges are drawn, those with the largest absolute scores; None leaves it to ``detail``.
         size: ``"column"`` (3.3 inches) or ``"page"`` (6.9 inches) of a paper; lines are left out until text is legible.
         font: a family of fonts on this machine. The default comes with matplotlib, so the picture is the same everywhere.
@@ -235,6 +237,7 @@ def render(
         detail=detail,
         title=title,
         caption=caption,
+        legend=legend,
         strongest=strongest,
         size=size,
         font=font,

@@ -184,7 +184,7 @@ class SizeCurve:
 
     def _rows(self) -> list[tuple[str, Values, Values]]:
         """The names, means and intervals that are drawn below the faithfulness."""
-        return [(f"{one.metric}\n{one.unit}", one.mean, one.interval) for one in self.measured.values()]
+        return [(_label(one.metric, one.unit), one.mean, one.interval) for one in self.measured.values()]
 
     def _repr_svg_(self) -> str:
         """The picture, for a notebook."""
@@ -203,3 +203,10 @@ class SizeCurve:
 def _with_ends(name: str, values: Values, interval: Values) -> dict[str, Values]:
     """Three columns: the values and the ends of their intervals."""
     return {name: values, f"{name}_low": interval[:, 0], f"{name}_high": interval[:, 1]}
+
+
+def _label(metric: str, unit: str) -> str:
+    """A metric and its unit; the unit alone where it says the metric's name, as `logit difference` says `logit-diff`."""
+    parts, words = metric.lower().split("-"), unit.lower().split()
+    named = len(words) >= len(parts) and all(word.startswith(part) for part, word in zip(parts, words, strict=False))
+    return unit if named else f"{metric}\n{unit}"

@@ -122,6 +122,11 @@ def boxes(layout: dict[str, Any]) -> dict[str, tuple[float, float, float, float]
     return found
 
 
+def node_boxes(layout: dict[str, Any]) -> dict[str, tuple[float, float, float, float]]:
+    """The same, of nodes alone."""
+    return {name: box for name, box in boxes(layout).items() if name != "title" and not name.startswith("row")}
+
+
 def visible_edges(layout: dict[str, Any]) -> list[dict[str, Any]]:
     return [edge for edge in layout.get("edges", []) if edge.get("style") != "invis"]
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import pytest
-from drawings import DRAWINGS, random_drawing
+from drawings import DRAWINGS, EMPTY, random_drawing
 from picture_text import picture_text
+from PIL import Image
 
 import circuitfind as cf
 from circuitfind.errors import OptionError, RenderError, UnknownNameError
-from circuitfind.rendering import CircuitDrawing, circuit_dot, image, render, to_dot
+from circuitfind.rendering import (
+    CircuitDrawing,
+    Column,
+    ColumnsDrawing,
+    circuit_dot,
+    columns_to_dot,
+    difference_dot,
+    image,
+    render,
+    to_dot,
+)
 from circuitfind.rendering.paper import HEIGHT, LEAST, WIDTHS, on_paper
 
 
@@ -34,6 +46,23 @@ def test_a_picture_is_as_wide_as_asked_for_and_its_text_legible(name: str, size:
     assert scale(svg) >= LEAST - 0.02
     if HEIGHT * 72 - height > 1:  # or else it is as high as may be
         assert width == pytest.approx(WIDTHS[size] * 72, abs=1)
+
+
+@pytest.mark.parametrize("size", [None, *WIDTHS])
+def test_the_page_of_a_pdf_is_as_large_as_the_svg_and_a_png_says_its_resolution(size: str | None) -> None:
+    drawing = DRAWINGS["induction"]
+    columns = ColumnsDrawing((Column("S1", drawing), Column("END", drawing, True)))
+    dots = [to_dot(drawing), columns_to_dot(columns), difference_dot([drawing, EMPTY, EMPTY], ("a", "b"))]
+    if size:
+        dots = [on_paper(partial(to_dot, drawing), size), on_paper(partial(columns_to_dot, columns), size)]
+    for dot in dots:
+        svg, pdf, png = (image.draw(dot, kind) for kind in ("svg", "pdf", "png"))
+        page = [float(value) for value in re.search(rb"/MediaBox \[ 0 0 (\d+) (\d+) \]", pdf).groups()]  # type: ignore[union-attr]
+        drawn = [float(value) for value in re.search(rb'width="(\d+)pt" height="(\d+)pt"', svg).groups()]  # type: ignore[union-attr]
+        assert page == pytest.approx(drawn, abs=1)
+        dots_wide, per_inch = Image.open(BytesIO(png)).width, Image.open(BytesIO(png)).info["dpi"]
+        assert per_inch == pytest.approx((image.DPI, image.DPI), abs=0.01)
+        assert dots_wide / per_inch[0] * 72 == pytest.approx(drawn[0], abs=1)
 
 
 def test_lines_are_left_out_for_a_column_and_counted() -> None:

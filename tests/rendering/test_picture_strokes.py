@@ -15,6 +15,7 @@ from drawings import (
     svg_text,
     visible_edges,
 )
+from picture_text import picture_text
 
 from circuitfind.errors import OptionError
 from circuitfind.rendering import (
@@ -185,12 +186,41 @@ def test_merged_layers_are_explained_and_counted() -> None:
     assert (
         f"{nodes} nodes are merged: a box is all heads, or all MLPs, of a band of {chosen.bands.depth} layers" in words
     )
-    counts = [len(stroke.edges) for stroke in chosen.strokes]
-    assert f"an arrow holds {min(counts)} to {max(counts)} edges" in words
+    assert "numbers: edges in the strongest arrows, their scores added" in words
     assert f"{sum(chosen.inside.values())} edges stay inside a band" in words
-    labels = [edge["label"] for edge in visible_edges(laid_out(drawing)) if edge.get("label")]
+    labels = [
+        picture_text(edge["label"]).strip("<> ") for edge in visible_edges(laid_out(drawing)) if edge.get("label")
+    ]
     strongest = sorted(chosen.strokes, key=lambda stroke: -abs(stroke.score))[: picture.COUNTED]
     assert sorted(labels) == sorted(f"{len(stroke.edges):,}" for stroke in strongest)
+
+
+def test_only_merged_nodes_are_called_merged() -> None:
+    into, out = [
+        [DrawnEdge(*ends, None, 1.0) for ends in pairs]
+        for pairs in ([("input", f"a0.h{head}") for head in range(3)], [(f"a0.h{head}", "m0") for head in range(3)])
+    ]
+    single = (*into, *out, DrawnEdge("m0", "a1.h2", None, 1.0), DrawnEdge("a1.h2", "logits", None, 1.0))
+    words = svg_text(CircuitDrawing(2, 3, single), "layers")
+    assert "3 heads are merged: a box is all heads of a layer; numbers: edges in an arrow" in " ".join(words.split())
+
+
+def test_a_box_whose_lines_onward_are_left_out_is_no_dead_end() -> None:
+    edges = [
+        ("input", "m0", 5.0),
+        ("input", "m1", 4.0),
+        ("m0", "logits", 3.0),
+        ("m1", "logits", 1.0),
+        ("m0", "m1", 0.5),
+    ]
+    drawing = CircuitDrawing(2, 1, tuple(DrawnEdge(source, target, None, score) for source, target, score in edges))
+
+    def words(n: int) -> str:
+        return picture_text(to_dot(drawing, strongest=n))
+
+    assert "2 boxes that no line leaves send weaker edges, which are not drawn" in words(2)
+    assert "A box that no line leaves sends weaker edges, which are not drawn" in words(3)
+    assert "no line leaves" not in words(4)
 
 
 def test_the_picture_of_a_large_circuit_is_bounded_and_does_not_depend_on_the_order_of_edges() -> None:
@@ -219,4 +249,4 @@ def test_heads_asked_for_although_there_are_too_many_are_those_that_a_drawn_line
     assert len(chosen.strokes) == 30
     joined = {node for stroke in chosen.strokes for node in (stroke.source, stroke.target)}
     assert set(chosen.nodes) == joined | {"input", "logits"} < set(drawing.nodes)
-    assert f"nor {len(drawing.nodes) - len(chosen.nodes)} nodes without others" in svg_text(drawing, "heads")
+    assert f"nor {len(drawing.nodes) - len(chosen.nodes)} nodes that no other edge joins" in svg_text(drawing, "heads")

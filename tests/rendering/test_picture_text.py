@@ -14,6 +14,7 @@ from drawings import (
     svg_text,
     visible_edges,
 )
+from picture_text import picture_text
 
 from circuitfind.errors import CircuitError
 from circuitfind.rendering import (
@@ -38,6 +39,22 @@ def test_the_legend_explains_signs_widths_ports_and_roles() -> None:
         assert expected in words
     assert "Indirect objects" in words
     assert "random circuits of at least this size: 0.02" in " ".join(words.split())
+
+
+def test_the_legend_explains_only_what_is_drawn() -> None:
+    edges = [("input", "q", 3.0), ("input", "v", -1.0)]
+    drawing = CircuitDrawing(1, 1, tuple(DrawnEdge(source, "a0.h0", port, score) for source, port, score in edges))
+    both, strongest = (picture_text(to_dot(drawing, strongest=n)) for n in (2, 1))
+    assert "helps (score > 0) hurts (score < 0)" in both
+    assert "helps (score > 0)" in strongest
+    assert "hurts" not in strongest
+    assert "(grey: no line ends there)" in both
+    every = dataclasses.replace(drawing, edges=(*drawing.edges, DrawnEdge("input", "a0.h0", "k", -1.0)))
+    assert "grey" not in picture_text(to_dot(every))
+    roles = {"a0.h0": "near", "a1.h0": "far"}
+    far = CircuitDrawing(2, 1, (*drawing.edges, DrawnEdge("input", "a1.h0", "q", 0.1)), roles=roles)
+    assert "far" not in picture_text(to_dot(far, strongest=2))
+    assert "far" in picture_text(to_dot(far))
 
 
 def test_the_legend_samples_are_true_to_the_scale() -> None:

@@ -73,8 +73,13 @@ def rules(layout: dict[str, Any]) -> list[float]:
 
 @each_columns
 def test_columns_stand_in_order_with_their_nodes_between_their_rules(drawing: ColumnsDrawing) -> None:
-    layout = _laid_out(columns_to_dot(drawing))
+    titled = [
+        dataclasses.replace(one, drawing=dataclasses.replace(one.drawing, title="Mine")) for one in drawing.columns
+    ]
+    layout = _laid_out(columns_to_dot(dataclasses.replace(drawing, columns=tuple(titled))))
     lines = rules(layout)
+    title = boxes(layout)["title"]
+    assert all(box[3] <= title[1] for name, box in boxes(layout).items() if "@" in name)
     assert len(lines) == len(drawing.columns) + 1
     assert lines == sorted(lines)
     for name, (left, _, right, _) in boxes(layout).items():
@@ -117,7 +122,7 @@ def test_a_head_stands_where_it_is_read_and_where_its_output_is_used() -> None:
     assert drawn["attention_a0.h1@0@1"]["edgetooltip"] == "attention of a0.h1, from S2 to END"
     words = "".join(ET.fromstring(image.draw(text, "svg")).itertext())
     assert words.count("attention: from where keys and values are read to where the head writes") == 1
-    assert "Nothing is kept at S1." in words
+    assert "Without an edge: the part “S1” of the prompt." in words
     assert "keys, values" in words
 
 
