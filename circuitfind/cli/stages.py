@@ -258,12 +258,11 @@ def render(
 
 def _said(circuit: Any, choice: bool) -> str:
     """Which circuit was drawn, and how to get the other one of a run with parts of the prompt."""
-    if circuit.layout is None:
-        kind, other = "the plain circuit", "--parts draws it by parts of the prompt"
-    else:
-        kind, other = "the circuit by parts of the prompt", "--no-parts draws the plain one"
-    edges = f"{kind}, {circuit.n_edges:,} edge{'s' * (circuit.n_edges != 1)}"
-    return f"{edges}; {other}" if choice else edges
+    edges = f"{circuit.n_edges:,} edge{'s' * (circuit.n_edges != 1)}"
+    if circuit.layout is not None:
+        said = f"the circuit by parts of the prompt, {edges}"
+        return f"{said}; --no-parts draws the plain one" if choice else said
+    return f"the plain circuit, {edges}; --parts draws it by parts of the prompt" if choice else f"a circuit of {edges}"
 
 
 @app.command()
