@@ -198,9 +198,9 @@ def _sections(found: MethodComparison) -> Iterator[dict[str, Any]]:
     yield {
         "id": "cost",
         "title": "Cost",
-        "intro": "What it took to score all edges. As a measure that does not depend on the machine: in that time the model, "
-        "with nothing cut, could have read all train prompts so many times. Memory is on top of the model's weights.",
-        "heads": ["algorithm", "seconds", "times reading all prompts", "MB"],
+        "intro": "What scoring all edges took. In one plain forward pass the model, with nothing cut, reads all train prompts "
+        "once; the table has the time in such passes too. Memory is on top of the model's weights.",
+        "heads": ["algorithm", "seconds", "plain forward passes", "MB"],
         "rows": [[{"text": one.name}, *(_number(getattr(one, name)) for name in costs)] for one in found.methods],
     }
     if found.agreement:

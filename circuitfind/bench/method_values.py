@@ -39,7 +39,7 @@ class SizePoint:
 
 
 @dataclass(frozen=True)
-class Lead:
+class Nearest:
     """The algorithm whose circuit of one size is nearest to the whole model: its faithfulness is nearest to 1.
 
     Attributes:
@@ -110,12 +110,12 @@ class MethodComparison:
     examples: tuple[Mapping[str, str], ...] = ()
 
     @property
-    def leads(self) -> tuple[Lead, ...]:
+    def leads(self) -> tuple[Nearest, ...]:
         """Which algorithm is nearest to the whole model at each size where that is defined."""
         found = (self._lead(place, size) for place, size in enumerate(self.sizes))
         return tuple(lead for lead in found if lead is not None)
 
-    def _lead(self, place: int, size: int) -> Lead | None:
+    def _lead(self, place: int, size: int) -> Nearest | None:
         points = {one.name: one.points[place] for one in self.methods}
         away = {name: abs(point.faithfulness - 1) for name, point in points.items() if np.isfinite(point.faithfulness)}
         if len(away) < 2 or not all(len(points[name].draws) for name in away):
@@ -123,7 +123,7 @@ class MethodComparison:
         best = min(away, key=away.__getitem__)
         near = np.abs(points[best].draws - 1)
         ends = {name: quantiles(np.abs(points[name].draws - 1) - near, 0.025, 0.975) for name in away if name != best}
-        return Lead(size, best, tuple(name for name, (low, high) in ends.items() if low <= 0 <= high))
+        return Nearest(size, best, tuple(name for name, (low, high) in ends.items() if low <= 0 <= high))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each algorithm and circuit."""

@@ -261,13 +261,12 @@ def _agreements(methods: Sequence[Method], size: int, absolute: bool) -> Iterato
 def _examples(setting: Setting) -> Iterator[dict[str, str]]:
     """The first held-out pairs, each as its columns that are text."""
     for pair in (setting.held_out.text or ())[:EXAMPLES]:
-        answers = {side: " | ".join(map(str, getattr(pair, side)[:ANSWERS])) for side in ("correct", "incorrect")}
-        more = {side: ", ..." * (len(getattr(pair, side)) > ANSWERS) for side in answers}
-        columns = {
-            "clean": pair.clean,
-            "corrupted": pair.corrupted,
-            **{side: answers[side] + more[side] for side in answers},
-        }
+        columns = {"clean": pair.clean, "corrupted": pair.corrupted}
+        for side in ("correct", "incorrect"):
+            answers = getattr(pair, side)
+            columns[side] = ", ".join(
+                [*(str(one).strip() for one in answers[:ANSWERS]), *["..."] * (len(answers) > ANSWERS)]
+            )
         yield {name: words for name, words in columns.items() if words}
 
 

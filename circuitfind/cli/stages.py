@@ -249,42 +249,51 @@ def render(
 ) -> None:
     """Draw a circuit as SVG, PNG, PDF or DOT text."""
     from circuitfind import rendering
-    from circuitfind.circuit.json_file import read_object
-    from circuitfind.formats.circuit_json import BY_PART, CIRCUITS
     from circuitfind.run import calls
 
     chosen = any(rule is not None for rule in (edges, threshold, greedy, nodes))
-    by_part = circuit / BY_PART
-    drawn = by_part if parts and not chosen and by_part.exists() else circuit
+    drawn = _drawn(circuit, parts and not chosen)
     loaded, settings = _open(drawn, edges, threshold, greedy, nodes, signed)
     if loaded.parts and not parts:
         raise OptionError(f"{circuit} holds a circuit by parts of the prompt; without --no-parts it is drawn")
+    sayer(as_json)(_said(loaded, _drawn(circuit, True) != circuit))
     file = drawn / "circuit.json" if drawn.is_dir() else drawn
-    measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
-    sayer(as_json)(_said(loaded, by_part.exists()))
+    how: dict[str, Any] = {"title": title, "caption": caption, "legend": legend, "strongest": top, "size": size}
     path = calls.render(
         loaded,
-        file.with_name("positional.svg" if loaded.parts else "circuit.svg") if out is None else out,
-        title=title,
-        caption=caption,
-        legend=legend,
-        strongest=top,
-        size=size,
+        out or file.with_name("positional.svg" if loaded.parts else "circuit.svg"),
+        **how,
         font=font or rendering.FONT,
-        evaluation=read_object(measured) if settings and not chosen and measured.exists() else None,
+        evaluation=_evaluation_beside(file) if settings and not chosen else None,
         detail=detail,
     )
     print_result({"picture": str(path), "circuit": str(file)}, as_json, [str(path)])
 
 
+def _drawn(circuit: Path, parts: bool) -> Path:
+    """What is drawn of a run or a file: the circuit by parts of the prompt, if it is wanted and there."""
+    from circuitfind.formats.circuit_json import BY_PART
+
+    by_part = circuit / BY_PART
+    return by_part if parts and by_part.exists() else circuit
+
+
+def _evaluation_beside(file: Path) -> dict[str, Any] | None:
+    """The evaluation that a run folder holds for one of its circuits, if there is one."""
+    from circuitfind.circuit.json_file import read_object
+    from circuitfind.formats.circuit_json import CIRCUITS
+
+    measured = file.with_name(CIRCUITS.get(file.name, "evaluation.json"))
+    return read_object(measured) if measured.exists() else None
+
+
 def _said(circuit: Any, choice: bool) -> str:
     """Which circuit was drawn, and how to get the other one of a run with parts of the prompt."""
-    if circuit.layout is None:
-        kind, other = "the plain circuit", "--parts draws it by parts of the prompt"
-    else:
-        kind, other = "the circuit by parts of the prompt", "--no-parts draws the plain one"
-    edges = f"{kind}, {circuit.n_edges:,} edge{'s' * (circuit.n_edges != 1)}"
-    return f"{edges}; {other}" if choice else edges
+    edges = f"{circuit.n_edges:,} edge{'s' * (circuit.n_edges != 1)}"
+    if circuit.layout is not None:
+        said = f"the circuit by parts of the prompt, {edges}"
+        return f"{said}; --no-parts draws the plain one" if choice else said
+    return f"the plain circuit, {edges}; --parts draws it by parts of the prompt" if choice else f"a circuit of {edges}"
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pandas
@@ -9,8 +10,10 @@ import pytest
 
 import circuitfind as cf
 from circuitfind.bench import methods
-from circuitfind.bench.method_files import lines, write_methods
+from circuitfind.bench.method_files import lines, verdict, write_methods
+from circuitfind.bench.method_values import SizePoint
 from circuitfind.errors import OptionError, UnknownNameError
+from circuitfind.statistics import RESAMPLES, faithfulness
 from circuitfind.task.write_pairs import write_pairs
 
 SETTING = cf.Setting("induction", model="induction-2l", n=8, n_held_out=8)
@@ -141,6 +144,62 @@ def test_unknown_names_are_refused_with_the_nearest():
         cf.compare_algorithms(SETTING.but(metric="kl"), ["eap", "hisp"])
 
 
+def test_the_lead_is_that_of_paired_differences(found):
+    rows = np.random.default_rng(SETTING.seed).integers(0, 8, (RESAMPLES, 8))
+    assert [lead.size for lead in found.leads] == list(found.sizes)
+    for place, lead in enumerate(found.leads):
+        away = {}
+        for method in found.methods:
+            measured = cf.evaluate(SETTING, cf.select(method.scores, top=lead.size), n_random=0)
+            draws = faithfulness(*(side[rows] for side in (measured.circuit, measured.empty, measured.full)))
+            away[method.name] = abs(method.points[place].faithfulness - 1), abs(draws - 1)
+        assert lead.algorithm == min(away, key=lambda name: away[name][0])
+        for name in away.keys() - {lead.algorithm}:
+            low, high = np.quantile(away[name][1] - away[lead.algorithm][1], (0.025, 0.975))
+            assert (name in lead.ties) is bool(low <= 0 <= high)
+    sentence = verdict(found)[0]
+    assert sentence.startswith("Faithfulness nearest to 100 %: at ")
+    assert all(lead.algorithm in sentence for lead in found.leads)
+    assert sentence in list(lines(found))
+
+
+def points(values, draws):
+    """One circuit of 5 edges for each algorithm, with these faithfulnesses and draws."""
+    nothing = (0.0, 0.0)
+    return [
+        SizePoint(5, 5, value, nothing, 0.0, nothing, np.array(draw)) for value, draw in zip(values, draws, strict=True)
+    ]
+
+
+def test_paired_differences_tell_apart_what_moves_together_and_nothing_undefined(found):
+    def leads(values, draws):
+        methods = [replace(one, points=(p,)) for one, p in zip(found.methods, points(values, draws), strict=True)]
+        return replace(found, sizes=(5,), methods=tuple(methods)).leads
+
+    together = np.linspace(0.2, 0.9, 101)
+    noise = np.linspace(0.9, 0.2, 101)
+    lead = leads([0.6, 0.55, 0.5], [together, together - 0.05, noise])[0]
+    assert (lead.algorithm, lead.ties) == (NAMES[0], (NAMES[2],))
+    over = leads([1.4, 0.9, 0.5], [together + 0.8, np.full(101, 0.9), np.full(101, 0.5)])[0]
+    assert over.algorithm == NAMES[1]  # a circuit that exaggerates is not nearest to the whole model
+    undefined = replace(found, sizes=(5,), methods=())
+    assert (undefined.leads, verdict(undefined)) == ((), [])
+    assert leads([np.nan] * 3, [[], [], []]) == ()
+
+
+def test_two_pairs_are_shown_and_settings_are_folded(found, tmp_path):
+    page = write_methods(replace(found, notes=("Weak: few.", "acdc uses kl.")), tmp_path)[0].read_text()
+    pairs = SETTING.held_out.text[:2]
+    assert [pair["clean"] for pair in found.examples] == [pair.clean for pair in pairs]
+    assert all(escape(pair.clean) in page for pair in pairs)
+    made = page[page.index('id="made"') :]
+    assert "<details>" in made[: made.index("<dl>")]
+    assert "eap-ig-inputs (steps 3, " in made
+    assert "<dd></dd>" not in made
+    assert "<strong>Weak: few.</strong>" in page
+    assert '<p class="note">acdc uses kl.</p>' in page
+
+
 def test_the_page_holds_every_number_and_asks_the_network_for_nothing(found, tmp_path):
     hostile = replace(found, notes=("<script>alert(1)</script>",), left_out={"<b>": "a & b"})
     files = write_methods(hostile, tmp_path)
@@ -171,6 +230,12 @@ def test_curves_show_every_size_of_every_algorithm(found):
         wanted = [point.faithfulness for point in method.points if point.asked]
         assert curves[method.name].get_ydata().tolist() == wanted
     assert len(left.collections) == len(right.collections) == 3
+    for method, drawn in zip(found.methods, right.collections, strict=True):
+        ends = [sorted(segment[:, 1]) for segment in drawn.get_segments()]
+        np.testing.assert_allclose(ends, [point.kl_95 for point in method.points if point.asked])
+        assert len({round(segment[0, 0], 6) for segment in drawn.get_segments()}) == 3
+    places = [drawn.get_segments()[0][0, 0] for drawn in right.collections]
+    assert places == sorted(set(places))  # side by side
     assert len(found._repr_html_()) > 1000
 
 

@@ -25,7 +25,7 @@ def test_evaluate_and_render_choose_from_importances(run, folder, tmp_path):
     own = json.loads(run("evaluate", folder, *FEW)[1])
     assert results[0]["faithfulness"] == results[1]["faithfulness"] == own["faithfulness"]
     code, out, _ = run("render", path, "picture.dot", "--edges", "60")
-    assert (code, out.strip()) == (0, "picture.dot")
+    assert (code, out.splitlines()) == (0, ["a circuit of 60 edges", "picture.dot"])
     text = (tmp_path / "picture.dot").read_text()
     assert "60 of 1,519 edges" in text
     assert "Model ," not in text

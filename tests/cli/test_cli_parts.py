@@ -62,8 +62,22 @@ def test_evaluate_and_render_take_the_positional_file(run, by_span, tmp_path):
     assert run("render", by_span / "positional.json", "few.dot", "--top", "5")[0] == 0
     few = picture_text((tmp_path / "few.dot").read_text())
     assert f"{stored['n_edges'] - 5} weaker edges of {stored['n_edges']} are not drawn" in few
-    assert run("render", by_span, "plain.dot")[0] == 0
-    assert "parts of the prompt" not in (tmp_path / "plain.dot").read_text()
+
+
+def test_a_run_with_parts_is_drawn_by_parts_unless_the_plain_circuit_is_asked_for(run, refused, by_span, tmp_path):
+    found = {name: Circuit.load(by_span / name).n_edges for name in ("circuit.json", "positional.json")}
+    code, out, _ = run("render", by_span, "parts.dot")
+    assert code == 0
+    said = f"the circuit by parts of the prompt, {found['positional.json']} edges; --no-parts draws the plain one"
+    assert out.splitlines() == [said, "parts.dot"]
+    assert "at 5 parts of the prompt" in picture_text((tmp_path / "parts.dot").read_text())
+    code, out, _ = run("render", by_span, "plain.dot", "--no-parts")
+    assert f"the plain circuit, {found['circuit.json']} edges" in out
+    assert "parts of the prompt" not in picture_text((tmp_path / "plain.dot").read_text())
+    _, out, _ = run("render", by_span, "plain.dot", "--edges", "20", "--json")
+    assert json.loads(out) == {"picture": "plain.dot", "circuit": str(by_span / "circuit.json")}
+    assert "20 of 1,519 edges" in picture_text((tmp_path / "plain.dot").read_text())
+    assert "holds a circuit by parts" in refused("render", by_span / "positional.json", "--no-parts")
 
 
 def test_what_a_circuit_with_parts_cannot_be_is_refused(refused, by_span):

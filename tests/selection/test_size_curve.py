@@ -12,6 +12,7 @@ import circuitfind as cf
 from circuitfind.errors import OptionError, RenderError
 from circuitfind.execution.circuit_runner import CircuitRunner
 from circuitfind.run.selecting import select_in
+from circuitfind.selection import size_curve
 from circuitfind.selection.prefixes import top_edges
 from circuitfind.task.metrics import METRICS
 
@@ -115,9 +116,16 @@ def test_the_picture_is_the_same_bytes_again_and_names_what_it_shows(curve, tmp_
     one, other = (curve.plot(tmp_path / f"{name}.svg", title="Induction").read_bytes() for name in "ab")
     assert one == other
     words = one.decode()
-    for word in ("Induction", "faithfulness", "target 85%", "edges kept", "logit-diff"):
+    for word in ("Induction", "faithfulness", "target 85%", "edges kept", "logit difference"):
         assert word in words
     assert curve.plot(tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    assert len(curve.plot().axes) == 3
+    names = [axes.get_ylabel().replace("\n", " ") for axes in curve.plot().axes]
+    assert names == ["faithfulness", "logit difference", "KL to the full model in nats"]
     with pytest.raises(RenderError, match="suffix"):
         curve.plot(tmp_path / "c.xyz")
+
+
+def test_a_unit_that_does_not_say_the_metrics_name_has_it_beside_it() -> None:
+    assert size_curve._label("prob-diff", "probability difference") == "probability difference"
+    assert size_curve._label("accuracy", "share of prompts") == "accuracy\nshare of prompts"
+    assert size_curve._label("logit-diff", "logit") == "logit-diff\nlogit"
