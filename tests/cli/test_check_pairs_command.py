@@ -128,7 +128,9 @@ def test_a_corrupted_prompt_that_changes_nothing_is_no_good_pair_and_the_file_sa
     (tmp_path / "reverse.csv").write_text(HEADER + "".join(rows))
     code, out, _ = run("check-pairs", "reverse.csv")
     assert (code, "16 pairs: 16 can be used, 0 are good" in out) == (0, True)
-    assert re.search(r"wins on 56% of the usable clean prompts \(95 % interval 33% to \d\d%\), which may be chance\n", out)
+    assert re.search(
+        r"wins on 56% of the usable clean prompts \(95 % interval 33% to \d\d%\), which may be chance\n", out
+    )
     assert re.search(r"first choice of all words on \d+%\n", out)
     assert re.search(r"change the mean logit difference by \S0\.0\d .* so they may take nothing of it away", out)
     assert "16 rows, all of one group\n" in out

@@ -238,7 +238,9 @@ def _judged(row: PairRow) -> PairRow:
         reason = f"pair {row.pair}: the corrupted prompt takes less than {BARELY:.0%} of the logit difference away"
         return replace(row, verdict="no-contrast", reason=reason)
     if abs(row.logit_diff) < TIE and len(row.correct) == len(row.incorrect) == 1:
-        return replace(row, verdict="tie", reason=f"pair {row.pair}: both answers are equally likely on the clean prompt")
+        return replace(
+            row, verdict="tie", reason=f"pair {row.pair}: both answers are equally likely on the clean prompt"
+        )
     beaten = "prefers a wrong answer" if row.incorrect else "does not say the correct answer"
     reason = f"pair {row.pair}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
     return replace(row, verdict="model-wrong", reason=reason)
