@@ -102,7 +102,8 @@ def _pair_lines(report: Any, keep_good: Path | None, every: bool) -> Iterable[st
 def _what_follows(report: Any) -> Iterable[str]:
     """How often the model is right, and what its corrupted prompts change."""
     low, high = report.interval
-    wins = f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts (95 % interval {low:.0%} to {high:.0%})"
+    wins = f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts"
+    wins += f" (95 % interval {low:.0%} to {high:.0%})"
     if not report.can_do_it:
         yield f"{wins}, which is no better than chance"
         yield "the model cannot do this task; a circuit found on it would mean nothing"
@@ -111,8 +112,9 @@ def _what_follows(report: Any) -> Iterable[str]:
     yield f"it is the model's first choice of all words on {report.first_choice:.0%}"
     if report.change is not None:
         change, low, high = report.change
-        moved = f"corrupted prompts change the mean logit difference by {-change:+.2f} (95 % interval {-high:+.2f} to {-low:+.2f})"
-        yield moved + ", so they may take nothing of it away, and then there is no behaviour to find" * (low <= 0)
+        moved = f"{-change:+.2f} (95 % interval {-high:+.2f} to {-low:+.2f})"
+        nothing = ", so they may take nothing of it away, and then there is no behaviour to find" * (low <= 0)
+        yield f"corrupted prompts change the mean logit difference by {moved}{nothing}"
 
 
 def _row_lines(row: Any) -> Iterable[str]:

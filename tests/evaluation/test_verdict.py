@@ -88,8 +88,8 @@ def test_a_kl_run_is_told_by_the_task_s_own_metric_too():
     first, changed, *doubts = verdict(replace(CHOSEN, selection={}), found)
     assert "reach a faithfulness of 88.4% in kl on 40" in first
     assert changed == (
-        "Full model -> circuit: accuracy 100% -> 20%, KL 4.06 nats, logit-diff 2.5 -> 0.75 (every edge cut: 0), faithfulness in logit-diff "
-        "100% -> 30.0%."
+        "Full model -> circuit: accuracy 100% -> 20%, KL 4.06 nats, logit-diff 2.5 -> 0.75 (every edge cut: 0), "
+        "faithfulness in logit-diff 100% -> 30.0%."
     )
     assert len(doubts) == 1
     assert found.to_json()["task_metric"]["faithfulness"] == pytest.approx(0.3)

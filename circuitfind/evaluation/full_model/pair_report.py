@@ -233,7 +233,7 @@ def judge_rows(rows: list[PairRow], usable: Sequence[int], tokens: TokenPairs, m
 def _judged(row: PairRow) -> PairRow:
     left = row.corrupted_logit_diff / row.logit_diff if row.logit_diff else float("nan")
     if row.correct_first:
-        if not 1 - BARELY < left:  # NaN where nothing was measured
+        if not left > 1 - BARELY:  # NaN where nothing was measured
             return row
         reason = f"pair {row.pair}: the corrupted prompt takes less than {BARELY:.0%} of the logit difference away"
         return replace(row, verdict="no-contrast", reason=reason)
