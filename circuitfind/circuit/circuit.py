@@ -115,7 +115,7 @@ class Circuit:
         return {**labels, **self.graph.edge_columns(numbers.tolist()), "score": score}
 
     def strongest(self, most: int | None = None) -> list[str]:
-        """Names of the kept edges by decreasing absolute score, with parts each as ``PART: NAME``; the first ``most`` if given."""
+        """Names of the kept edges by decreasing absolute score, with parts as ``PART: NAME``; the first ``most`` if given."""
         columns = self.columns(most)
         if "part" not in columns:
             return list(columns["name"])

@@ -176,7 +176,7 @@ def head_roles(
     See :func:`circuitfind.evaluation.head_roles`.
 
     Args:
-        heads: the heads that are checked, such as ``a9.h6``; None checks all with a role.
+        heads: the heads that are checked, such as ``a9.h6``; None checks all.
 
     Example:
         >>> import circuitfind as cf

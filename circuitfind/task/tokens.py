@@ -127,7 +127,8 @@ class TokenPairs:
         """How many there are, how long they are, and where they came from."""
         rows = "" if self.steps is None else f" in {len(self):,} rows"
         source = "" if self.text is None else f"; {self.text.source}"
-        return f"TokenPairs({self.n_pairs:,} pairs{rows} of at most {self.clean.shape[1]} tokens{source}; to_frame() shows them)"
+        size = f"{self.n_pairs:,} pairs{rows} of at most {self.clean.shape[1]} tokens"
+        return f"TokenPairs({size}{source}; to_frame() shows them)"
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for every row: ``clean, corrupted, correct, incorrect`` as text, or as ids where there is no text."""
