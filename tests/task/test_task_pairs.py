@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokenizer import ToyTokenizer
 
+import circuitfind as cf
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.task import PromptPair, PromptPairs, Task, find_problems, is_held_out, tokenize
 
