@@ -30,7 +30,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def _not_found(path: Path) -> str:
     """That there is no such file or folder, with what is called nearly the same."""
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=3, cutoff=0.5)]
+    near = [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=3, cutoff=0.7)]
     return f"there is no file or folder {str(path)!r}." + (
         f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     )
