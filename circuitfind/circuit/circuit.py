@@ -108,13 +108,20 @@ class Circuit:
 
     def columns(self, most: int | None = None) -> dict[str, list[Any]]:
         """:attr:`edges` by column; only the first ``most`` if given."""
-        places = self.strongest(most)
+        places = self.places(most)
         score = [None] * len(places) if self.scores is None else self.scores.ravel()[places].tolist()
         parts, numbers = np.divmod(places, self.graph.n_edges)
         labels = {} if self.layout is None else {"part": [self.layout.labels[part] for part in parts.tolist()]}
         return {**labels, **self.graph.edge_columns(numbers.tolist()), "score": score}
 
-    def strongest(self, most: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def strongest(self, most: int | None = None) -> list[str]:
+        """Names of the kept edges by decreasing absolute score, with parts as ``PART: NAME``; the first ``most`` if given."""
+        columns = self.columns(most)
+        if "part" not in columns:
+            return list(columns["name"])
+        return [f"{part}: {name}" for part, name in zip(columns["part"], columns["name"], strict=True)]
+
+    def places(self, most: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Indices of the kept edges in the flat array of all, by decreasing absolute score; the first ``most`` if given."""
         places = np.flatnonzero(self.kept)
         if self.scores is not None:

@@ -20,7 +20,8 @@ def full_to_circuit(evaluation: Mapping[str, Any]) -> str:
     if evaluation.get("kl") is not None:
         parts.append(f"KL {evaluation['kl']:.3g} nats")
     if task["name"] not in ("kl", share):
-        parts.append(f"{task['name']} {task['full']:.3g} -> {task['circuit']:.3g}")
+        cut = f" (every edge cut: {task['empty']:.3g})" if "empty" in task else ""
+        parts.append(f"{task['name']} {task['full']:.3g} -> {task['circuit']:.3g}{cut}")
     if task["faithfulness"] is not None and task["name"] != evaluation["metric"]["name"]:
         parts.append(f"faithfulness in {task['name']} 100% -> {task['faithfulness']:.1%}")
     return f"Full model -> circuit: {', '.join(parts)}."

@@ -16,19 +16,24 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CircuitError: the file cannot be read, or holds something else.
     """
-    path = Path(path)
-    if not path.exists():
-        folder = path.parent.parent if not path.parent.is_dir() else path.parent
-        lost = path.parent if folder != path.parent else path
-        near = get_close_matches(lost.name, [one.name for one in folder.glob("*")], n=3, cutoff=0.6)
-        raise CircuitError(f"there is no {lost}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CircuitError(_not_found(Path(path))) from None
     except (OSError, ValueError) as error:  # invalid UTF-8 and invalid JSON are ValueErrors
         raise CircuitError(f"{path} is not a readable JSON file: {error}") from None
     if not isinstance(values, dict):
         raise CircuitError(f"{path} is not a readable JSON file: it holds a {type(values).__name__}, not an object")
     return values
+
+
+def _not_found(path: Path) -> str:
+    """That there is no such file or folder, with what is called nearly the same."""
+    beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=3, cutoff=0.7)]
+    return f"there is no file or folder {str(path)!r}." + (
+        f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    )
 
 
 def object_or_nothing(path: Path) -> dict[str, Any]:

@@ -96,14 +96,29 @@ def _pair_lines(report: Any, keep_good: Path | None, every: bool) -> Iterable[st
         yield f"prompts by length: {lengths_in_words(row.tokens for row in report.usable)}"
     if not usable:
         yield "no pair can be used, so nothing was measured"
-    elif report.can_do_it:
-        yield f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts"
     else:
-        yield f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts, which is no better than chance"
-        yield "the model cannot do this task; a circuit found on it would mean nothing"
+        yield from _what_follows(report)
     if keep_good is not None:
         kept = f"{len(report.good)} good pairs are in {keep_good}"
         yield kept if report.good else f"no pair is good, so {keep_good} was not written"
+
+
+def _what_follows(report: Any) -> Iterable[str]:
+    """How often the model is right, and what its corrupted prompts change."""
+    low, high = report.interval
+    wins = f"the correct answer wins on {report.accuracy:.0%} of the usable clean prompts"
+    wins += f" (95 % interval {low:.0%} to {high:.0%})"
+    if not report.can_do_it:
+        yield f"{wins}, which is no better than chance"
+        yield "the model cannot do this task; a circuit found on it would mean nothing"
+    else:
+        yield wins + ", which may be chance" * (low <= report.chance)
+    yield f"it is the model's first choice of all words on {report.first_choice:.0%}"
+    if report.change is not None:
+        change, low, high = report.change
+        moved = f"{-change:+.2f} (95 % interval {-high:+.2f} to {-low:+.2f})"
+        nothing = ", so they may take nothing of it away, and then there is no behaviour to find" * (low <= 0)
+        yield f"corrupted prompts change the mean logit difference by {moved}{nothing}"
 
 
 def _row_lines(row: Any) -> Iterable[str]:

@@ -12,7 +12,12 @@ from circuitfind.cli.options import Json, app, print_result
 from circuitfind.cli.settings import Setting, setting_of_circuit, setting_options
 from circuitfind.setting.defaults import N_PATCHED
 
-Threshold = Annotated[float, typer.Option(help="Share of attention below which a head has no role.")]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        help="Share of attention below which a head has no role; it must also be twice that of even attention."
+    ),
+]
 
 
 @app.command()
@@ -33,11 +38,13 @@ def tree(
 
     loaded, run = open_run(circuit)
     labels: dict[str, str] = {}
+    about: list[str] = []
     if roles:
         setting = setting_of(circuit, loaded, run, " (or --no-roles)").like(loaded.provenance)
-        labels = calls.head_roles(setting, threshold=threshold, heads=loaded.nodes).texts()
+        found = calls.head_roles(setting, threshold=threshold, heads=loaded.nodes)
+        labels, about = found.texts(), [f"roles: on {found.n_prompts} train prompts"]
     text = tree_text(loaded, labels)
-    print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n")])
+    print_result({"tree": text, "roles": labels}, as_json, [text.rstrip("\n"), *about])
 
 
 @app.command("roles")
@@ -52,7 +59,10 @@ def head_roles(setting: Setting, threshold: Threshold = 0.3, as_json: Json = Fal
 
 def _role_lines(found: Any) -> Iterable[str]:
     rows = found.by_head()
-    for name, head in rows.items():
+    for name, head in sorted(rows.items(), key=lambda row: -abs(row[1].effect[0])):
         yield f"{name:10} {head.text()}"
-    yield f"{len(rows)} heads with a share of attention of {found.threshold:g} or more on one of: {', '.join(found.labels)}"
+    least = ", ".join(f"{label} {share:.2f}" for label, share in zip(found.labels, found.least, strict=True))
+    yield f"{len(rows)} heads, on {found.n_prompts} train prompts; a class needs a share of attention of {least}"
+    if not any(" -> " in label for label in found.labels):
+        yield "no token of these prompts has a name: a column 'labels' would show which named token attends to which"
     yield f"copying: 1 ranks what it reads first of all outputs, -1 last; effect: lost without the head ({found.unit})"

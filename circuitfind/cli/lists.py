@@ -79,7 +79,13 @@ def algorithms(as_json: Json = False) -> None:
     from circuitfind.discovery.contract import ALGORITHMS
 
     rows: dict[str, dict[str, Any]] = {
-        a.name: {"description": a.description, "paper": a.paper, "cost": a.cost, "options": dict(a.options)}
+        a.name: {
+            "description": a.description,
+            "paper": a.paper,
+            "cost": a.cost,
+            "options": dict(a.options),
+            "parts": list(a.parts),
+        }
         for a in ALGORITHMS
     }
     lines, width = [], max(map(len, rows)) + 1
@@ -91,6 +97,7 @@ def algorithms(as_json: Json = False) -> None:
             f"{'':{width}} cost: {row['cost']}",
         ]
         lines += [f"{'':{width}} options: {settings}"] if settings else []
+        lines += [f"{'':{width}} scores apart by {', '.join(row['parts'])}: --parts"] if row["parts"] else []
     print_result(rows, as_json, lines)
 
 

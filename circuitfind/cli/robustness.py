@@ -121,6 +121,8 @@ def _by_prompt(
     setting: Setting, task: str, algorithm: str | None, option: list[str] | None, edges: int | None, signed: bool
 ) -> tuple[EdgeScores, Circuit]:
     """Per-prompt scores and the circuit to test: those of a run folder, or found here."""
+    from circuitfind.discovery.contract import ALGORITHMS
+    from circuitfind.errors import OptionError
     from circuitfind.formats import open_run
     from circuitfind.run import calls, selecting
     from circuitfind.run.request import RunConfig
@@ -129,6 +131,12 @@ def _by_prompt(
 
     if Path(task).is_dir():
         scores, circuit = EdgeScores.load(Path(task) / "scores.safetensors"), open_run(Path(task))[0]
+        if scores.parts_axis != "prompt":
+            offered = ", ".join(one.name for one in ALGORITHMS if "prompt" in one.parts)
+            raise OptionError(
+                f"{task} has no scores of every prompt, which this needs: run discover again with --parts prompt and one of "
+                f"{offered}"
+            )
         return scores, circuit if edges is None else smallest_prefix(scores, edges, absolute=not signed)
     config = RunConfig(algorithm, options=read_settings(option, "--option"), parts="prompt")
     config, options = config.resolved(setting)

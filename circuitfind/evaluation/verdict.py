@@ -111,7 +111,7 @@ def _doubts(circuit: Circuit, evaluation: Evaluation, low: float, high: float) -
     if len(evaluation.full) < FEW_PROMPTS:
         doubts.append(f"Weak: only {len(evaluation.full)} {evaluation.split} prompts; use {FEW_PROMPTS} or more.")
     target = circuit.selection.get("target")
-    if target is not None and round(found, 3) < round(target, 3):  # as they are said
+    if target is not None and float(f"{found:.3f}") < float(f"{target:.3f}"):
         doubts.append(
             f"Weak: the circuit was chosen to reach {target:.1%} on the train split but reaches {found:.1%} here."
         )

@@ -69,7 +69,9 @@ def known_suffix(path: Path, allowed: Sequence[str]) -> str:
     suffix = path.suffix.lower()
     if suffix not in allowed:
         listing = ", ".join(allowed)
-        raise RenderError(f"cannot draw {path.name!r}: its suffix is {suffix!r}, and it must be one of {listing}")
+        has = f"its suffix is {suffix!r}" if suffix else "it has no suffix"
+        written = f"write {str(path.with_suffix(allowed[0]))!r}"
+        raise RenderError(f"cannot draw {path.name!r}: {has}, and it must be one of {listing}; {written}")
     return suffix
 
 

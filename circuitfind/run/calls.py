@@ -38,6 +38,7 @@ from circuitfind.setting.pieces import in_setting
 from circuitfind.setting.value import Setting
 from circuitfind.task import Task, id_pairs_of, load_pairs
 from circuitfind.task.files import refuse_rules
+from circuitfind.task.groups import about_split
 from circuitfind.task.metrics import as_metric
 from circuitfind.transformer import Transformer
 
@@ -176,7 +177,7 @@ def head_roles(
     See :func:`circuitfind.evaluation.head_roles`.
 
     Args:
-        heads: the heads that are checked, such as ``a9.h6``; None checks all with a role.
+        heads: the heads that are checked, such as ``a9.h6``; None checks all.
 
     Example:
         >>> import circuitfind as cf
@@ -273,4 +274,4 @@ def check_pairs(source: Any, model: Transformer, *, corrupt: str = "", group_by:
             f"model {model.name!r} has no tokenizer, so text cannot be read; load it with one, or give prompts as ids"
         )
     pairs = load_pairs(source, model.tokenizer, corrupt=corrupt, group_by=group_by)
-    return replace(report_pairs(pairs, model), notes=pairs.notes)
+    return replace(report_pairs(pairs, model), notes=(about_split(pairs), *pairs.notes))

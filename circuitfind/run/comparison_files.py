@@ -96,6 +96,7 @@ def _listed(found: Comparison) -> Iterator[str]:
         yield "No edge differs."
         return
     yield "edges in one only, the strongest first:"
+    yield f"  {'in':7} {'score in A':>11} {'score in B':>11}  edge"
     for name, where, a, b in rows.head(LISTED).itertuples(index=False):
         yield f"  {where:7} {_score(a):>11} {_score(b):>11}  {name}"
     if len(rows) > LISTED:

@@ -125,12 +125,13 @@ def folder_for(usual: Path, config: Mapping[str, Any]) -> Path:
 
     The same settings give the same folder again.
     """
-    now = json.loads(json.dumps(config))
+    apart = {"circuitfind": "", "prompts_used": None}  # neither is a setting
+    now = {**json.loads(json.dumps(config)), **apart}
     resolved = usual.resolve()
     for place in (resolved, resolved.with_name(resolved.name + ".partial")):
         stored = object_or_nothing(place / "config.json")
-        if stored and {**stored, "circuitfind": ""} != {**now, "circuitfind": ""}:
-            text = json.dumps({**now, "circuitfind": ""}, sort_keys=True)
+        if stored and {**stored, **apart} != now:
+            text = json.dumps(now, sort_keys=True)
             return usual.with_name(f"{usual.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}")
     return usual
 

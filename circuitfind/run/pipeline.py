@@ -178,8 +178,12 @@ def _folder_of(setting: Setting, config: RunConfig, force: bool, say: Callable[[
 
 def _resolved_values(setting: Setting, config: RunConfig) -> dict[str, Any]:
     """The contents of ``config.json``: everything that determines a run's result."""
-    source = setting.measure().source_json
-    return {**setting.to_json(), **asdict(config), "metric_source": source, "circuitfind": version("circuitfind")}
+    used = {
+        "train": setting.train.n_pairs,
+        "held-out": setting.held_out.n_pairs,
+    }  # a file may have fewer than asked for
+    more = {"prompts_used": used, "metric_source": setting.measure().source_json, "circuitfind": version("circuitfind")}
+    return {**setting.to_json(), **asdict(config), **more}
 
 
 def _decisive(setting: Setting, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from circuitfind.formats.opening import read
 from circuitfind.graph import ComputationGraph, Floats, Mask
 from circuitfind.scores import EdgeScores, Provenance
 from circuitfind.selection.prefixes import decided_edges
+from circuitfind.task.files import RUN_PAIRS
 
 Comparable = Circuit | EdgeScores | str | Path
 
@@ -36,6 +39,7 @@ class Side:
         signed: whether a score's sign means something.
         about: how it was found.
         measured: the evaluation in its run folder, as JSON values; empty if there is none of this circuit.
+        prompts: a hash of its prompts, whatever their file is called; empty if they are not known.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Side:
     signed: bool
     about: Provenance = field(default_factory=Provenance)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    prompts: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Name, size, how it was found, and what was measured of it."""
@@ -76,11 +81,15 @@ def refuse_strangers(sides: Sequence[Side]) -> None:
 
 
 def differences_of(sides: Sequence[Side]) -> Iterator[str]:
-    """In what else the sides differ, a sentence each."""
+    """In what else the sides differ, a sentence each. The same prompts under two names are one task."""
+    first: dict[str, str] = {}
+    for side in sides:
+        first.setdefault(side.prompts, side.about.task)
     for what, plural in (("task", "tasks"), ("metric", "metrics"), ("ablation", "ablations")):
         named: dict[str, list[str]] = {}
         for side in sides:
             if value := getattr(side.about, what):
+                value = first[side.prompts] or value if what == "task" and side.prompts else value
                 named.setdefault(value, []).append(side.name)
         if len(named) > 1:
             yield f"DIFFERENT {plural}: " + "; ".join(f"{value} ({', '.join(who)})" for value, who in named.items())
@@ -112,6 +121,7 @@ def _name_of(source: Comparable, default: str, whole: bool = False) -> str:
 def side_of(source: Comparable, name: str, top: int | None, absolute: bool) -> Side:
     """A side from any source, or the circuit of its ``top`` best edges; see :func:`circuitfind.compare`."""
     circuit, found = _opened(source, name)
+    prompts = _prompts_of(source)
     if top is not None:
         if found is None:
             raise OptionError(f"{name} has no scores of all edges, so its {top} best are not known")
@@ -120,11 +130,13 @@ def side_of(source: Comparable, name: str, top: int | None, absolute: bool) -> S
     measured = _measured(source, circuit) if circuit is not None and top is None else {}
     if found is not None:
         scores, about = found.scores, found.scores.provenance
-        return Side(name, scores.graph, kept, scores.values, ~found.unscored, True, about.signed, about, measured)
+        return Side(
+            name, scores.graph, kept, scores.values, ~found.unscored, True, about.signed, about, measured, prompts
+        )
     assert circuit is not None
     known = circuit.kept if circuit.scores is not None else np.zeros(circuit.graph.n_edges, dtype=bool)
     about = circuit.provenance
-    return Side(name, circuit.graph, kept, circuit.scores, known, False, about.signed, about, measured)
+    return Side(name, circuit.graph, kept, circuit.scores, known, False, about.signed, about, measured, prompts)
 
 
 def _measured(source: Comparable, circuit: Circuit) -> Mapping[str, Any]:
@@ -134,6 +146,18 @@ def _measured(source: Comparable, circuit: Circuit) -> Mapping[str, Any]:
     file = Path(source) / "circuit.json" if Path(source).is_dir() else Path(source)
     found = object_or_nothing(file.with_name(CIRCUITS[file.name])) if file.name in CIRCUITS else {}
     return found if found.get("n_edges") == circuit.n_edges else {}
+
+
+def _prompts_of(source: Comparable) -> str:
+    """A hash of the prompts and answers in a run's folder, in any order and without their labels; empty if it has none."""
+    if not isinstance(source, str | Path):
+        return source.provenance.pairs_hash
+    own = (Path(source) if Path(source).is_dir() else Path(source).parent) / RUN_PAIRS
+    if not own.is_file():
+        return ""
+    rows = map(json.loads, own.read_text(encoding="utf-8").splitlines())
+    plain = sorted(json.dumps({**row, "labels": None}, sort_keys=True) for row in rows)
+    return hashlib.sha256("\n".join(plain).encode()).hexdigest()
 
 
 def _opened(source: Comparable, name: str) -> tuple[Circuit | None, Importances | None]:

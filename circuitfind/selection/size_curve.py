@@ -113,7 +113,9 @@ class SizeCurve:
         (low, high), most = self.range, int(self.kept[-1])
         where = f"{self.n_prompts} {self.prompts} prompts"
         if math.isinf(low):
-            return f"No size up to {most:,} edges is sure to reach {self.target:.1%} of faithfulness on {where}."
+            return (
+                f"To reach {self.target:.1%} of faithfulness on {where} takes more than {most:,} edges of this ranking."
+            )
         to = f"to {high:,}" if math.isfinite(high) else f"to more than {most:,}"
         reached = f"{low:,}" if low == high else f"{low:,} {to}"
         return (

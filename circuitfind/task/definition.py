@@ -94,6 +94,12 @@ class Task:
         if sum(source is not None for source in (self.propose, self.fixed, self.tokens)) != 1:
             raise OptionError(f"task {self.name!r} needs either propose=... or fixed=... (or tokens=...), and not both")
 
+    def __repr__(self) -> str:
+        """Its name, how it is measured, and how many pairs it was given."""
+        given = self.tokens if self.fixed is None else self.fixed
+        pairs = "makes its pairs" if given is None else f"{len(given):,} pairs"
+        return f"Task({self.name!r}, {pairs}, measured by {self.metric})"
+
     def _repr_html_(self) -> str:
         """What it is, and ten pairs, for a notebook. A task of ids shows its first ten rows."""
         table = import_module("circuitfind.rendering.notebook").table_html  # drawing is a room of a higher rank

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_METRIC = "logit-diff"
+RUN_PAIRS = "pairs.jsonl"
+"""The pairs of a run, in its folder."""
 
 
 def load_pairs(
@@ -173,7 +177,12 @@ def task_from_file(
 
 
 def file_task_name(path: Path) -> str:
-    """What the task of a file is called."""
+    """What the task of a file is called. A run's own pairs are called what the run called them: that orders them, too."""
+    circuit = path.with_name("circuit.json")
+    if path.name == RUN_PAIRS and path.with_name("config.json").is_file() and circuit.is_file():
+        with suppress(ValueError, KeyError, TypeError):
+            if named := json.loads(circuit.read_bytes())["provenance"]["task"]:
+                return str(named)
     return re.sub(r"[\W_]+", "-", path.stem.lower()).strip("-") or "pairs"
 
 

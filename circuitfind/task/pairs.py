@@ -82,6 +82,10 @@ class PromptPairs(Sequence[PromptPair]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))
 
+    def __repr__(self) -> str:
+        """How many there are, and where they came from."""
+        return f"PromptPairs({len(self):,} pairs; {self.source})"
+
     @overload
     def __getitem__(self, index: int) -> PromptPair: ...
     @overload

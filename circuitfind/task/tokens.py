@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from circuitfind.errors import PairsError
 from circuitfind.task.pairs import PromptPairs
 from circuitfind.task.whole_numbers import Ids, truths, whole_numbers
+
+if TYPE_CHECKING:
+    import pandas
 
 NO_TOKEN = -1
 ANSWERS = ("all", "first")
@@ -129,6 +132,22 @@ class TokenPairs:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def __repr__(self) -> str:
+        """How many there are, how long they are, and where they came from."""
+        rows = "" if self.steps is None else f" in {len(self):,} rows"
+        source = "" if self.text is None else f"; {self.text.source}"
+        size = f"{self.n_pairs:,} pairs{rows} of at most {self.clean.shape[1]} tokens"
+        return f"TokenPairs({size}{source}; to_frame() shows them)"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for every row: ``clean, corrupted, correct, incorrect`` as text, or as ids where there is no text."""
+        import pandas
+
+        sides = ("clean", "corrupted", "correct", "incorrect")
+        if self.text is not None:
+            return pandas.DataFrame([{side: getattr(pair, side) for side in sides} for pair in self.text])
+        return pandas.DataFrame({side: getattr(self, side).tolist() for side in sides})
 
     def called(self, row: int) -> str:
         """What messages call the pair of a row."""

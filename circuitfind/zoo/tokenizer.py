@@ -86,7 +86,7 @@ class WordTokenizer:
         hint = f" The nearest it knows: {', '.join(near)}." if near else ""
         return (
             f"model {self.name!r} does not know the word {word!r}.{hint} "
-            f"'circuitfind models {self.name} --words' lists its {len(self.vocabulary)} words"
+            f"'circuitfind models {self.name} --words' lists all it knows"
         )
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -65,6 +65,7 @@ def test_a_circuit_knows_its_nodes_and_its_edges():
     assert "input->logits" not in circuit
     assert [row["score"] for row in circuit.edges] == [None, None]
     assert "2 of" in repr(circuit)
+    assert circuit.strongest(1) == [circuit.edges[0]["name"]]
     with pytest.raises(UnknownNameError):
         _ = "a7.h1->logits" in circuit
 

@@ -118,10 +118,8 @@ def test_a_file_that_is_no_circuit_is_refused(text, message, tmp_path):
         Circuit.load(path)
     with pytest.raises(CircuitError, match="not a readable JSON"):
         Circuit.load(tmp_path)
-    with pytest.raises(CircuitError, match=r"there is no .*circiut.json; did you mean circuit.json\?"):
-        Circuit.load(tmp_path / "circiut.json")
-    with pytest.raises(CircuitError, match=r"there is no .*far"):
-        Circuit.load(tmp_path / "far" / "circuit.json")
+    with pytest.raises(CircuitError, match=r"no file or folder '.*nowhere.json'\.$"):
+        Circuit.load(tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize("axis", ["", "prompt"])

@@ -29,7 +29,8 @@ def test_check_pairs_says_loudly_that_a_model_cannot_do_it(run, tmp_path):
     code, out, _ = run("check-pairs", "swapped.csv")
     assert code == 2
     assert (
-        "wins on 0% of the usable clean prompts, which is no better than chance\nthe model cannot do this task" in out
+        "wins on 0% of the usable clean prompts (95 % interval 0% to 49%), which is no better than chance\n"
+        "the model cannot do this task" in out
     )
     assert out.count(" model-wrong ") == 4
     assert "       4 model-wrong" in out
@@ -114,3 +115,35 @@ def test_check_pairs_says_that_nothing_was_measured_where_no_pair_can_be_used(ru
     assert "cannot do this task" not in out
     assert not (tmp_path / "good.csv").exists()
     assert run("check-pairs", "pairs.csv", "--all")[1].count("both prompts are the same") == 7
+
+
+def test_a_corrupted_prompt_that_changes_nothing_is_no_good_pair_and_the_file_says_so(run, tmp_path):
+    capitals = {"Paris": "France", "London": "England", "Madrid": "Spain", "Cairo": "Egypt", "Rome": "Italy"}
+    rows = [
+        f"{a} is the capital of,{b} is the capital of, {capitals[a]}, {capitals[b]}\n"
+        for a in capitals
+        for b in capitals
+        if a not in ("Rome", b)
+    ]
+    (tmp_path / "reverse.csv").write_text(HEADER + "".join(rows))
+    code, out, _ = run("check-pairs", "reverse.csv")
+    assert (code, "16 pairs: 16 can be used, 0 are good" in out) == (0, True)
+    assert re.search(
+        r"wins on 56% of the usable clean prompts \(95 % interval 33% to \d\d%\), which may be chance\n", out
+    )
+    assert re.search(r"first choice of all words on \d+%\n", out)
+    assert re.search(r"change the mean logit difference by \S0\.0\d .* so they may take nothing of it away", out)
+    assert "16 rows, all of one group\n" in out
+    report = json.loads(run("check-pairs", "reverse.csv", "--json")[1])
+    assert report["verdicts"]["no-contrast"] == round(16 * report["accuracy"])
+    assert report["mean_change_95_interval"][0] < report["mean_change"] < 0.05
+
+
+def test_a_tie_is_called_one(run, tmp_path):
+    (tmp_path / "pairs.csv").write_text(HEADER + row())
+    assert [one["verdict"] for one in json.loads(run("check-pairs", "pairs.csv", "--json")[1])["rows"]] == ["good"]
+    from circuitfind.evaluation.full_model.pair_report import AnswerRead, PairRow, _judged
+
+    answers = (AnswerRead(("a",), (1,)),)
+    tied = PairRow(1, "", "good", correct=answers, incorrect=answers, logit_diff=0.001, tokens=3)
+    assert (_judged(tied).verdict, _judged(replace(tied, logit_diff=-0.1)).verdict) == ("tie", "model-wrong")

@@ -64,8 +64,8 @@ def test_options_that_are_none_are_refused_in_one_message(refused, words, reason
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("evaluate", "nowhere.json"), "there is no nowhere.json"),
-        (("evaluate", "."), "there is no circuit.json"),
+        (("evaluate", "nowhere.json"), "there is no file or folder 'nowhere.json'."),
+        (("evaluate", "."), "there is no file or folder 'circuit.json'"),
         (("evaluate", "{folder}", "--task", "ioy"), "Did you mean 'ioi'"),
         (("evaluate", "{folder}", "--model", "induction-2l"), "evaluate it on the model it was found in"),
         (("evaluate", "{folder}", "--split", "test"), "unknown split 'test'; use one of train, held-out"),
@@ -113,7 +113,8 @@ def test_a_damaged_run_folder_is_refused(refused, folder, tmp_path):
     assert "config.json is not a readable JSON file" in refused("evaluate", "broken")
     (broken / "circuit.json").unlink()
     (broken / "config.json").unlink()
-    assert "there is no broken/circuit.json" in refused("render", "broken")
+    assert "there is no file or folder 'broken/circuit.json'." in refused("render", "broken")
+    assert "folder 'brokn'. Did you mean 'broken'?" in refused("evaluate", "brokn")
 
 
 def test_a_bug_is_not_hidden(run, monkeypatch):

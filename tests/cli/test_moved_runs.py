@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from command_lines import TOP
 from picture_text import picture_text
 from runs import run as make
 
 import circuitfind as cf
 from circuitfind import rendering, zoo
+from circuitfind.task.write_pairs import write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,25 @@ def test_a_kl_run_has_the_task_s_metric_in_its_evaluation():
     assert (kl.metric, kl.by_task.metric, by_task.by_task) == ("kl", "logit-diff", None)
     assert kl.by_task.faithfulness == pytest.approx(by_task.faithfulness, abs=1e-9)
     assert kl.to_json()["task_metric"] == pytest.approx(by_task.to_json()["task_metric"])
+
+
+def test_prompts_under_two_names_are_the_same_prompts_and_keep_their_name_and_order(run, pairs_csv, tmp_path):
+    plain = [replace(pair, labels={}) for pair in cf.load_pairs(pairs_csv)]
+    write_pairs(cf.PromptPairs(tuple(reversed(plain))), tmp_path / "other.csv")
+    write_pairs(cf.PromptPairs(tuple(plain[:-1])), tmp_path / "fewer.csv")
+    for name in ("mine", "other", "fewer"):
+        assert run("discover", f"{name}.csv", *TOP, "--out", f"runs/{name}")[0] == 0
+    config = json.loads((tmp_path / "runs" / "mine" / "config.json").read_text())
+    assert (config["n_prompts"], config["prompts_used"]) == (8, {"train": 8, "held-out": 4})
+    found = json.loads((tmp_path / "runs" / "mine" / "evaluation.json").read_text())
+    _, out, _ = run("evaluate", "runs/mine", "--prompts", "6", "--random", "2")
+    assert out.startswith("model tasks-4l, task mine, ")
+    again = json.loads(run("evaluate", "runs/mine", "--prompts", "6", "--random", "2", "--json")[1])
+    assert again["per_example"]["circuit"] == pytest.approx(found["per_example"]["circuit"])  # in the same order
+    assert again["faithfulness_95_interval"] == pytest.approx(found["faithfulness_95_interval"])
+    assert "DIFFERENT" not in run("compare", "runs/mine", "runs/other")[1]
+    out = run("compare", "runs/mine", "runs/fewer")[1]
+    assert "DIFFERENT tasks: mine (mine); fewer (fewer)" in out
+    assert "in       score in A  score in B  edge\n" in out
+    code, _, err = run("stability", "runs/mine")
+    assert (code, "run discover again with --parts prompt and one of " in err, " eap," in err) == (2, True, True)

@@ -93,7 +93,11 @@ def test_check_pairs_works_without_corrupted_prompts_and_with_made_ones(run, bar
     assert (code, report["good"], report["mean_corrupted_logit_diff"]) == (0, 12, None)
     code, out, _ = run("check-pairs", bare, "--corrupt", "swap:IO,S", "--keep-good", "good.csv", "--json")
     report = json.loads(out)
-    assert (code, report["good"], report["notes"]) == (0, 12, ["the corrupted prompts are made by swap:IO,S"])
+    assert (code, report["good"], report["notes"]) == (
+        0,
+        12,
+        ["12 rows: 8 to find on, 4 held out", "the corrupted prompts are made by swap:IO,S"],
+    )
     assert report["mean_corrupted_logit_diff"] < 0 < report["mean_logit_diff"]
     assert len(cf.load_task("good.csv").fixed) == 12
 

@@ -26,7 +26,9 @@ CHOSEN = Circuit(MODEL.graph, np.zeros(MODEL.graph.n_edges, bool), selection={"r
 
 def test_sound_evidence_is_one_sentence_with_its_control_and_one_on_what_becomes_of_the_model():
     sentence, changed = verdict(CHOSEN, sound())
-    assert changed == ("Full model -> circuit: accuracy 100% -> 100%, KL 0 nats, logit-diff 2.5 -> 2.25.")
+    assert changed == (
+        "Full model -> circuit: accuracy 100% -> 100%, KL 0 nats, logit-diff 2.5 -> 2.25 (every edge cut: 0)."
+    )
     assert sentence.startswith("20 of 75 edges (26.7%)")
     assert "reach a faithfulness of 90.0% in logit-diff on" in sentence
     assert "on 40 held-out prompts (95 % interval 90% to 90%)" in sentence
@@ -93,8 +95,8 @@ def test_a_kl_run_is_told_by_the_task_s_own_metric_too():
     first, changed, *doubts = verdict(replace(CHOSEN, selection={}), found)
     assert "reach a faithfulness of 88.4% in kl on 40" in first
     assert changed == (
-        "Full model -> circuit: accuracy 100% -> 20%, KL 4.06 nats, logit-diff 2.5 -> 0.75, faithfulness in logit-diff "
-        "100% -> 30.0%."
+        "Full model -> circuit: accuracy 100% -> 20%, KL 4.06 nats, logit-diff 2.5 -> 0.75 (every edge cut: 0), "
+        "faithfulness in logit-diff 100% -> 30.0%."
     )
     assert len(doubts) == 1
     assert found.to_json()["task_metric"]["faithfulness"] == pytest.approx(0.3)
@@ -102,6 +104,14 @@ def test_a_kl_run_is_told_by_the_task_s_own_metric_too():
     assert verdict(replace(CHOSEN, selection={}), too_much)[2].startswith(
         "Weak: a faithfulness of 120.0% in logit-diff"
     )
+
+
+@pytest.mark.parametrize(("reached", "weak"), [(0.8494, True), (0.8496, False), (0.85, False)])
+def test_a_circuit_short_of_its_target_is_weak_only_where_the_two_numbers_differ(reached, weak):
+    chosen = replace(CHOSEN, selection={**CHOSEN.selection, "target": 0.85})
+    full = sound().full
+    lines = verdict(chosen, sound(circuit=reached * full))
+    assert any("was chosen to reach 85.0%" in line for line in lines) == weak
 
 
 @pytest.mark.parametrize(("fall", "weak"), [(0.1, False), (0.11, True)])

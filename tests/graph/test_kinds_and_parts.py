@@ -89,7 +89,7 @@ def test_it_comes_back_from_its_file(case, tmp_path):
 def test_every_kept_edge_and_link_is_drawn(case, detail):
     *_, circuit = case
     kept = np.zeros_like(circuit.kept)
-    kept.flat[circuit.strongest(30)] = True
+    kept.flat[circuit.places(30)] = True
     few = replace(circuit, kept=kept)
     dot = rendering.circuit_dot(few, detail=detail)
     assert dot == rendering.circuit_dot(few, detail=detail)

@@ -120,6 +120,7 @@ def test_roles_are_means_of_attention(induction):
     model, pairs = induction.model, induction.pairs.take(range(6))
     roles = head_roles(model, pairs, batch_size=4, threshold=0)
     sums = {label: [] for label in ("previous token", "duplicate token", "induction", "END -> B1")}
+    even = []
     for row, stop in enumerate(pairs.length.tolist()):
         tokens = pairs.clean[row, :stop].tolist()
         seen = torch.stack(list(attention_patterns(model, torch.tensor([tokens]))))[:, :, 0]
@@ -133,6 +134,9 @@ def test_roles_are_means_of_attention(induction):
                 sums["duplicate token"].append(sum(seen[:, :, query, key] for key in earlier))
             if after := [key + 1 for key in earlier if key + 1 < query]:
                 sums["induction"].append(sum(seen[:, :, query, key] for key in after))
+        even += [1 / (query + 1) for query in range(1, stop)]
+    assert roles.even[0] == pytest.approx(np.mean(even))
+    assert (roles.least == 2 * roles.even).all()
     for label, rows in sums.items():
         found = roles.shares[roles.labels.index(label)]
         np.testing.assert_allclose(found, torch.stack(rows).mean(0), atol=1e-6)
@@ -151,9 +155,15 @@ def test_roles_need_no_labels_and_no_separate_heads(shape):
 
 
 def test_a_head_below_the_threshold_has_no_role(induction):
-    strict = replace(induction.roles, threshold=0.9999)
-    assert set(strict.texts()) < set(induction.roles.texts())
-    assert replace(induction.roles, threshold=1.0).by_head() == {}
+    def classed(roles):
+        return {name for name, head in roles.by_head().items() if head.attention}
+
+    assert set() < classed(replace(induction.roles, threshold=0.9999)) < classed(induction.roles)
+    none = replace(induction.roles, threshold=1.0)
+    assert classed(none) == set()
+    assert all(text.startswith("no class; copying ") for text in none.texts().values())
+    assert "a1.h6" in none.texts()  # without it the task is lost
+    assert replace(none, effects=np.full_like(none.effects, np.nan)).by_head() == {}
     assert induction.roles.texts(1)["a0.h5"].startswith("previous token head: previous token 0.9")
 
 
@@ -215,10 +225,18 @@ def test_the_command_line_prints_paths_maps_trees_and_roles(command_line, tmp_pa
     assert len(out.splitlines()) == 6
     assert (tmp_path / "map.svg").exists()
     code, out, _ = command_line("tree", tmp_path / "circuit.json", "--prompts", "32")
-    assert (code, out) == (0, cf.tree_text(induction.circuit, induction.roles.texts()))
+    assert (code, out) == (
+        0,
+        cf.tree_text(induction.circuit, induction.roles.texts()) + "roles: on 32 train prompts\n",
+    )
     code, out, _ = command_line("roles", "induction", *few)
     assert code == 0
-    assert out.startswith("a0.h5      previous token head: previous token 0.9")
+    heads = [line.split() for line in out.splitlines() if line.startswith("a")]
+    sizes = [abs(float(words[-1])) for words in heads]
+    assert (sizes[0], sizes) == (max(sizes), sorted(sizes, reverse=True))
+    assert "\na0.h5      previous token head: previous token 0.9" in "\n" + out
+    assert " heads, on 8 train prompts; a class needs a share of attention of previous token 0.41, duplicate" in out
+    assert "no token of these prompts has a name" not in out
     code, _, err = command_line("path-patch", "induction", "a0.h5 -> a1.h6<k>", *few)
     assert code == 2
     assert "every path ends in 'logits'" in err

@@ -47,6 +47,7 @@ def test_the_configuration_is_resolved_and_the_versions_are_named(finished):
     assert config["circuitfind"] == cf.__version__
     assert config["algorithm"] == "eap-ig-inputs"
     setting, rest = setting_of(CONFIG), config_of(CONFIG).resolved(setting_of(CONFIG))[0]
+    assert config.pop("prompts_used") == {"train": 8, "held-out": 6}
     assert config == {**setting.to_json(), **asdict(rest), "metric_source": {}, "circuitfind": cf.__version__}
     assert {"n_prompts": 8, "n_held_out": 6, "batch_size": 4}.items() <= config.items()
     versions = json.loads((finished.folder / "versions.json").read_text())

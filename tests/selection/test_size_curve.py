@@ -96,7 +96,7 @@ def test_fewer_sizes_on_request(scores):
     pieces = cf.curve("induction-2l", "induction", scores, n=8, split="held-out", sizes=[257])
     assert pieces.kept.tolist() == [257]
     assert np.isinf(cf.curve(SETTING, scores, most=20).range).all()
-    assert "is sure to reach" in cf.curve(SETTING, scores, most=20).sentence
+    assert "takes more than" in cf.curve(SETTING, scores, most=20).sentence
 
 
 def test_what_cannot_be_measured_is_refused(scores):

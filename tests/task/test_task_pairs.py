@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokenizer import ToyTokenizer
 
+import circuitfind as cf
 from circuitfind.errors import OptionError, PairsError, UnknownNameError
 from circuitfind.task import PromptPair, PromptPairs, Task, find_problems, is_held_out, tokenize
 
@@ -327,3 +328,23 @@ def test_repeated_rows_count_once() -> None:
     fixed = PromptPairs((PAIR, PAIR, LONG))
     task = replace(rows_task(1), fixed=fixed)
     assert len(task.pairs(99)) + len(task.pairs(99, split="held-out")) == 2
+
+
+def test_what_was_made_of_a_table_is_printed_short_and_its_prompts_can_be_seen():
+    rows = [{"clean": f"{a} met", "corrupted": f"{b} met", "correct": a, "incorrect": b} for a, b in (("x", "y"),) * 2]
+    task = cf.load_task(rows)
+    assert repr(task) == "Task('own-pairs', 2 pairs, measured by logit-diff)"
+    assert repr(task.fixed) == "PromptPairs(2 pairs; the given object)"
+    assert repr(cf.load_task("ioi")) == "Task('ioi', makes its pairs, measured by logit-diff)"
+    held_out = cf.Setting("ioi", n=4, n_held_out=3).held_out
+    assert re.fullmatch(
+        r"TokenPairs\(3 pairs of at most \d+ tokens; task ioi, .* to_frame\(\) shows them\)", repr(held_out)
+    )
+    frame = held_out.to_frame()
+    assert frame["clean"].tolist() == [pair.clean for pair in held_out.text]
+    assert list(frame) == ["clean", "corrupted", "correct", "incorrect"]
+    ids = cf.TokenPairs.from_ids([[5, 1]], [[5, 2]], [3], [1])
+    assert ids.to_frame().to_dict("records") == [
+        {"clean": [5, 1], "corrupted": [5, 2], "correct": [3], "incorrect": [1]}
+    ]
+    assert repr(ids) == "TokenPairs(1 pairs of at most 2 tokens; to_frame() shows them)"

@@ -12,13 +12,18 @@ Every share is a mean of attention probabilities over prompts, so it lies betwee
 Attention shows where a head looks, not what it does with what it reads. So two checks stand beside it, see
 :mod:`circuitfind.evaluation.full_model.head_checks`: the copying score of its OV circuit, and the effect of cutting it. A head
 gets the name of a function (:data:`FUNCTIONS`: those of Wang et al. 2022, arXiv:2211.00593, section 3, and induction) only
-where all three agree. A head whose largest share is below the threshold has no role.
+where all three agree.
+
+A share is a role if it reaches the threshold and is twice what even attention gives on these prompts (:data:`CLEARLY`): on six
+tokens, even attention already spends a quarter on the previous token. A head without a role has no class. It is listed if
+cutting it matters (:data:`LARGE`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +44,10 @@ GENERAL = ("previous token", "duplicate token", "induction")
 COPIES = 0.5
 """Copying score above which a head copies what it reads; below its negative, it suppresses it."""
 CLEARLY = 2
-"""How many times the attention from the same labelled token to any other a function's attention must be."""
+"""How many times even attention a role's share must be, and how many times the attention from the same labelled token to any
+other a function's attention."""
+LARGE = 0.1
+"""A head without a class is listed if cutting it has at least this share of the largest effect, with 95 % confidence."""
 FUNCTIONS = (
     ("name mover", "END -> IO", 1, 1),
     ("negative name mover", "END -> IO", -1, -1),
@@ -83,7 +91,7 @@ class CheckedHead:
 
     def text(self, most: int = 2) -> str:
         """In one line, with the first ``most`` roles."""
-        said = [", ".join(map(str, self.attention[:most]))]
+        said = [", ".join(map(str, self.attention[:most])) or "no class"]
         said += [f"copying {self.copying:+.2f}"] if np.isfinite(self.copying) else []
         said += [f"effect {self.effect[0]:+.3g}"] if np.isfinite(self.effect[0]) else []
         return (f"{self.name}: " if self.name else "") + "; ".join(said)
@@ -101,7 +109,7 @@ class CheckedHead:
 
 @dataclass(frozen=True, eq=False)
 class HeadRoles:
-    """Attention shares of every head, and checks of those that have a role.
+    """Attention shares of every head, and checks of heads.
 
     Attributes:
         labels: what was measured, in order; what occurs in no prompt is left out.
@@ -110,6 +118,8 @@ class HeadRoles:
         copying: float64 (layers, heads), NaN where not measured.
         effects: what the metric loses without the head, and the ends of its interval, float64 (layers, heads, 3).
         unit: unit of the effects.
+        even: the shares that even attention would have, float64 (labels,); None counts as 0.
+        n_prompts: on how many prompts this was measured.
     """
 
     labels: tuple[str, ...]
@@ -118,12 +128,20 @@ class HeadRoles:
     copying: Shares
     effects: Shares
     unit: str = ""
+    even: Shares | None = None
+    n_prompts: int = 0
+
+    @cached_property
+    def least(self) -> Shares:
+        """The smallest share that is a role, (labels,)."""
+        even = np.zeros(len(self.labels)) if self.even is None else self.even
+        return np.maximum(self.threshold, CLEARLY * even)
 
     def of(self, layer: int, head: int) -> list[Role]:
         """A head's roles by attention: general ones first, then those of labelled tokens; each kind sorted by share."""
         mine = self.shares[:, layer, head]
         order = sorted(range(len(mine)), key=lambda n: (self.labels[n] not in GENERAL, -mine[n]))
-        return [Role(self.labels[n], float(mine[n])) for n in order if mine[n] >= self.threshold]
+        return [Role(self.labels[n], float(mine[n])) for n in order if mine[n] >= self.least[n]]
 
     def checked(self, layer: int, head: int) -> CheckedHead:
         """A head's roles by attention, with its checks."""
@@ -137,20 +155,32 @@ class HeadRoles:
         fits = [f for f in FUNCTIONS if f[1] in seen and f[2] in (copies, None) and f[3] == helps]
         return CheckedHead(roles, copying, (mean, low, high), fits[0][0] if fits else "")
 
+    def matters(self, layer: int, head: int) -> bool:
+        """Whether cutting the head has a large effect, see :data:`LARGE`."""
+        mean, low, high = self.effects[layer, head]
+        largest = np.nanmax(np.abs(self.effects[..., 0]), initial=0.0)
+        return bool((low > 0 or high < 0) and abs(mean) >= LARGE * largest)
+
     def by_head(self) -> dict[str, CheckedHead]:
-        """All heads with a role, by name."""
+        """All heads with a role, and those without one that matter, by name."""
         _, layers, heads = self.shares.shape
         places = ((layer, head) for layer in range(layers) for head in range(heads))
-        return {f"a{layer}.h{head}": self.checked(layer, head) for layer, head in places if self.of(layer, head)}
+        return {
+            f"a{layer}.h{head}": self.checked(layer, head) for layer, head in places if self._is_listed(layer, head)
+        }
+
+    def _is_listed(self, layer: int, head: int) -> bool:
+        return bool(self.of(layer, head)) or self.matters(layer, head)
 
     def texts(self, most: int = 2) -> dict[str, str]:
-        """Every head with a role as text: the first ``most`` roles by attention, copying and effect."""
+        """Every head of :meth:`by_head` as text: the first ``most`` roles by attention, copying and effect."""
         return {name: head.text(most) for name, head in self.by_head().items()}
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values."""
         heads = {name: head.to_json() for name, head in self.by_head().items()}
-        return {"threshold": self.threshold, "measured": list(self.labels), "unit": self.unit, "heads": heads}
+        measured = {"measured": list(self.labels), "least": self.least.tolist(), "prompts": self.n_prompts}
+        return {"threshold": self.threshold, **measured, "unit": self.unit, "heads": heads}
 
 
 def _rivals(role: Role, roles: Sequence[Role]) -> list[Role]:
@@ -169,52 +199,63 @@ def head_roles(
     batch_size: int | None = None,
     heads: Collection[str] | None = None,
 ) -> HeadRoles:
-    """Measure where every head attends on the clean prompts, and check those that attend to something named.
+    """Measure where every head attends on the clean prompts, whether it copies, and what is lost without it.
 
     Args:
         pairs: the prompts; if they have labels (``PromptPair.labels``), pairs of labelled tokens are measured too.
         metric: what a head's effect is measured in; None measures no effects, and no head gets the name of a function.
         ablation: what the head's cut edges carry.
         threshold: share of attention, 0 to 1.
-        heads: the heads that are checked, such as ``a9.h6``; None checks all with a role.
+        heads: the heads that are checked, such as ``a9.h6``; None checks all.
 
     Raises:
         OptionError: the threshold is outside 0 to 1.
     """
     if not 0 <= threshold <= 1:
         raise OptionError(f"threshold {threshold}: give a share of attention, 0 to 1")
-    labels, shares = _shares(model, pairs, batch_size)
+    labels, shares, even = _shares(model, pairs, batch_size)
     shape = shares.shape[1:]
     copying, effects = np.full(shape, np.nan), np.full((*shape, 3), np.nan)
-    chosen = [(layer, head) for layer, head in np.argwhere((shares >= threshold).any(0)).tolist()]
-    if heads is not None:
-        chosen = [(layer, head) for layer, head in chosen if f"a{layer}.h{head}" in heads]
+    every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    chosen = [(layer, head) for layer, head in every if heads is None or f"a{layer}.h{head}" in heads]
     if chosen:
         where = tuple(np.array(chosen).T)
         copying[where] = copying_scores(model, pairs, chosen)
         if metric is not None:
             lost = cut_effects(model, pairs, metric, ablation, chosen, batch_size)
             effects[where] = np.column_stack([lost.mean(-1), mean_intervals(lost)])
-    return HeadRoles(labels, shares, threshold, copying, effects, "" if metric is None else metric.unit)
+    unit = "" if metric is None else metric.unit
+    return HeadRoles(labels, shares, threshold, copying, effects, unit, even, pairs.n_pairs)
 
 
-def _shares(model: Transformer, pairs: TokenPairs, batch_size: int | None) -> tuple[tuple[str, ...], Shares]:
-    """What was measured, and the shares of attention (labels, layers, heads)."""
+def _shares(model: Transformer, pairs: TokenPairs, batch_size: int | None) -> tuple[tuple[str, ...], Shares, Shares]:
+    """What was measured, the shares of attention (labels, layers, heads), and those of even attention (labels,)."""
     names, places = _labelled(model, pairs)
     spots = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b]
     labels = (*GENERAL, *(f"{names[a]} -> {names[b]}" for a, b in spots))
     shape = len(labels), model.config.n_layers, model.config.n_heads
-    sums, counts = np.zeros(shape), np.zeros(len(labels))
+    sums, counts, even = np.zeros(shape), np.zeros(len(labels)), np.zeros(len(labels))
     with torch.inference_mode():
         for batch in make_batches(model, pairs, batch_size, attribution_numbers(model)):
             between = _between(batch, places, spots, model.config.causal)
             wanted = [part.to(model.device) for part in (*_places(batch), *between)]
             counts += [int(part.any(-1).sum()) for part in wanted]  # queries that have such a key
+            even += [float((part.sum(-1) / _visible(batch, model).to(part.device)).sum()) for part in wanted]
             for layer, attention in enumerate(attention_patterns(model, batch.clean)):
                 for number, part in enumerate(wanted):
                     sums[number, layer] += attention[:, part].double().sum(-1).cpu().numpy()
     seen = np.flatnonzero(counts)
-    return tuple(labels[number] for number in seen), sums[seen] / counts[seen, None, None]
+    return tuple(labels[number] for number in seen), sums[seen] / counts[seen, None, None], even[seen] / counts[seen]
+
+
+def _visible(batch: Batch, model: Transformer) -> Tensor:
+    """How many tokens each token may attend to, (prompts, positions)."""
+    n = batch.clean.shape[1]
+    return (
+        torch.arange(1, n + 1).expand(len(batch.clean), n)
+        if model.config.causal
+        else batch.real.sum(1, keepdim=True).expand(-1, n)
+    )
 
 
 def _labelled(model: Transformer, pairs: TokenPairs) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:

@@ -13,7 +13,7 @@ import torch
 from circuitfind.execution import make_batches
 from circuitfind.execution.batches import without_incorrect
 from circuitfind.execution.measuring import check_finite
-from circuitfind.statistics import share_interval
+from circuitfind.statistics import mean_intervals, share_interval
 from circuitfind.task import PromptPair, PromptPairs, TokenPairs, tokenize
 from circuitfind.task.metrics import METRICS
 from circuitfind.task.tokenization import PairProblem, read_pairs, token_texts
@@ -21,6 +21,10 @@ from circuitfind.task.tokens import TokenizedPair
 from circuitfind.transformer import Transformer
 
 CHANCE = 0.5
+TIE = 0.005
+"""A smaller logit difference is shown as 0.00: neither answer wins."""
+BARELY = 0.25
+"""A corrupted prompt that takes less than this share of the logit difference away changes almost nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class PairRow:
         correct_first: whether the correct answer beats the incorrect one on the clean prompt; without an incorrect one,
             whether it is the likeliest.
         likeliest: the token the model itself would say after the clean prompt.
+        first_choice: whether that is a correct answer.
     """
 
     pair: int
@@ -75,6 +80,7 @@ class PairRow:
     correct_first: bool = False
     likeliest: str = ""
     place: str = ""
+    first_choice: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,25 @@ class PairReport:
         return float(np.mean([row.correct_first for row in self.usable])) if self.usable else float("nan")
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of :attr:`accuracy`; NaN if no pair can be used."""
+        return share_interval(self.accuracy, len(self.usable)) if self.usable else (float("nan"),) * 2
+
+    @property
+    def first_choice(self) -> float:
+        """Share of usable pairs on which a correct answer is the model's first choice of all words; NaN if there are none."""
+        return float(np.mean([row.first_choice for row in self.usable])) if self.usable else float("nan")
+
+    @property
+    def change(self) -> tuple[float, float, float] | None:
+        """What the corrupted prompts take away from the mean logit difference, with its 95 % interval; None if unmeasured."""
+        taken = np.array([row.logit_diff - row.corrupted_logit_diff for row in self.usable])
+        if not np.isfinite(taken).any():
+            return None
+        low, high = mean_intervals(taken)
+        return float(np.nanmean(taken)), float(low), float(high)
+
+    @property
     def can_do_it(self) -> bool:
         """Whether the model does better than chance on the usable pairs."""
         return bool(self.usable) and self.accuracy > self.chance
@@ -115,6 +140,10 @@ class PairReport:
             "pairs": len(self.rows),
             "good": len(self.good),
             "accuracy": None if self.accuracy != self.accuracy else self.accuracy,
+            "accuracy_95_interval": list(self.interval) if self.usable else None,
+            "first_choice": self.first_choice if self.usable else None,
+            "mean_change": None if self.change is None else self.change[0],
+            "mean_change_95_interval": None if self.change is None else list(self.change[1:]),
             "mean_logit_diff": _mean(row.logit_diff for row in self.usable),
             "mean_corrupted_logit_diff": _mean(row.corrupted_logit_diff for row in self.usable),
             "verdicts": dict(sorted(faults.items())),
@@ -205,8 +234,14 @@ def judge_rows(rows: list[PairRow], usable: Sequence[int], tokens: TokenPairs, m
 
 
 def _judged(row: PairRow) -> PairRow:
+    left = row.corrupted_logit_diff / row.logit_diff if row.logit_diff else float("nan")
     if row.correct_first:
-        return row
+        if not left > 1 - BARELY:  # NaN where nothing was measured
+            return row
+        reason = f"{row.place}: the corrupted prompt takes less than {BARELY:.0%} of the logit difference away"
+        return replace(row, verdict="no-contrast", reason=reason)
+    if abs(row.logit_diff) < TIE and len(row.correct) == len(row.incorrect) == 1:
+        return replace(row, verdict="tie", reason=f"{row.place}: both answers are equally likely on the clean prompt")
     beaten = "prefers a wrong answer" if row.incorrect else "does not say the correct answer"
     reason = f"{row.place}: the model {beaten} on the clean prompt (it says {row.likeliest!r})"
     return replace(row, verdict="model-wrong", reason=reason)
@@ -239,6 +274,7 @@ def _measured(tokens: TokenPairs, model: Transformer) -> list[dict[str, Any]]:
     for pair in range(n):
         wins = found["clean"]["accuracy" if compared[pair] else "top1"][pair] > 0
         row = {"correct_first": bool(wins), "likeliest": _said(model, int(likeliest[first[pair]]))}
+        row["first_choice"] = bool(found["clean"]["top1"][pair] > 0)
         for side in sides:
             prefix = "corrupted_" * (side == "corrupted")
             if compared[pair]:

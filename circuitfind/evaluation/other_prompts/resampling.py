@@ -36,8 +36,8 @@ def require_prompts(scores: EdgeScores) -> None:
     """
     if scores.parts is None or scores.parts_axis != "prompt":
         raise OptionError(
-            "this needs the scores of every prompt: find them with parts='prompt' (--parts prompt), by an algorithm that takes "
-            "gradients, such as eap-ig-inputs"
+            "this needs the scores of every prompt: find them with parts='prompt' (--parts prompt), with an algorithm that "
+            "keeps them apart; 'circuitfind algorithms' says which do"
         )
     if len(scores.parts) < 2:
         raise OptionError("the scores are of one prompt, so there is nothing to draw from; give at least two")
