@@ -89,10 +89,16 @@ def sizes_reaching(kept: Values, curves: Values, goal: float) -> Values:
 def sizes_on_resamples(kept: Values, resamples: Values, target: float) -> tuple[float, float]:
     """The range that holds the size on 95 % of resamples of the prompts; infinite where larger sizes had to be measured.
 
+    A resample on which faithfulness is undefined counts as one that no size reaches.
+
     Args:
         kept: edges of all measured circuits, (sizes,).
         resamples: their faithfulness on resampled prompts, (resamples, sizes); see :func:`circuitfind.statistics.resampled`.
     """
-    found = sizes_reaching(kept, resamples, with_margin(target))
+    found, defined = (
+        np.full(len(resamples), np.inf),
+        np.isfinite(resamples).all(-1),
+    )  # full and empty may score the same
+    found[defined] = sizes_reaching(kept, resamples[defined], with_margin(target))
     low, high = np.quantile(found, (0.025, 0.975), method="nearest").tolist()
     return low, high
